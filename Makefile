@@ -1,0 +1,50 @@
+# make reproduce   everything: environment, data, range test, 15 models, report
+# make test        the tests
+# make quick       the same way through in minutes: one epoch of 10,000 images
+# make ui          the MLflow UI on http://127.0.0.1:5000
+# make lock        resolve the versions anew
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements.lock)
+STAMP := .venv/installed
+
+.PHONY: reproduce quick report test lint ui env lock clean
+
+reproduce: env
+	$(BIN)/reproduce main
+
+quick: env
+	$(BIN)/reproduce main --epochs 1 --train-size 10000
+
+report: env
+	$(BIN)/reproduce report
+
+ui: env
+	$(BIN)/reproduce ui
+
+test: env lint
+	$(BIN)/python -m pytest
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+env: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not there: install Python 3.11, or name it: make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes requirements.lock
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# conda.yaml carries a digest of the lock in its name, so that a new lock makes conda and MLflow build a new environment.
+lock: env
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group dev --generate-hashes --no-header \
+	    --no-annotate --upgrade --output-file requirements.lock pyproject.toml
+	sed -i "s/^name: .*/name: lenet5-reproduction-$$(sha256sum requirements.lock | cut -c1-12)/" conda.yaml
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache *.egg-info

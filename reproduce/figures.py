@@ -1,0 +1,208 @@
+"""The plots: the paper's figures drawn from our numbers. They draw what they are given and decide nothing.
+
+Colours are Okabe and Ito's, told apart by colour-blind eyes too; every line also has a marker or a dash of its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from reproduce.checkpoints import EpochRecord
+from reproduce.range_test import Curve, Proposal, smooth
+from reproduce.study import Paper, Trial, format_rate
+from reproduce.tracking import Result
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+NAMES = {"none": "no schedule", "step": "StepLR", "multistep": "MultiStepLR", "onecycle": "OneCycleLR",
+         "exponential": "ExponentialLR"}  # fmt: skip
+GREY = "#555555"
+STYLE = {
+    "font.size": 10,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "svg.hashsalt": "reproduce",  # the same figure gives the same bytes
+    "svg.fonttype": "path",
+}
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of the path's ending, the same bytes for the same figure, and let it go."""
+    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    figure.savefig(path, dpi=150, metadata=metadata)
+    plt.close(figure)
+
+
+@matplotlib.rc_context(STYLE)
+def trial(trial: Trial, history: Sequence[EpochRecord]) -> Figure:
+    """One trial: loss by step and epoch, test accuracy by epoch, rate by step."""
+    steps = np.cumsum([0, *(len(record.step_losses) for record in history)])
+    losses = np.concatenate([record.step_losses for record in history])
+    rates = np.concatenate([record.step_learning_rates for record in history])
+    epochs = np.arange(1, len(history) + 1)
+    at_step = np.arange(1, len(losses) + 1) / trial.steps_per_epoch
+    figure, (loss, accuracy, rate) = plt.subplots(
+        3, 1, figsize=(8, 8), sharex=True, layout="constrained", height_ratios=(3, 3, 2)
+    )
+    loss.plot(at_step, losses, color=COLOURS[5], linewidth=0.4, label="each batch")
+    loss.plot(
+        epochs, [record.train_loss for record in history], "o-", color=COLOURS[0], markersize=4, label="epoch's mean"
+    )
+    title = f"{NAMES[trial.schedule.name]}, {trial.optimizer}, {format_rate(trial.learning_rate)}, seed {trial.seed}"
+    loss.set(ylabel="training loss (cross entropy)", yscale="log", title=title)
+    loss.legend()
+    accuracy.plot(epochs, [record.test_accuracy_batch_mean for record in history], "s-", color=COLOURS[1], markersize=4)
+    accuracy.set(ylabel="test accuracy\n(mean over batches)", ylim=(0, 1.02))
+    rate.plot(at_step[: steps[-1]], rates, color=COLOURS[2])
+    rate.set(ylabel="learning rate", xlabel="epoch", yscale="log")
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def range_test(
+    curves: Mapping[int, Curve],
+    smoothing: float,
+    proposals: Mapping[int, Proposal | None],
+    paper: Paper | None = None,
+    zoomed: bool = False,
+) -> Figure:
+    """Loss against step, and rate along the top: raw and smoothed, one line a seed, with the proposed rates.
+
+    Whole as the paper's figure 1, or zoomed on the descent as its figure 2.
+    """
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    for index, (seed, curve) in enumerate(curves.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        smoothed = smooth(curve.losses, smoothing)
+        steps = np.arange(len(curve.losses))
+        axes.plot(steps, curve.losses, color=colour, alpha=0.3, linewidth=0.6)
+        axes.plot(steps, smoothed, color=colour, linewidth=1.8, label=f"seed {seed}, smoothed by {smoothing:g}")
+        proposal = proposals[seed]
+        if proposal is not None:
+            axes.plot(
+                proposal.step, smoothed[proposal.step], MARKERS[index % len(MARKERS)], color=colour, markersize=9,
+                markeredgecolor="black",
+                label=f"seed {seed} proposes {format_rate(proposal.learning_rate)} (step {proposal.step})",
+            )  # fmt: skip
+    if paper is not None:
+        reported = paper.range_test.reported
+        axes.axvline(
+            reported.step, color=GREY, linestyle="--",
+            label=f"the paper: {format_rate(reported.proposed_learning_rate)} (around step {reported.step})",
+        )  # fmt: skip
+    longest = max(curves.values(), key=lambda curve: len(curve.losses))
+    total = len(longest.losses)
+    if zoomed:
+        axes.set(xlim=(0.17 * total, 0.56 * total), ylim=(0, 2.6))  # steps 400 to 1,300 of the paper's 2,345
+    else:
+        # A loss that explodes to 50 would leave the descent flat on the floor: linear below 2.5, logarithmic above.
+        axes.set_yscale("symlog", linthresh=2.5, linscale=2)
+        axes.set_yticks([0, 0.5, 1, 1.5, 2, 2.5, 10, 100], ["0", "0.5", "1", "1.5", "2", "2.5", "10", "100"])
+        axes.set(xlim=(0, total), ylim=(0, max(2.6, 1.3 * max(c.losses.max() for c in curves.values()))))
+    axes.set(xlabel="step", ylabel="training loss of the batch (cross entropy)")
+    _rate_axis(axes, longest)
+    axes.plot([], [], color=GREY, alpha=0.4, linewidth=0.8, label="thin: each batch")
+    axes.legend(loc="upper left" if not zoomed else "upper right")
+    return figure
+
+
+def _rate_axis(axes: plt.Axes, curve: Curve) -> None:
+    """The learning rates along the top, where the steps reach a power of ten."""
+    powers = np.arange(
+        np.ceil(np.log10(curve.learning_rates[0]) - 1e-9), np.floor(np.log10(curve.learning_rates[-1]) + 1e-9) + 1
+    )
+    steps = np.interp(powers, np.log10(curve.learning_rates), np.arange(len(curve.learning_rates)))
+    low, high = axes.get_xlim()
+    shown = [(step, power) for step, power in zip(steps, powers, strict=True) if low <= step <= high]
+    top = axes.secondary_xaxis("top")
+    top.set_xticks([step for step, _ in shown], [f"$10^{{{int(power)}}}$" for _, power in shown])
+    top.set_xlabel("learning rate")
+
+
+@matplotlib.rc_context(STYLE)
+def schedule(scheduler: str, results: Sequence[Result], paper: Paper) -> Figure:
+    """Loss and test accuracy by epoch for one schedule: a colour a rate, a line a seed, the paper's final values."""
+    figure, (loss, accuracy) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    rates = sorted({result.trial.learning_rate for result in results}, reverse=True)
+    last = max(result.trial.epochs for result in results)
+    for index, rate in enumerate(rates):
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+        of_rate = [result for result in results if result.trial.learning_rate == rate]
+        for number, result in enumerate(of_rate):
+            style = {"color": colour, "marker": marker, "markersize": 4, "markevery": max(1, last // 10)}
+            label = f"{format_rate(rate)}" if number == 0 else None
+            for axes, metric in ((loss, "train_loss"), (accuracy, "test_accuracy_batch_mean")):
+                values = result.epochs[metric]
+                axes.plot(range(1, len(values) + 1), values, label=label, **style)
+        reported = paper.reported(of_rate[0].trial)
+        if reported is not None and last == paper.protocol.epochs:
+            for axes, value in ((loss, reported.train_loss), (accuracy, reported.test_accuracy)):
+                axes.plot(
+                    last, value, marker, color="none", markeredgecolor=colour, markersize=12, markeredgewidth=1.6,
+                    clip_on=False,
+                )  # fmt: skip
+    loss.set(xlabel="epoch", ylabel="training loss (mean over the epoch)", yscale="log")
+    accuracy.set(xlabel="epoch", ylabel="test accuracy (mean over batches)", ylim=(0, 1.02))
+    handles, labels = accuracy.get_legend_handles_labels()
+    if any(paper.reported(result.trial) for result in results) and last == paper.protocol.epochs:
+        handles.append(Line2D([], [], linestyle="none", marker="o", color="none", markeredgecolor=GREY, markersize=11))
+        labels.append("the paper's final value")
+    title = "max_lr" if scheduler == "onecycle" else "initial learning rate"
+    accuracy.legend(handles, labels, title=title, loc="center right")
+    figure.suptitle(NAMES[scheduler])
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def conclusion(
+    results: Sequence[Result], curves: Mapping[int, Curve], smoothing: float, proposals: Mapping[int, Proposal | None]
+) -> Figure:
+    """Final accuracy against initial rate for every schedule, above the range test's loss on the same axis of rates."""
+    figure, (accuracy, loss) = plt.subplots(
+        2, 1, figsize=(9, 8), sharex=True, layout="constrained", height_ratios=(3, 2)
+    )
+    schedulers = list(dict.fromkeys(result.trial.schedule.name for result in results))
+    for index, scheduler in enumerate(schedulers):
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+        of_schedule = [result for result in results if result.trial.schedule.name == scheduler]
+        rates = sorted({result.trial.learning_rate for result in of_schedule})
+        means = [
+            np.mean([r.last("test_accuracy_batch_mean") for r in of_schedule if r.trial.learning_rate == rate])
+            for rate in rates
+        ]
+        accuracy.plot(rates, means, marker=marker, color=colour, alpha=0.9, markersize=7, label=NAMES[scheduler])
+    accuracy.set(ylabel="final test accuracy\n(mean over batches)", ylim=(0, 1.02))
+    for index, (seed, curve) in enumerate(curves.items()):
+        style = ("-", "--", ":", "-.")[index % 4]
+        smoothed = smooth(curve.losses, smoothing)
+        loss.plot(
+            curve.learning_rates,
+            smoothed,
+            style,
+            color=GREY,
+            label=f"range test, seed {seed}, smoothed by {smoothing:g}",
+        )
+    loss.set(
+        xscale="log", xlabel="learning rate (initial; max_lr for OneCycleLR)", ylabel="training loss\n(cross entropy)"
+    )
+    loss.set_ylim(0, 3)  # 2.3 is guessing; what explodes beyond is in figure 1
+    for axes in (accuracy, loss):
+        for seed, proposal in proposals.items():
+            if proposal is not None:
+                label = f"proposed, seed {seed}: {format_rate(proposal.learning_rate)}" if axes is loss else None
+                axes.axvline(proposal.learning_rate, color="black", linestyle="--", linewidth=1.2, label=label)
+    if results:
+        accuracy.legend(loc="lower center")
+    loss.legend(loc="upper left")
+    return figure

@@ -1,0 +1,139 @@
+"""Have the data's files in the cache: found or fetched, held to their SHA-256 whichever way they came, resized once.
+
+`prepare` is the only writer of the cache. Every file in it appears whole or not at all.
+"""
+
+import gzip
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from reproduce import sources
+from reproduce.errors import UserError
+from reproduce.mnist import RESIZED, SHA256, TRAIN_IMAGES, read_idx, resize
+
+# Where people keep these files below the directory they name: there, or as torchvision lays them out.
+SUBFOLDERS = ("", "raw", "MNIST/raw", "FashionMNIST/raw")
+
+
+def prepare(name: str, home: Path, data_dir: Path | None = None, say: Callable[[str], None] = print) -> None:
+    """Have the data set whole in the cache under `home`, or raise UserError saying what was tried.
+
+    Looked for, in this order: `data_dir`, the cache, then the sources of `sources.py`. Files that are not what they
+    should be are named with both hashes; those in the cache are set aside, those in `data_dir` left alone.
+    """
+    if data_dir is not None and not data_dir.is_dir():
+        raise UserError(f"data directory {data_dir} is not there: name the directory that holds {TRAIN_IMAGES}")
+    cache = home / "data" / name
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / "lock"):
+        missing = {}
+        for file, sha256 in SHA256[name].items():
+            content = _from_directory(file, sha256, data_dir, say) if data_dir else None
+            if content is None and not _in_cache(cache / file, sha256, say):
+                missing[file] = sha256
+            elif content is not None and not _in_cache(cache / file, sha256, say):
+                write_atomically(cache / file, content)
+        if missing:
+            _fetch(name, missing, cache, say)
+        _resize(cache, SHA256[name], say)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write so that `path` holds all of `content` or what it held before, whatever interrupts."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+def _from_directory(file: str, sha256: str, directory: Path, say: Callable[[str], None]) -> bytes | None:
+    for folder in SUBFOLDERS:
+        plain = directory / folder / file
+        for path in (plain, plain.with_name(plain.name + ".gz")):
+            if not path.is_file():
+                continue
+            try:
+                content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            except (OSError, EOFError) as error:
+                say(f"{path} cannot be read ({error}); looking elsewhere")
+                continue
+            found = hashlib.sha256(content).hexdigest()
+            if found == sha256:
+                return content
+            say(f"{path} is not the file it should be: SHA-256 {found}, expected {sha256}; looking elsewhere")
+    return None
+
+
+def _in_cache(path: Path, sha256: str, say: Callable[[str], None]) -> bool:
+    if not path.is_file():
+        return False
+    found = _sha256_of(path)
+    if found == sha256:
+        return True
+    aside = path.with_name(f"{path.name}.wrong-{found[:8]}")
+    path.replace(aside)
+    say(f"{path} is not the file it should be: SHA-256 {found}, expected {sha256}; set aside as {aside.name}")
+    return False
+
+
+def _fetch(name: str, missing: dict[str, str], cache: Path, say: Callable[[str], None]) -> None:
+    tried = []
+    for title, fetch in sources.SOURCES[name].items():
+        say(f"fetching {name} from {title}")
+        try:
+            with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as folder:
+                for file, content in fetch(Path(folder)).items():
+                    found = hashlib.sha256(content).hexdigest()
+                    if found == SHA256[name][file]:
+                        write_atomically(cache / file, content)
+                        missing.pop(file, None)
+                    else:
+                        say(f"{file} from {title}: SHA-256 {found}, expected {SHA256[name][file]}; not used")
+        except sources.SourceError as error:
+            say(f"{title}: {error}")
+        tried.append(title)
+        if not missing:
+            return
+    raise UserError(
+        f"{name}: {', '.join(missing)} could not be had from {', '.join(tried)}: "
+        "put the files into a directory and name it with --data-dir"
+    )
+
+
+def _resize(cache: Path, hashes: dict[str, str], say: Callable[[str], None]) -> None:
+    """Have the resized images in the cache. What they were made from and what they hash to is written beside them."""
+    for file, name in RESIZED.items():
+        target, note = cache / name, cache / f"{name}.json"
+        if target.is_file() and note.is_file():
+            try:
+                made = json.loads(note.read_text())
+            except ValueError:
+                made = {}
+            if made == {"source": hashes[file], "sha256": _sha256_of(target)}:
+                continue
+            say(f"{target} is damaged; making it again")
+        images = resize(read_idx((cache / file).read_bytes(), file))
+        with tempfile.TemporaryDirectory(dir=cache, prefix=".resize-") as folder:
+            whole = Path(folder) / name
+            np.save(whole, images, allow_pickle=False)
+            note.unlink(missing_ok=True)
+            sha256 = _sha256_of(whole)
+            whole.replace(target)
+        write_atomically(note, json.dumps({"source": hashes[file], "sha256": sha256}).encode())
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,52 @@
+"""Progress of many trials at once, with the time left: a bar in a terminal, plain lines in a log.
+
+Whoever trains saves a checkpoint an epoch; how far everything is can be read off those, whichever process writes them.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+LOOK_SECONDS = 0.5
+LINE_SECONDS = 30  # between two plain lines when no trial ends
+
+
+def say(line: str) -> None:
+    """Print a line above the bar, or as it is where there is none."""
+    tqdm.write(line, file=sys.stderr)
+
+
+@contextmanager
+def watch(total_epochs: int, epochs_done: Callable[[], int]) -> Iterator[None]:
+    """Show how many of `total_epochs` are done, as `epochs_done` says, until the block ends."""
+    ended = threading.Event()
+    show = _bar if sys.stderr.isatty() else _lines
+    thread = threading.Thread(target=show, args=(total_epochs, epochs_done, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _bar(total: int, epochs_done: Callable[[], int], ended: threading.Event) -> None:
+    first = epochs_done()
+    form = "{percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} epochs, {elapsed} gone, {remaining} left"
+    with tqdm(total=total, initial=first, bar_format=form, smoothing=0.05, leave=False, file=sys.stderr) as bar:
+        while not ended.wait(LOOK_SECONDS):
+            bar.update(max(0, epochs_done() - bar.n))  # never back, though finished trials drop their checkpoints
+        bar.update(max(0, epochs_done() - bar.n))
+
+
+def _lines(total: int, epochs_done: Callable[[], int], ended: threading.Event) -> None:
+    started, first = time.monotonic(), epochs_done()
+    while not ended.wait(LINE_SECONDS):
+        now = epochs_done()
+        if now > first:
+            seconds = (time.monotonic() - started) / (now - first) * (total - now)
+            say(f"{now} of {total} epochs, {tqdm.format_interval(seconds)} left")

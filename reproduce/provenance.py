@@ -1,0 +1,95 @@
+"""Where a number comes from: commit, uncommitted changes, code, versions, hardware, image. Knows nothing of MLflow."""
+
+import ast
+import hashlib
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+# The modules that decide a trial's numbers; study.py only says which trial it is, and that is hashed by itself.
+DECIDING_MODULES = ("mnist", "lenet5", "optimizers", "schedules", "training")
+PACKAGES = ("torch", "torchvision", "colossalai", "numpy", "pillow", "scikit-learn", "mlflow")
+DECIDING_PACKAGES = ("torch", "colossalai", "numpy", "pillow")
+
+
+def code_sha256(sources: list[str] | None = None) -> str:
+    """SHA-256 of the code that decides the numbers; comments, docstrings and layout do not count."""
+    if sources is None:
+        sources = [(ROOT / "reproduce" / f"{name}.py").read_text(encoding="utf-8") for name in DECIDING_MODULES]
+    return hashlib.sha256("\n".join(ast.dump(_without_docstrings(source)) for source in sources).encode()).hexdigest()
+
+
+def _without_docstrings(source: str) -> ast.Module:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return tree
+
+
+def surroundings(data_sha256: str, device: str) -> dict[str, str]:
+    """All that decides a trial's numbers beside its specification: what its fingerprint is taken over."""
+    return {
+        "data": data_sha256,
+        "code": code_sha256(),
+        "device": device,
+        **{name: version(name) for name in DECIDING_PACKAGES},
+    }
+
+
+@cache
+def commit() -> str:
+    """The checkout's commit; `unknown` outside one."""
+    return _git("rev-parse", "HEAD").strip() or "unknown"
+
+
+@cache
+def uncommitted_changes() -> str:
+    """The diff of tracked files against the commit; empty in a clean checkout."""
+    return _git("diff", "HEAD")
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+@cache
+def environment() -> dict[str, str]:
+    """Versions and hardware, as text, under names fit for a table."""
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cores": str(len(os.sched_getaffinity(0))),
+        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "gpu": _gpu_model(),
+        "image": os.environ.get("REPRODUCE_IMAGE", "none"),
+    }
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+def _gpu_model() -> str:
+    try:
+        names = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return "none"
+    return ", ".join(names.stdout.split("\n")).strip(", ") if names.returncode == 0 else "none"

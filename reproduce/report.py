@@ -1,0 +1,222 @@
+"""The report: tables, figures and a page, from the tracking store alone. Needs no GPU, no data set and no checkpoint.
+
+The same runs give the same bytes: what is written depends on the runs and on nothing else.
+"""
+
+import csv
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from reproduce import figures, range_test, study
+from reproduce.provenance import ROOT
+from reproduce.study import Paper, Trial, Wishes, format_rate
+from reproduce.tracking import Result, Store
+
+TEMPLATE = ROOT / "report" / "report.md.j2"
+COLUMNS = (
+    "optimizer", "scheduler", "learning_rate", "seed", "protocol", "epochs", "engine", "train_loss", "test_accuracy",
+    "test_accuracy_batch_mean", "outcome", "run_id",
+)  # fmt: skip
+FIGURE_FORMATS = ("svg", "png")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial of the table, and what the paper reports of it; None where it is missing or the paper is silent."""
+
+    trial: Trial
+    protocol: str
+    result: Result | None
+    reported: study.Reported | None
+
+    def values(self) -> dict[str, Any]:
+        """The columns of summary.csv, under their names; None where there is no run."""
+        trial, result = self.trial, self.result
+        measured = {
+            metric: result.last(metric) if result else None
+            for metric in ("train_loss", "test_accuracy", "test_accuracy_batch_mean")
+        }
+        return {
+            "optimizer": trial.optimizer,
+            "scheduler": trial.schedule.name,
+            "learning_rate": trial.learning_rate,
+            "seed": trial.seed,
+            "protocol": self.protocol,
+            "epochs": trial.epochs,
+            "engine": trial.engine,
+            **measured,
+            "outcome": result.outcome if result else "missing",
+            "run_id": result.run_id if result else None,
+        }
+
+
+def proposals(store: Store, paper: Paper, wishes: Wishes, smoothing: float) -> dict[Trial, range_test.Proposal | None]:
+    """What each finished range test proposes; None for one whose loss never fell."""
+    tests = store.results(study.range_tests(paper, wishes))
+    return {trial: range_test.propose(_curve(store, result), smoothing) for trial, result in tests.items()}
+
+
+def write(store: Store, paper: Paper, wishes: Wishes, smoothing: float, output: Path) -> int:
+    """Write the report into `output`, in place of the one before, and return how many runs are missing."""
+    tests, trials = study.range_tests(paper, wishes), study.trials(paper, wishes)
+    found = store.results(tests + trials)
+    rows = [Row(trial, wishes.protocol, found.get(trial), paper.reported(trial)) for trial in trials]
+    curves = {trial.seed: _curve(store, found[trial]) for trial in tests if trial in found}
+    proposed = {seed: range_test.propose(curve, smoothing) for seed, curve in curves.items()}
+    missing = [trial for trial in tests + trials if trial not in found]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".report-") as folder:
+        whole = Path(folder) / "report"
+        whole.mkdir()
+        drawn = _draw(paper, rows, curves, smoothing, proposed, whole)
+        environment = _environment(list(found.values()))
+        page = _render(paper, wishes, rows, smoothing, tests, found, curves, proposed, missing, drawn, environment)
+        (whole / "report.md").write_text(page, encoding="utf-8")
+        (whole / "summary.csv").write_text(_csv(rows), encoding="utf-8")
+        (whole / "summary.md").write_text(_markdown(rows), encoding="utf-8")
+        (whole / "summary.json").write_text(
+            json.dumps(_json(paper, wishes, rows, smoothing, tests, found, proposed), indent=1, allow_nan=True) + "\n"
+        )
+        (whole / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
+        shutil.rmtree(output, ignore_errors=True)
+        whole.rename(output)
+    return len(missing)
+
+
+def _curve(store: Store, result: Result) -> range_test.Curve:
+    return range_test.until_not_finite(*store.curve(result.run_id))
+
+
+def _draw(
+    paper: Paper,
+    rows: Sequence[Row],
+    curves: dict[int, range_test.Curve],
+    smoothing: float,
+    proposed: dict[int, range_test.Proposal | None],
+    folder: Path,
+) -> dict[str, str]:
+    """Draw every figure for which there are runs; the names of the files, without ending, by what they show."""
+    drawn = {}
+
+    def keep(what: str, name: str, draw, *arguments, **named) -> None:
+        for ending in FIGURE_FORMATS:
+            figures.save(draw(*arguments, **named), folder / f"{name}.{ending}")
+        drawn[what] = name
+
+    if curves:
+        keep("whole", "figure-1", figures.range_test, curves, smoothing, proposed, paper)
+        keep("zoomed", "figure-2", figures.range_test, curves, smoothing, proposed, paper, zoomed=True)
+    results = [row.result for row in rows if row.result is not None]
+    for scheduler, of_schedule in study.by_scheduler(result.trial for result in results).items():
+        chosen = [result for result in results if result.trial in of_schedule]
+        number = paper.sweep(scheduler).figure
+        keep(scheduler, f"figure-{number or scheduler}", figures.schedule, scheduler, chosen, paper)
+    if results and curves:
+        keep("conclusion", "figure-conclusion", figures.conclusion, results, curves, smoothing, proposed)
+    return drawn
+
+
+def _environment(results: list[Result]) -> dict[str, list[str]]:
+    """What the runs were made with and on: for each name its values, more than one where the runs differ."""
+    names = {"commit": "commit", "uncommitted_changes": "uncommitted changes", "code_sha256": "code"}
+    keys = sorted({key for result in results for key in result.tags if key.startswith("environment.")})
+    names |= {key: key.removeprefix("environment.") for key in keys}
+    return {name: sorted({result.tags.get(key, "unknown") for result in results}) for key, name in names.items()}
+
+
+def _render(paper, wishes, rows, smoothing, tests, found, curves, proposed, missing, drawn, environment) -> str:
+    template = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE.parent), trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False,
+    ).get_template(TEMPLATE.name)  # fmt: skip
+    sections = [
+        {"scheduler": scheduler, "name": figures.NAMES[scheduler], "figure": paper.sweep(scheduler).figure,
+         "file": drawn[scheduler]}
+        for scheduler in wishes.schedulers if scheduler in drawn
+    ]  # fmt: skip
+    readings = [
+        {"seed": test.seed, "steps": len(curves[test.seed].losses), "run_id": found[test].run_id,
+         "rate": format_rate(proposed[test.seed].learning_rate) if proposed[test.seed] else "none",
+         "step": proposed[test.seed].step if proposed[test.seed] else "—"}
+        for test in tests if test in found
+    ]  # fmt: skip
+    return template.render(
+        departures=study.departures(paper, wishes),
+        wanted=len(rows) + len(tests),
+        missing=[trial.label for trial in missing],
+        readings=readings,
+        reported=paper.range_test.reported,
+        reported_rate=format_rate(paper.range_test.reported.proposed_learning_rate),
+        smoothing=smoothing,
+        table=_markdown(rows),
+        drawn=drawn,
+        sections=sections,
+        environment=environment,
+        differing=[name for name, values in environment.items() if len(values) > 1],
+        runs=[(row.trial.label, row.result.run_id) for row in rows if row.result],
+    )
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row.values() for row in rows)
+    return text.getvalue()
+
+
+def _markdown(rows: Sequence[Row]) -> str:
+    """The summary table: the paper's value and ours side by side; accuracies are means over test batches."""
+    several = len({row.trial.seed for row in rows}) > 1
+    head = ["schedule", "rate", *(["seed"] if several else []), "accuracy, paper", "accuracy, here", "over 10,000, here",
+            "loss, paper", "loss, here", "outcome", "the paper's word"]  # fmt: skip
+    lines = ["| " + " | ".join(head) + " |", "|" + "-|" * len(head)]
+    for row in rows:
+        trial, result, reported = row.trial, row.result, row.reported
+        about = "≈ " if reported and reported.source == "plot" else ""
+        cells = [
+            figures.NAMES[trial.schedule.name],
+            format_rate(trial.learning_rate),
+            *([str(trial.seed)] if several else []),
+            f"{about}{reported.test_accuracy:.{2 if about else 4}f}" if reported else "—",
+            f"{result.last('test_accuracy_batch_mean'):.4f}" if result else "missing",
+            f"{result.last('test_accuracy'):.4f}" if result else "missing",
+            f"≈ {reported.train_loss:g}" if reported else "—",
+            f"{result.last('train_loss'):.4g}" if result else "missing",
+            result.outcome if result else "missing",
+            reported.said if reported else "—",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _json(paper, wishes, rows, smoothing, tests, found, proposed) -> dict[str, Any]:
+    """The same as data: every row with the paper's values beside, the range tests, and in what this is not the paper's."""
+    reported = paper.range_test.reported
+    return {
+        "departures": study.departures(paper, wishes),
+        "range_tests": [
+            {
+                **test.parameters(),
+                "smoothing": smoothing,
+                "proposed_learning_rate": proposed[test.seed].learning_rate if proposed.get(test.seed) else None,
+                "step": proposed[test.seed].step if proposed.get(test.seed) else None,
+                "paper": reported.model_dump(),
+                "run_id": found[test].run_id if test in found else None,
+            }
+            for test in tests
+        ],
+        "trials": [
+            row.values()
+            | {"paper": row.reported.model_dump() if row.reported else None, "parameters": row.trial.parameters()}
+            for row in rows
+        ],
+    }

@@ -1,0 +1,207 @@
+"""Run the trials that remain, as many at once as there are jobs, each in a process and a thread of its own.
+
+Trials that are finished are reused, trials that were stopped go on, and one that another process is at is waited for.
+"""
+
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import joblib
+from filelock import Timeout
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from reproduce import mnist, progress, provenance
+from reproduce.checkpoints import EpochRecord, last_weights, saved_epochs
+from reproduce.study import Trial
+from reproduce.tracking import Store
+
+How = Literal["trained", "resumed", "reused", "busy", "failed"]
+PARENT_CHECK_SECONDS = 1
+DEATHS_ALLOWED = 1  # a trial that was under way when a worker died is tried once more
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a worker needs to know. `artifacts` draws what the record should show into a folder."""
+
+    trial: Trial
+    fingerprint: str
+    home: Path
+    tracking_uri: str
+    experiment_id: str
+    parent_id: str
+    parent_pid: int
+    local_rank: int
+    reuse: bool
+    wait: bool
+    artifacts: Callable[[Trial, list[EpochRecord], Path], dict[str, str]]
+
+    @property
+    def directory(self) -> Path:
+        """Where the trial keeps its checkpoints."""
+        return self.home / "trials" / self.fingerprint
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a trial. `run_id` is empty where none was begun."""
+
+    trial: Trial
+    run_id: str
+    how: How
+    note: str = field(default="")
+
+
+def run(
+    trials: list[Trial],
+    store: Store,
+    parent_id: str,
+    *,
+    device: str,
+    jobs: int,
+    devices: int,
+    force: bool,
+    artifacts: Callable[[Trial, list[EpochRecord], Path], dict[str, str]],
+) -> list[Done]:
+    """Have every trial finished, and say how each came about, in the order given.
+
+    `device` is cpu or cuda, `devices` how many of them there are, `force` trains again what is finished. A trial that
+    fails is reported as such and stops no other.
+    """
+    tasks = []
+    for index, trial in enumerate(trials):
+        fingerprint = trial.fingerprint(provenance.surroundings(mnist.data_sha256(trial.dataset), device))
+        tasks.append(
+            Task(trial, fingerprint, store.home, store.uri, store.experiment_id, parent_id, os.getpid(),
+                 index % devices, not force, False, artifacts)
+        )  # fmt: skip
+    done: dict[Trial, Done] = {}
+    for task in tasks:
+        if not force and (finished := store.finished(task.fingerprint)):
+            done[task.trial] = Done(task.trial, finished.info.run_id, "reused")
+    if done:
+        progress.say(f"{len(done)} of {len(trials)} trials were finished before and are reused")
+    remaining = [task for task in tasks if task.trial not in done]
+    if remaining:
+        total = sum(task.trial.epochs for task in remaining)
+        with progress.watch(total, lambda: sum(_epochs_done(task, done) for task in remaining)):
+            _run_all(remaining, jobs, done)
+            busy = [task for task in remaining if done[task.trial].how == "busy"]
+            if busy:
+                progress.say(f"{len(busy)} trials are being trained by another process; waiting for it")
+                _run_all([Task(**{**vars(task), "wait": True}) for task in busy], jobs, done)
+    return [done[trial] for trial in trials]
+
+
+def _epochs_done(task: Task, done: dict[Trial, Done]) -> int:
+    if task.trial in done:
+        return task.trial.epochs
+    return max(saved_epochs(task.directory), default=0)
+
+
+def _run_all(tasks: list[Task], jobs: int, done: dict[Trial, Done]) -> None:
+    """Run the tasks in a pool and put what became of them into `done`. A pool whose worker died is made anew."""
+    deaths: dict[Trial, int] = {}
+    remaining = list(tasks)
+    while remaining:
+        try:
+            pool = joblib.Parallel(n_jobs=min(jobs, len(remaining)), return_as="generator_unordered", batch_size=1)
+            for result in pool(joblib.delayed(run_trial)(task) for task in remaining):
+                done[result.trial] = result
+                if result.how != "busy":
+                    progress.say(f"{result.trial.label}: {result.how}{result.note and ', ' + result.note}")
+        except TerminatedWorkerError:
+            progress.say("a worker died, perhaps for want of memory; its trial goes on in a new one")
+            for task in remaining:
+                if task.trial not in done and _marker(task).exists():
+                    _marker(task).unlink()
+                    deaths[task.trial] = deaths.get(task.trial, 0) + 1
+                    if deaths[task.trial] > DEATHS_ALLOWED:
+                        done[task.trial] = Done(task.trial, "", "failed", "its worker died twice")
+                        progress.say(f"{task.trial.label}: failed, its worker died twice")
+        remaining = [task for task in tasks if task.trial not in done]
+
+
+def run_trial(task: Task) -> Done:
+    """Train one trial and record it, in whatever process this is; the task says what may be reused."""
+    if os.getpid() != task.parent_pid:
+        _prepare_worker(task.parent_pid)
+    store = Store(task.home, task.tracking_uri, task.experiment_id)
+    lock = store.lock(task.fingerprint)
+    try:
+        lock.acquire(timeout=-1 if task.wait else 0)
+    except Timeout:
+        return Done(task.trial, "", "busy")
+    try:
+        if task.reuse and (finished := store.finished(task.fingerprint)):
+            return Done(task.trial, finished.info.run_id, "reused")
+        _marker(task).touch()
+        return _train_and_record(task, store)
+    finally:
+        _marker(task).unlink(missing_ok=True)
+        lock.release()
+
+
+def _train_and_record(task: Task, store: Store) -> Done:
+    from reproduce import training  # takes seconds to import: only where something is trained
+
+    trial = task.trial
+    run_id, resumed = store.open_trial(trial, task.fingerprint, task.parent_id)
+    try:
+        started_from = max(saved_epochs(task.directory), default=0)
+        logged = store.logged_epochs(run_id) if resumed else set()
+        data = mnist.open_dataset(trial.dataset, task.home)
+        history = []
+        for record in training.train(trial, data, task.directory, task.local_rank):
+            history.append(record)
+            if record.epoch not in logged:
+                store.log_epoch(run_id, record)
+        with tempfile.TemporaryDirectory() as folder:
+            tags = task.artifacts(trial, history, Path(folder))
+            if resumed:
+                tags["resumed"] = f"after epoch {started_from}"
+            weights = None if trial.is_range_test else last_weights(task.directory)
+            store.finish_trial(run_id, trial, history, Path(folder), weights, tags)
+    except Exception as error:
+        store.fail(run_id, error)
+        return Done(trial, run_id, "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    _remove_checkpoints(task.directory)
+    last = history[-1]
+    note = f"loss {last.train_loss:.4g}"
+    if not trial.is_range_test:
+        note += f", accuracy {last.test_accuracy_batch_mean:.4f}"
+    if last.diverged:
+        note += f", diverged in epoch {last.epoch}"
+    return Done(trial, run_id, "resumed" if resumed else "trained", note)
+
+
+def _prepare_worker(parent_pid: int) -> None:
+    """Leave Ctrl-C to the parent, and do not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.pop("MLFLOW_RUN_ID", None)  # the parent's: no trial may take it for its own
+    if not any(thread.name == "parent-watch" for thread in threading.enumerate()):
+
+        def watch() -> None:
+            while os.getppid() == parent_pid:
+                time.sleep(PARENT_CHECK_SECONDS)
+            os._exit(1)
+
+        threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def _marker(task: Task) -> Path:
+    return task.directory / "under-way"
+
+
+def _remove_checkpoints(directory: Path) -> None:
+    """Drop what was kept to go on from: the record is complete. The lock stays, as others may wait for it."""
+    for epoch in saved_epochs(directory):
+        shutil.rmtree(directory / f"epoch-{epoch:04d}")
