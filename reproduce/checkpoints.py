@@ -23,9 +23,9 @@ HASHES = "sha256.json"
 class EpochRecord:
     """One epoch of one trial. Accuracies are fractions in [0, 1]; they are NaN where nothing was evaluated.
 
-    `step_losses` (steps,) float32 and `step_learning_rates` (steps,) float64 are the curve of this epoch; it ends
-    with the first loss that is not finite. `train_loss` is the mean over all the epoch's batches, `learning_rate` that of its
-    last step, `finished_at` the seconds since 1970.
+    `step_losses` (steps,) float32 and `step_learning_rates` (steps,) float64 are the curve of this epoch; it
+    ends with the first loss that is not finite. `train_loss` is the mean over all the epoch's batches, `learning_rate`
+    that of its last step, `finished_at` the seconds since 1970.
     """
 
     epoch: int  # from 1

@@ -174,9 +174,10 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def _markdown(rows: Sequence[Row]) -> str:
-    """The summary table: the paper's value and ours side by side; accuracies are means over test batches."""
+    """The summary table, the paper's value and ours side by side. Accuracies are means over test batches."""
     several = len({row.trial.seed for row in rows}) > 1
-    head = ["schedule", "rate", *(["seed"] if several else []), "accuracy, paper", "accuracy, here", "over 10,000, here",
+    seed = ["seed"] if several else []
+    head = ["schedule", "rate", *seed, "accuracy, paper", "accuracy, here", "over 10,000, here",
             "loss, paper", "loss, here", "outcome", "the paper's word"]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "-|" * len(head)]
     for row in rows:
@@ -199,7 +200,7 @@ def _markdown(rows: Sequence[Row]) -> str:
 
 
 def _json(paper, wishes, rows, smoothing, tests, found, proposed) -> dict[str, Any]:
-    """The same as data: every row with the paper's values beside, the range tests, and in what this is not the paper's."""
+    """The same as data: every row and range test with the paper's values beside, and where this departs from it."""
     reported = paper.range_test.reported
     return {
         "departures": study.departures(paper, wishes),

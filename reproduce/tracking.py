@@ -1,7 +1,7 @@
 """MLflow as the record: what is written to a run, and what is found again.
 
-The names below are the same on every run, so that the UI's compare view lines runs up. All writing goes by run id, never
-by an active run of the process: several trials and their parent may be written at once. A failed write raises.
+The names below are the same on every run, so that the UI's compare view lines runs up. All writing goes by run id,
+never by an active run of the process: several trials and their parent may be written at once. A failed write raises.
 """
 
 import csv
@@ -42,7 +42,7 @@ MODEL_CODE = Path(__file__).with_name("serving.py")
 
 @dataclass(frozen=True)
 class Result:
-    """A finished trial as the store has it. `epochs` maps each of METRICS to its values, one an epoch, from the first."""
+    """A finished trial as the store has it. `epochs` maps each of METRICS to its values, one an epoch."""
 
     trial: Trial
     run_id: str

@@ -143,7 +143,7 @@ def _free_port() -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what Colossal-AI and its imports say about kernels and storage that nothing here uses, nor torch of them."""
+    """Without what Colossal-AI and its imports say about kernels and storage that nothing here uses."""
     with warnings.catch_warnings(record=True):  # recorded, as a filter would be undone by filters set in between
         logging.disable(logging.WARNING)
         try:
