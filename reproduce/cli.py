@@ -242,7 +242,7 @@ def _log_proposals(store: Any, parent_id: str, paper: study.Paper, wishes: study
         else:
             stated = paper.range_test.reported
             say(
-                f"{trial.label}: proposes {study.format_rate(proposal.learning_rate)}, read at step {proposal.step} "
+                f"{trial.label}: proposes {study.format_rate(proposal.learning_rate, 3)}, read at step {proposal.step} "
                 f"(the paper: {study.format_rate(stated.proposed_learning_rate)}, around step {stated.step})"
             )
     found = {trial.seed: proposal.learning_rate for trial, proposal in proposals.items() if proposal is not None}

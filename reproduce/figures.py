@@ -86,23 +86,21 @@ def range_test(
         colour = COLOURS[index % len(COLOURS)]
         smoothed = smooth(curve.losses, smoothing)
         steps = np.arange(len(curve.losses))
-        axes.plot(steps, curve.losses, color=colour, alpha=0.3, linewidth=0.6)
+        axes.plot(steps, curve.losses, color=colour, alpha=0.45, linewidth=0.6)
         axes.plot(steps, smoothed, color=colour, linewidth=1.8, label=f"seed {seed}, smoothed by {smoothing:g}")
         proposal = proposals[seed]
         if proposal is not None:
             axes.plot(
                 proposal.step, smoothed[proposal.step], MARKERS[index % len(MARKERS)], color=colour, markersize=9,
                 markeredgecolor="black",
-                label=f"seed {seed} proposes {format_rate(proposal.learning_rate)} (step {proposal.step})",
+                label=f"seed {seed} proposes {format_rate(proposal.learning_rate, 3)} (step {proposal.step})",
             )  # fmt: skip
-    if paper is not None:
-        reported = paper.range_test.reported
-        axes.axvline(
-            reported.step, color=GREY, linestyle="--",
-            label=f"the paper: {format_rate(reported.proposed_learning_rate)} (around step {reported.step})",
-        )  # fmt: skip
     longest = max(curves.values(), key=lambda curve: len(curve.losses))
     total = len(longest.losses)
+    if paper is not None:
+        rate = paper.range_test.reported.proposed_learning_rate
+        step = np.interp(np.log(rate), np.log(longest.learning_rates), np.arange(total))
+        axes.axvline(step, color=GREY, linestyle="--", label=f"the paper proposes {format_rate(rate)}")
     if zoomed:
         axes.set(xlim=(0.17 * total, 0.56 * total), ylim=(0, 2.6))  # steps 400 to 1,300 of the paper's 2,345
     else:
@@ -181,7 +179,8 @@ def conclusion(
             np.mean([r.last("test_accuracy_batch_mean") for r in of_schedule if r.trial.learning_rate == rate])
             for rate in rates
         ]
-        accuracy.plot(rates, means, marker=marker, color=colour, alpha=0.9, markersize=7, label=NAMES[scheduler])
+        apart = 1.07 ** (index - (len(schedulers) - 1) / 2)  # points of equal rate beside, not on, each other
+        accuracy.plot(np.array(rates) * apart, means, marker=marker, color=colour, markersize=7, label=NAMES[scheduler])
     accuracy.set(ylabel="final test accuracy\n(mean over batches)", ylim=(0, 1.02))
     for index, (seed, curve) in enumerate(curves.items()):
         style = ("-", "--", ":", "-.")[index % 4]
@@ -200,9 +199,8 @@ def conclusion(
     for axes in (accuracy, loss):
         for seed, proposal in proposals.items():
             if proposal is not None:
-                label = f"proposed, seed {seed}: {format_rate(proposal.learning_rate)}" if axes is loss else None
+                label = f"proposed, seed {seed}: {format_rate(proposal.learning_rate, 3)}" if axes is loss else None
                 axes.axvline(proposal.learning_rate, color="black", linestyle="--", linewidth=1.2, label=label)
-    if results:
-        accuracy.legend(loc="lower center")
+    figure.legend(*accuracy.get_legend_handles_labels(), loc="outside upper center", ncols=len(schedulers))
     loss.legend(loc="upper left")
     return figure

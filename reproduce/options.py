@@ -78,7 +78,7 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 def _directory(text: str) -> Path:
     path = Path(text).expanduser()
-    if path.exists() and not path.is_dir():
+    if not path.is_dir():
         raise ValueError
     return path
 
@@ -92,7 +92,7 @@ STEPS = OrPaper(
     "steps", "whole numbers above 0 with commas between", functools.partial(_list, functools.partial(_whole, 1))
 )
 JOBS = OrPaper("count", "a whole number above 0", functools.partial(_whole, 1), word="auto")
-DIRECTORY = OrPaper("directory", "a directory", _directory, word="none")
+DIRECTORY = OrPaper("directory", "a directory that is there", _directory, word="none")
 SEEDS = OrPaper("seeds", "whole numbers from 0 below 2^32, as 0,1,2 or 0-4", _seeds)
 OPTIMIZERS = ("adam", "adamw", "sgd", "radam", "lamb", "lars", "hybridadam")
 

@@ -144,7 +144,7 @@ def _render(paper, wishes, rows, smoothing, tests, found, curves, proposed, miss
     ]  # fmt: skip
     readings = [
         {"seed": test.seed, "steps": len(curves[test.seed].losses), "run_id": found[test].run_id,
-         "rate": format_rate(proposed[test.seed].learning_rate) if proposed[test.seed] else "none",
+         "rate": format_rate(proposed[test.seed].learning_rate, 3) if proposed[test.seed] else "none",
          "step": proposed[test.seed].step if proposed[test.seed] else "—"}
         for test in tests if test in found
     ]  # fmt: skip

@@ -307,6 +307,8 @@ def departures(paper: Paper, wishes: Wishes) -> list[str]:
     """In what a study is not the paper's, one phrase each; empty when it is the paper's own protocol as drawn."""
     wanted, stated = _common(paper, wishes), _common(paper, Wishes())
     names = {"train_size": "training images", "batch_size": "images a batch"}
+    if wanted["epochs"] == 1:
+        names["epochs"] = "epoch"
     found = [
         f"{wanted[key]} {names.get(key, key)} instead of {stated[key]}" for key in stated if wanted[key] != stated[key]
     ]
@@ -326,11 +328,11 @@ def departures(paper: Paper, wishes: Wishes) -> list[str]:
     return found
 
 
-def format_rate(rate: float) -> str:
-    """A learning rate as the field writes it: 0.6, 0.06, 6e-4, 6.05e-5."""
+def format_rate(rate: float, digits: int = 6) -> str:
+    """A learning rate as the field writes it, 0.6, 0.06, 6e-4, 6.05e-5, in so many significant digits at most."""
     if rate >= 0.01:
-        return f"{rate:.6g}"
-    mantissa, exponent = f"{rate:.5e}".split("e")
+        return f"{rate:.{digits}g}"
+    mantissa, exponent = f"{rate:.{digits - 1}e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
 
 

@@ -1,0 +1,112 @@
+"""Real MNIST for every test, fetched once into the checkout's own cache; stores and checkpoints of each test's own."""
+
+import functools
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get("REPRODUCE_HOME", ROOT / ".reproduce")).resolve()
+torch.set_num_threads(1)  # as every trial does; two threads are slower where tests share the cores
+for variable in ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+    os.environ.pop(variable, None)
+
+
+@pytest.fixture(scope="session")
+def mnist_cache() -> Path:
+    """A home whose cache holds the whole of MNIST, checked."""
+    from reproduce import mnist_files
+
+    mnist_files.prepare("mnist", CACHE)
+    return CACHE
+
+
+@pytest.fixture(scope="session")
+def whole_mnist(mnist_cache):
+    from reproduce import mnist
+
+    return mnist.open_dataset("mnist", mnist_cache)
+
+
+@pytest.fixture
+def own_home(mnist_cache, tmp_path) -> Path:
+    """A home of the test's own that shares the checked data."""
+    home = tmp_path / "home"
+    (home / "data").mkdir(parents=True)
+    shutil.copytree(mnist_cache / "data" / "mnist", home / "data" / "mnist", copy_function=os.link)
+    return home
+
+
+@pytest.fixture
+def paper():
+    from reproduce import study
+
+    return study.load_paper()
+
+
+def small_wishes(**changes):
+    """Two epochs of 640 real images, five steps each: enough to tell right from wrong, in a tenth of a second."""
+    from reproduce import study
+
+    return study.Wishes(**({"epochs": 2, "train_size": 640, "range_test_epochs": 2} | changes))
+
+
+@pytest.fixture
+def small_trial(paper):
+    from reproduce import study
+
+    return study.trials(paper, small_wishes(schedulers=("step",), learning_rates=(6e-4,)))[0]
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory) -> Path:
+    """An SQLite store as MLflow makes it, made once: its migrations take seconds."""
+    import mlflow
+
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(own_home, tmp_path, empty_database, monkeypatch):
+    """A tracking store of the test's own, with its artifacts beside it."""
+    import mlflow
+
+    from reproduce.tracking import Store
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    yield Store(own_home, f"sqlite:///{tmp_path}/mlflow.db")
+    mlflow.set_tracking_uri(None)
+
+
+def run(store, trials, **changes):
+    """Run trials under a parent: its run id, and what became of each."""
+    from reproduce import artifacts, sweep
+
+    with store.parent("sweep", {"scheduler": "test"}) as parent_id:
+        settings = {"device": "cpu", "devices": 1, "jobs": 2, "force": False,
+                    "artifacts": functools.partial(artifacts.leave_behind, smoothing=0.9)}  # fmt: skip
+        done = sweep.run(trials, store, parent_id, **(settings | changes))
+        store.describe_parent(parent_id, [(item.trial, item.run_id, item.how) for item in done])
+    return parent_id, done
+
+
+@pytest.fixture
+def trials(paper):
+    """A range test and one trial each of StepLR and MultiStepLR, small."""
+    from reproduce import study
+
+    wishes = small_wishes(learning_rates=(6e-4,), schedulers=("step", "multistep"))
+    return study.range_tests(paper, wishes) + study.trials(paper, wishes)
+
+
+@pytest.fixture
+def finished(store, trials):
+    """Those three, trained and recorded."""
+    parent_id, done = run(store, trials)
+    return store, parent_id, done

@@ -1,0 +1,87 @@
+import subprocess
+import sys
+
+import pytest
+
+from reproduce import cli
+
+
+def typed(monkeypatch, capsys, *arguments):
+    """What a command typed prints to standard error, and its exit code."""
+    monkeypatch.setattr(sys, "argv", ["reproduce", *arguments])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    return left.value.code, capsys.readouterr().err
+
+
+PAPER_OR = "or the word paper"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweeep"], "got 'sweeep', expected one of main, range_test, sweep, report, data, ui, did you mean sweep?"),
+        (["sweep", "--scheduler", "multistp"], "did you mean multistep?"),
+        (["sweep", "--x", "1"], "No such option '--x'."),
+        (["range_test", "--gamma", "0.1"], "No such option '--gamma'."),
+        (["sweep", "--epochs", "0"], f"'--epochs': got '0', expected a whole number above 0, {PAPER_OR}"),
+        (["sweep", "--epochs", "1.5"], f"'--epochs': got '1.5', expected a whole number above 0, {PAPER_OR}"),
+        (["sweep", "--learning-rates", "1e-3,nan"], "got '1e-3,nan', expected numbers above 0 with commas between"),
+        (["sweep", "--learning-rates", "inf"], "got 'inf'"),
+        (["sweep", "--learning-rates", ""], "got ''"),
+        (["sweep", "--learning-rates", "-1"], "got '-1'"),
+        (["sweep", "--learning-rates", "1e-3,0.001"], "learning_rates: 0.001 is given twice"),
+        (["sweep", "--seeds", "4-2"], "got '4-2', expected whole numbers from 0 below 2^32, as 0,1,2 or 0-4"),
+        (["sweep", "--seeds", "4294967296"], "got '4294967296'"),
+        (["sweep", "--milestones", "5,3", "--scheduler", "multistep"], "milestones must rise, each one once"),
+        (["sweep", "--train-size", "60001"], "train_size 60001 is more than the 60000 images there are"),
+        (["range_test", "--smoothing", "1"], "got '1', expected a number from 0 to below 1"),
+        (["range_test", "--lr-start", "1", "--lr-end", "0.1"], "lr_end 0.1 must be above lr_start 1"),
+        (["report", "--protocol", "as-run"], "expected one of as-drawn, as-written"),
+        (["main", "--optimizer", "adm"], "did you mean adam?"),
+        (["sweep", "--optimizer", "hybridadam", "--device", "cpu"], "optimizer hybridadam needs a CUDA device"),
+        (["sweep", "--data-dir", "/nowhere/at/all", "--device", "cpu"], "got '/nowhere/at/all', expected a directory that is there, or the word none"),
+        (["sweep", "--force", "perhaps"], "'perhaps' is not a valid boolean"),
+    ],
+)
+def test_what_a_user_gets_wrong_ends_in_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, printed = typed(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert printed.startswith("error: ")
+    assert printed.count("\n") == 1
+    assert message in printed
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("0", (0,)), ("0,1,2", (0, 1, 2)), ("0-4", (0, 1, 2, 3, 4)), ("7,1-2", (7, 1, 2))]
+)
+def test_seeds_are_a_list_or_a_span(text, seeds):
+    from reproduce.options import SEEDS
+
+    assert SEEDS.convert(text, None, None) == seeds
+
+
+def test_the_word_paper_is_no_wish():
+    from reproduce.options import COUNT, JOBS, RATES
+
+    assert [kind.convert("paper", None, None) for kind in (COUNT, RATES)] == [None, None]
+    assert JOBS.convert("auto", None, None) is None
+    assert RATES.convert("1e-3, 3e-4", None, None) == (1e-3, 3e-4)
+
+
+def test_a_wrong_tracking_uri_is_one_line(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://x")
+    code, printed = typed(monkeypatch, capsys, "report")
+    assert (code, printed.count("\n")) == (2, 1)
+    assert "the tracking store" in printed
+
+
+def test_help_and_errors_load_neither_torch_nor_mlflow():
+    probe = (
+        "import sys; from reproduce.cli import cli; cli.main(['sweep', '--help'], standalone_mode=False);"
+        "sys.exit(bool({'torch', 'mlflow', 'matplotlib', 'colossalai'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", probe], stdout=subprocess.DEVNULL).returncode == 0

@@ -1,0 +1,161 @@
+"""The files around the package say the same as each other and as the code."""
+
+import ast
+import hashlib
+import re
+import shlex
+import tomllib
+
+import click
+import pytest
+import yaml
+from conftest import ROOT
+
+from reproduce import provenance
+from reproduce.cli import cli
+from reproduce.options import COMMANDS
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCK = (ROOT / "requirements.lock").read_text()
+MLPROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
+CONDA = yaml.safe_load((ROOT / "conda.yaml").read_text())
+README = (ROOT / "README.md").read_text()
+
+# In the order in which data flows: a module imports only from those before it, and cli from all.
+ORDER = (
+    "errors", "study", "provenance", "sources", "mnist", "mnist_files", "lenet5", "optimizers", "schedules",
+    "checkpoints", "training", "range_test", "tracking", "serving", "progress", "sweep", "figures", "artifacts",
+    "report", "options", "cli",
+)  # fmt: skip
+NEVER = {
+    "study": {"torch", "mlflow"}, "provenance": {"mlflow"}, "mnist": {"mlflow"}, "optimizers": {"mlflow"},
+    "schedules": {"mlflow"}, "training": {"mlflow"}, "range_test": {"mlflow"}, "lenet5": {"reproduce"},
+    "report": {"torch"}, "figures": {"torch"}, "tracking": {"matplotlib"}, "sweep": {"matplotlib"},
+}  # fmt: skip
+
+
+def imports_of(module):
+    """The top-level packages and our own modules that a module imports, wherever in it."""
+    packages, own = set(), set()
+    for node in ast.walk(ast.parse((ROOT / "reproduce" / f"{module}.py").read_text())):
+        if isinstance(node, ast.Import):
+            packages |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            packages.add(node.module.split(".")[0])
+            if node.module == "reproduce":
+                own |= {name.name for name in node.names}
+            elif node.module.startswith("reproduce."):
+                own.add(node.module.split(".")[1])
+    return packages, own
+
+
+def test_every_module_has_its_place():
+    assert {path.stem for path in (ROOT / "reproduce").glob("*.py")} - {"__init__", "__main__"} == set(ORDER)
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_a_module_imports_only_from_those_before_it(module):
+    packages, own = imports_of(module)
+    assert own <= set(ORDER[: ORDER.index(module)])
+    assert not packages & NEVER.get(module, set())
+
+
+def locked():
+    return dict(re.findall(r"^([a-z0-9._-]+)(?:\[[^]]*\])?==([^ \\;]+)", LOCK, re.MULTILINE))
+
+
+def test_every_dependency_is_locked_at_an_admitted_version_with_hashes():
+    from packaging.requirements import Requirement
+
+    wanted = [*PYPROJECT["project"]["dependencies"], *PYPROJECT["dependency-groups"]["dev"]]
+    versions = locked()
+    for text in wanted:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(versions[requirement.name]), text
+    entries = re.split(r"\n(?=[a-z0-9])", LOCK.strip())
+    assert {re.match(r"[a-z0-9._-]+", entry)[0] for entry in entries} == versions.keys()
+    assert all("--hash=sha256:" in entry for entry in entries)
+
+
+def test_the_lock_is_what_is_installed_here():
+    from importlib.metadata import version
+
+    versions = locked()
+    for name in ("torch", "torchvision", "colossalai", "mlflow", "numpy", "click", "scikit-learn", "matplotlib"):
+        assert version(name) == versions[name]
+
+
+def test_conda_installs_the_lock_and_bears_its_digest():
+    digest = hashlib.sha256(LOCK.encode()).hexdigest()[:12]
+    assert CONDA["name"] == f"lenet5-reproduction-{digest}"
+    assert CONDA["dependencies"] == ["python=3.11", "pip", {"pip": ["-r requirements.lock"]}]
+    assert PYPROJECT["project"]["requires-python"].startswith(">=3.11")
+    assert MLPROJECT["conda_env"] == "conda.yaml"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_entry_point_has_the_commands_options_and_defaults(name):
+    entry = MLPROJECT["entry_points"][name]
+    options = {option.name: option for option in cli.commands[name].params}
+    assert list(entry["parameters"]) == list(options)
+    for key, parameter in entry["parameters"].items():
+        default = options[key].default
+        assert str(parameter["default"]) == ("false" if default is False else str(default))
+        assert parameter["type"] == "string"
+    words = shlex.split(entry["command"])
+    assert words[:4] == ["python", "-m", "reproduce", name]
+    assert words[4:] == [word for key in options for word in ("--" + key.replace("_", "-"), f"{{{key}}}")]
+
+
+def test_mlproject_has_no_other_entry_points():
+    assert MLPROJECT["entry_points"].keys() == COMMANDS.keys()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_every_command_in_the_readme_is_one():
+    commands = [line for block in blocks("sh") for line in block.splitlines() if line and not line.startswith("#")]
+    checked = 0
+    for line in commands:
+        words = shlex.split(line, comments=True)
+        if words[:2] == ["mlflow", "run"]:
+            name = words[words.index("-e") + 1] if "-e" in words else "main"
+            given = [words[i + 1].split("=", 1) for i, word in enumerate(words) if word == "-P"]
+            arguments = [part for key, value in given for part in ("--" + key.replace("_", "-"), value)]
+        elif words[0].endswith("reproduce") and words[1] in cli.commands:
+            name, arguments = words[1], words[2:]
+        else:
+            assert words[0] != "make" or f"\n{words[1]}:" in (ROOT / "Makefile").read_text(), line
+            continue
+        with click.Context(cli.commands[name]) as context:
+            cli.commands[name].parse_args(context, arguments)  # raises for what is not there or not right
+        checked += 1
+    assert checked >= 6
+
+
+def test_every_link_of_the_readme_to_a_file_leads_somewhere():
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_code_hash_ignores_comments_and_docstrings_and_nothing_else():
+    plain = "def f(x):\n    return x + 1\n"
+    told = '"""A module."""\n\n\ndef f(x):  # adds\n    """One more."""\n    return (x\n            + 1)\n'
+    assert provenance.code_sha256([plain]) == provenance.code_sha256([told])
+    assert provenance.code_sha256([plain]) != provenance.code_sha256([plain.replace("1", "2")])
+    assert provenance.code_sha256([plain]) != provenance.code_sha256([plain.replace("x + 1", "1 + x")])
+
+
+def test_the_modules_that_decide_the_numbers_are_in_the_hash():
+    reached, waiting = set(), ["training"]
+    while waiting:
+        module = waiting.pop()
+        if module not in reached:
+            reached.add(module)
+            waiting += imports_of(module)[1]
+    # What is reached but not hashed: study is hashed trial by trial; checkpoints are held to give the same bits; the
+    # rest only says what went wrong.
+    assert reached - set(provenance.DECIDING_MODULES) == {"study", "checkpoints", "errors"}

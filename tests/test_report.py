@@ -1,0 +1,92 @@
+import csv
+import hashlib
+import json
+
+from conftest import run, small_wishes
+
+from reproduce import report, study
+from reproduce.study import Wishes
+
+WISHES = small_wishes(learning_rates=(6e-4,), schedulers=("step", "multistep"))
+
+
+def write(store, paper, output, wishes=WISHES):
+    return report.write(store, paper, wishes, 0.9, output)
+
+
+def test_the_tables_hold_what_the_store_holds(finished, paper, tmp_path):
+    store, _, done = finished
+    assert write(store, paper, tmp_path / "output") == 0
+    with (tmp_path / "output" / "summary.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        "optimizer", "scheduler", "learning_rate", "seed", "protocol", "epochs", "engine", "train_loss",
+        "test_accuracy", "test_accuracy_batch_mean", "outcome", "run_id",
+    ]  # fmt: skip
+    for row, item in zip(rows, done[1:], strict=True):
+        metrics = store.client.get_run(item.run_id).data.metrics
+        assert (row["run_id"], row["scheduler"], row["outcome"]) == (item.run_id, item.trial.schedule.name, "finished")
+        assert float(row["learning_rate"]) == 6e-4
+        for name in ("train_loss", "test_accuracy", "test_accuracy_batch_mean"):
+            assert float(row[name]) == metrics[name]
+
+
+def test_the_papers_value_and_ours_stand_side_by_side(finished, paper, tmp_path):
+    store, _, done = finished
+    write(store, paper, tmp_path / "output")
+    ours = store.client.get_run(done[1].run_id).data.metrics["test_accuracy_batch_mean"]
+    (row,) = [line for line in (tmp_path / "output" / "summary.md").read_text().splitlines() if "| StepLR" in line]
+    assert row.startswith(f"| StepLR | 6e-4 | 0.9884 | {ours:.4f} |")
+    first = json.loads((tmp_path / "output" / "summary.json").read_text())["trials"][0]
+    assert first["paper"]["test_accuracy"] == 0.9884295886075949
+    assert first["test_accuracy_batch_mean"] == ours
+    assert first["parameters"]["decay_steps"] == 4500
+
+
+def test_a_taste_says_so_on_its_face_and_names_what_is_missing(finished, paper, tmp_path):
+    store, _, done = finished
+    store.client.delete_run(done[2].run_id)
+    assert write(store, paper, tmp_path / "output") == 1
+    lines = (tmp_path / "output" / "report.md").read_text().splitlines()
+    assert lines[2].startswith("> **This is a taste, not the reproduction.** It was run with 640 training images")
+    assert "> **1 of 3 runs are missing:** multistep 6e-4 seed 0." in lines
+    assert "multistep,0.0006,0,as-drawn,2,torch,,,,missing," in (tmp_path / "output" / "summary.csv").read_text()
+
+
+def test_the_same_runs_give_the_same_bytes(finished, paper, tmp_path):
+    store, _, _ = finished
+
+    def hashes(output):
+        write(store, paper, output)
+        return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in output.iterdir()}
+
+    first = hashes(tmp_path / "one")
+    assert first == hashes(tmp_path / "two")
+    figures = {"figure-1", "figure-2", "figure-4b", "figure-5", "figure-conclusion"}
+    assert {name for name in first if name.endswith(".svg")} == {f"{name}.svg" for name in figures}
+
+
+def test_the_proposal_is_read_off_the_recorded_curve_with_the_smoothing_asked_for(finished, paper):
+    store, _, done = finished
+    (trial,) = study.range_tests(paper, WISHES)
+    rates, losses = store.curve(done[0].run_id)
+    expected = report.range_test.propose(report.range_test.Curve(rates, losses), 0.5)
+    assert report.proposals(store, paper, WISHES, 0.5) == {trial: expected}
+
+
+def test_the_newest_finished_run_of_a_specification_is_taken(finished, paper, trials, monkeypatch, tmp_path):
+    store, _, done = finished
+    monkeypatch.setattr("reproduce.provenance.code_sha256", lambda: "another")
+    _, (newer,) = run(store, trials[1:2], jobs=1)
+    assert newer.run_id != done[1].run_id
+    assert store.results(trials)[trials[1]].run_id == newer.run_id
+    write(store, paper, tmp_path / "output")
+    assert "> These runs were not all made alike. They differ in: code." in (
+        tmp_path / "output" / "report.md"
+    ).read_text().splitlines()
+
+
+def test_an_empty_store_gives_a_report_that_names_everything(store, paper, tmp_path):
+    assert report.write(store, paper, Wishes(), 0.98, tmp_path / "output") == 16
+    text = (tmp_path / "output" / "report.md").read_text()
+    assert "**16 of 16 runs are missing:** range_test adam seed 0; none 0.06 seed 0; none 6e-5 seed 0;" in text

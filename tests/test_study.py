@@ -1,0 +1,109 @@
+from itertools import pairwise
+
+import pytest
+from conftest import small_wishes
+
+from reproduce import study
+from reproduce.errors import UserError
+from reproduce.study import Wishes
+
+
+def test_the_paper_is_fifteen_models_in_its_order(paper):
+    trials = study.trials(paper, Wishes())
+    assert [(trial.schedule.name, trial.learning_rate) for trial in trials] == [
+        ("none", 0.06), ("none", 6e-5), ("none", 6e-6),
+        *((name, rate) for name in ("step", "multistep", "onecycle", "exponential") for rate in (0.6, 6e-4, 6e-6)),
+    ]  # fmt: skip
+    assert {trial.total_steps for trial in trials} == {30 * 469}
+
+
+def test_a_range_test_of_the_paper_has_2345_steps(paper):
+    (trial,) = study.range_tests(paper, Wishes())
+    assert (trial.total_steps, trial.learning_rate, trial.schedule.lr_end) == (2345, 1e-6, 1.0)
+
+
+def test_the_two_protocols_differ_in_step_and_multistep_alone(paper):
+    drawn, written = (
+        study.by_scheduler(study.trials(paper, Wishes(protocol=protocol))) for protocol in ("as-drawn", "as-written")
+    )
+    assert [name for name in drawn if drawn[name] != written[name]] == ["step", "multistep"]
+    assert [drawn["step"][0].schedule.decay_steps, written["step"][0].schedule.decay_steps] == [4500, 2345]
+    assert written["multistep"][0].schedule.milestones == (5 * 469, 15 * 469, 20 * 469)
+
+
+def test_a_model_of_the_paper_finds_what_the_paper_reports_of_it(paper):
+    trial = study.trials(paper, Wishes(schedulers=("step",), learning_rates=(6e-6,)))[0]
+    assert paper.reported(trial).test_accuracy == 0.8168512658227848
+    assert paper.reported(trial.model_copy(update={"learning_rate": 1e-6})) is None
+
+
+def test_seed_zero_is_a_seed(paper):
+    assert [trial.seed for trial in study.trials(paper, Wishes(seeds=(0, 3), schedulers=("none",)))] == [0, 3] * 3
+
+
+def test_every_field_of_a_trial_changes_its_specification(small_trial):
+    other = {
+        "dataset": "fashion-mnist", "train_size": 641, "optimizer": "sgd", "learning_rate": 1e-3, "epochs": 3,
+        "batch_size": 64, "seed": 1, "schedule": study.StepDecay(decay_steps=4500, gamma=0.2),
+    }  # fmt: skip
+    assert other.keys() | {"engine"} == type(small_trial).model_fields.keys()
+    changed = [small_trial.model_copy(update={key: value}).specification for key, value in other.items()]
+    assert len({small_trial.specification, *changed}) == len(other) + 1
+
+
+def test_the_fingerprint_depends_on_the_surroundings_and_the_specification_does_not(small_trial):
+    assert small_trial.fingerprint({"code": "a"}) != small_trial.fingerprint({"code": "b"})
+    assert small_trial.fingerprint({"code": "a"}) == small_trial.model_copy().fingerprint({"code": "a"})
+
+
+@pytest.mark.parametrize(
+    ("wishes", "message"),
+    [
+        ({"train_size": 60_001}, "train_size 60001 is more than the 60000 images there are"),
+        ({"train_size": 100, "batch_size": 101}, "batch_size 101 is more than the 100 training images"),
+        ({"learning_rates": (0.1, 0.1)}, "learning_rates: 0.1 is given twice; give each value once"),
+        ({"seeds": (2, 2)}, "seeds: 2 is given twice; give each value once"),
+        (
+            {"schedulers": ("none",), "schedule_parameters": {"gamma": 0.5}},
+            "--gamma has no effect on scheduler none: leave it out",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(paper, wishes, message):
+    with pytest.raises(UserError) as refused:
+        study.trials(paper, Wishes(**wishes))
+    assert str(refused.value) == message
+
+
+def test_a_ramp_that_does_not_rise_is_refused(paper):
+    with pytest.raises(UserError, match=r"lr_end 0\.1 must be above lr_start 0\.1"):
+        study.range_tests(paper, Wishes(lr_start=0.1, lr_end=0.1))
+
+
+def test_a_onecycle_too_short_to_rise_is_refused(paper):
+    with pytest.raises(UserError, match="more than one step"):
+        study.trials(paper, small_wishes(epochs=1, train_size=128, schedulers=("onecycle",)))
+
+
+def test_the_papers_own_study_departs_in_nothing_and_a_quick_one_says_in_what(paper):
+    assert study.departures(paper, Wishes()) == []
+    assert study.departures(paper, Wishes(epochs=1, train_size=10_000, protocol="as-written")) == [
+        "10000 training images instead of 60000",
+        "1 epoch instead of 30",
+        "schedules as written instead of as drawn",
+    ]
+
+
+def test_a_wrong_paper_is_refused_by_file_and_key(tmp_path):
+    path = tmp_path / "paper.yaml"
+    path.write_text(study.PAPER_FILE.read_text().replace("epochs: 30 ", "epochs: -3 "))
+    with pytest.raises(UserError) as refused:
+        study.load_paper(path)
+    assert str(refused.value) == f"{path}: protocol.epochs: Input should be greater than 0, got -3"
+
+
+def test_rates_are_written_as_the_field_writes_them():
+    rates = [0.6, 0.06, 6e-4, 6.05e-5, 1e-6]
+    assert [study.format_rate(rate) for rate in rates] == ["0.6", "0.06", "6e-4", "6.05e-5", "1e-6"]
+    assert study.format_rate(8.009856e-05, 3) == "8.01e-5"
+    assert all(float(study.format_rate(a)) > float(study.format_rate(b)) for a, b in pairwise(rates))

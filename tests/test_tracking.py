@@ -1,0 +1,194 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, run, small_wishes
+
+from reproduce import artifacts, checkpoints, mnist, study, sweep, training
+from reproduce.tracking import METRICS, Store
+
+
+def test_a_sweep_records_a_parent_and_a_child_a_trial(finished):
+    store, parent_id, done = finished
+    parent = store.client.get_run(parent_id)
+    assert (parent.info.status, parent.data.params["scheduler"], parent.data.tags["trials_trained"]) == (
+        "FINISHED", "test", "3",
+    )  # fmt: skip
+    assert parent.data.metrics == {}
+    for item in done:
+        child = store.client.get_run(item.run_id)
+        assert (item.how, child.info.status, child.data.tags["outcome"]) == ("trained", "FINISHED", "finished")
+        assert child.data.tags["mlflow.parentRunId"] == parent_id
+        assert child.data.tags["specification"] == item.trial.specification
+        assert child.data.tags["commit"]
+        assert child.data.tags["uncommitted_changes"] in ("yes", "no")
+
+
+def test_names_are_the_same_on_every_trial_and_each_metric_stands_once_an_epoch(finished):
+    store, _, done = finished
+    for item in done[1:]:
+        data = store.client.get_run(item.run_id).data
+        assert data.params.items() >= {
+            "optimizer": "adam", "learning_rate": "0.0006", "epochs": "2", "batch_size": "128", "seed": "0",
+            "engine": "torch", "scheduler": item.trial.schedule.name,
+        }.items()  # fmt: skip
+        assert data.metrics.keys() == {*METRICS, "wall_seconds"}
+        for name in METRICS:
+            assert [metric.step for metric in store.client.get_metric_history(item.run_id, name)] == [1, 2]
+
+
+def test_the_range_tests_curve_and_proposal_are_in_its_run(finished):
+    store, _, done = finished
+    run_id = done[0].run_id
+    rates, losses = store.curve(run_id)
+    np.testing.assert_allclose(rates, 1e-6 * 10 ** (6 * np.arange(10) / 10), rtol=1e-12)
+    path = store.client.download_artifacts(run_id, "range_test.csv")
+    with open(path, newline="") as file:  # noqa: PTH123
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["step", "learning_rate", "loss", "smoothed_loss"]
+    assert [float(row["loss"]) for row in rows] == losses.tolist()
+    tags = store.client.get_run(run_id).data.tags
+    assert float(tags["proposed_learning_rate"]) in rates
+    assert "test_accuracy" not in store.client.get_run(run_id).data.metrics
+
+
+def test_the_data_set_is_recorded_with_its_full_hash(finished):
+    store, _, done = finished
+    (given,) = store.client.get_run(done[1].run_id).inputs.dataset_inputs
+    assert given.dataset.name == "mnist"
+    assert {tag.key: tag.value for tag in given.tags}["sha256"] == mnist.data_sha256("mnist")
+    assert json.loads(given.dataset.source) == mnist.SHA256["mnist"]
+
+
+def test_the_logged_network_computes_what_was_measured(finished, whole_mnist):
+    store, _, done = finished
+    mlflow.set_tracking_uri(store.uri)
+    model = mlflow.pyfunc.load_model(f"runs:/{done[1].run_id}/model")
+    logits = model.predict(whole_mnist.test.images.astype(np.float32) / 255)
+    accuracy = (logits.argmax(1) == whole_mnist.test.labels).mean()
+    assert accuracy == store.client.get_run(done[1].run_id).data.metrics["test_accuracy"]
+    assert model.metadata.signature.inputs.input_types() == [np.dtype(np.float32)]
+    folder = store.client.get_logged_model(model.metadata.model_id).artifact_location
+    files = [name for _, _, names in os.walk(folder.removeprefix("file://")) for name in names]
+    assert "weights.safetensors" in files
+    assert not [name for name in files if name.endswith((".pkl", ".pt", ".pth"))]
+
+
+def test_what_is_finished_is_reused_unless_forced(finished, trials):
+    store, _, done = finished
+    parent_id, again = run(store, trials)
+    assert [(item.run_id, item.how) for item in again] == [(item.run_id, "reused") for item in done]
+    assert store.client.get_run(parent_id).data.tags["trials_reused"] == "3"
+    note = store.client.get_run(parent_id).data.tags["mlflow.note.content"]
+    assert all(item.run_id in note for item in done)
+    _, forced = run(store, trials[1:2], force=True)
+    assert forced[0].how == "trained"
+    assert forced[0].run_id != done[1].run_id
+    losses = [store.client.get_run(i).data.metrics["train_loss"] for i in (forced[0].run_id, done[1].run_id)]
+    assert losses[0] == losses[1]
+
+
+def test_another_version_of_the_code_is_another_trial(finished, trials, monkeypatch):
+    store, _, _ = finished
+    monkeypatch.setattr("reproduce.provenance.code_sha256", lambda: "another")
+    _, again = run(store, trials[1:2], jobs=1)
+    assert again[0].how == "trained"
+
+
+def test_a_diverged_trial_is_a_result(store, paper):
+    wishes = small_wishes(optimizer="sgd", schedulers=("none",), learning_rates=(1e38,))
+    _, (item,) = run(store, study.trials(paper, wishes))
+    child = store.client.get_run(item.run_id)
+    assert (child.info.status, child.data.tags["outcome"]) == ("FINISHED", "diverged")
+    assert "diverged in epoch 1" in item.note
+
+
+def test_a_failing_trial_is_named_and_stops_no_other(store, trials, monkeypatch):
+    def train(trial, *rest):
+        if trial.schedule.name == "step":
+            raise RuntimeError("no room left")
+        return whole(trial, *rest)
+
+    whole = training.train
+    monkeypatch.setattr(training, "train", train)
+    _, done = run(store, trials[1:], jobs=1)
+    assert [item.how for item in done] == ["failed", "trained"]
+    assert done[0].note == "RuntimeError: no room left"
+    assert store.client.get_run(done[0].run_id).info.status == "FAILED"
+    monkeypatch.setattr(training, "train", whole)
+    _, again = run(store, trials[1:2], jobs=1)
+    assert (again[0].how, again[0].run_id) == ("resumed", done[0].run_id)
+
+
+KILLED_TRIAL = ("--scheduler", "step", "--learning-rates", "6e-3", "--epochs", "8", "--train-size", "6400")
+
+
+def test_a_trial_killed_with_sigkill_goes_on_in_its_run_to_the_same_bits(own_home, paper, whole_mnist, tmp_path):
+    command = [sys.executable, "-m", "reproduce", "sweep", *KILLED_TRIAL, "--device", "cpu"]
+    environment = os.environ | {
+        "REPRODUCE_HOME": str(own_home), "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
+    }  # fmt: skip
+    wishes = study.Wishes(schedulers=("step",), learning_rates=(6e-3,), epochs=8, train_size=6400)
+    trial = study.trials(paper, wishes)[0]
+    running = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while not list(own_home.glob("trials/*/epoch-0003")):
+        assert running.poll() is None, running.stderr.read()
+        assert time.monotonic() < deadline, "the third epoch was never saved"
+        time.sleep(0.02)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "lenet5-mnist"]
+    killed = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'")
+    assert [found.info.status for found in killed] == ["RUNNING"]
+
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "1 resumed" in done.stderr
+    (resumed,) = client.search_runs([experiment.experiment_id], "tags.kind = 'trial'")
+    assert (resumed.info.run_id, resumed.info.status) == (killed[0].info.run_id, "FINISHED")
+    assert resumed.data.tags["resumed"].startswith("after epoch ")
+    for name in METRICS:
+        assert [m.step for m in client.get_metric_history(resumed.info.run_id, name)] == list(range(1, 9))
+    parents = client.search_runs([experiment.experiment_id], "tags.kind = 'parent'", order_by=["attributes.start_time"])
+    assert [parent.info.status for parent in parents] == ["KILLED", "FINISHED"]
+
+    list(training.train(trial, whole_mnist, tmp_path / "uninterrupted"))
+    expected = checkpoints.last_weights(tmp_path / "uninterrupted").read_bytes()
+    (model,) = client.search_logged_models([experiment.experiment_id])
+    folder = model.artifact_location.removeprefix("file://")
+    (weights,) = [
+        os.path.join(base, name) for base, _, names in os.walk(folder) for name in names if name.endswith(".safetensors")
+    ]
+    with open(weights, "rb") as file:  # noqa: PTH123
+        assert file.read() == expected
+
+
+def test_a_run_in_another_process_is_waited_for_and_not_trained_twice(finished, trials, monkeypatch):
+    store, _, done = finished
+    looked = iter([None])  # the first look finds nothing, as when the other process has not finished yet
+    real = Store.finished
+    monkeypatch.setattr(Store, "finished", lambda self, fingerprint: next(looked, None) or real(self, fingerprint))
+    with store.parent("sweep", {}) as parent_id:
+        (again,) = sweep.run(
+            trials[1:2], store, parent_id, device="cpu", devices=1, jobs=1, force=False, artifacts=artifacts.leave_behind
+        )
+    assert (again.how, again.run_id) == ("reused", done[1].run_id)
+
+
+def test_threads_do_not_change_with_the_machine(small_trial, whole_mnist, tmp_path):
+    torch.set_num_threads(2)
+    list(training.train(small_trial, whole_mnist, tmp_path))
+    assert torch.get_num_threads() == 1
