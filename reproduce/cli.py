@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from reproduce import study
-from reproduce.errors import UserError
+from reproduce.errors import FailedTrials, TrackingError, UserError
 from reproduce.options import COMMANDS, OPTION, PAPER, SCHEDULE_PARAMETERS, Named, options
 from reproduce.progress import say
 
@@ -29,6 +29,8 @@ def main() -> None:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())
+    except (FailedTrials, TrackingError) as error:
+        _leave(f"{error}: {GO_ON}", EXIT_FAILED)
     except (UserError, click.ClickException) as error:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
         _leave(" ".join(message.split()), EXIT_USER)
@@ -36,10 +38,6 @@ def main() -> None:
         _leave(f"interrupted: {GO_ON}", EXIT_INTERRUPTED)
     except Terminated:
         _leave(f"told to stop: {GO_ON}", EXIT_TERMINATED)
-    except Exception as error:
-        if type(error).__name__ != "TrackingError":
-            raise
-        _leave(f"{error}: {GO_ON}", EXIT_FAILED)
 
 
 class Terminated(SystemExit):
@@ -211,12 +209,6 @@ def _run(command: str, given: dict[str, Any], plan: list[study.Trial], then: Any
         if failed:
             raise FailedTrials(f"{len(failed)} of {len(plan)} trials failed: {', '.join(failed)}")
     return 0
-
-
-class FailedTrials(click.ClickException):
-    """Some trials failed, and were named as they did."""
-
-    exit_code = EXIT_FAILED
 
 
 def _device(wanted: str) -> tuple[str, int]:

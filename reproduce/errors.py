@@ -1,5 +1,13 @@
-"""The one exception for what a user can put right."""
+"""The errors that end a command in one line instead of a traceback."""
 
 
 class UserError(Exception):
-    """What was wrong, what was expected and what to do, in one line; the command line exits with 2."""
+    """What was wrong, what was expected and what to do; the command line exits with 2."""
+
+
+class FailedTrials(Exception):
+    """Some trials failed, and were named as they did; the command line exits with 1."""
+
+
+class TrackingError(Exception):
+    """Something measured could not be recorded; its checkpoints hold it. The command line exits with 1."""

@@ -30,7 +30,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from reproduce import mnist, provenance
 from reproduce.checkpoints import EpochRecord
-from reproduce.errors import UserError
+from reproduce.errors import TrackingError, UserError
 from reproduce.study import SIZES, Trial
 
 EXPERIMENT = "lenet5-mnist"  # where runs go unless `mlflow run` or the usual variables choose
@@ -220,8 +220,9 @@ class Store:
         self._write(self.client.set_terminated, run_id, "FINISHED")
 
     def _log_model(self, run_id: str, weights: Path) -> None:
-        for earlier in self.client.get_run(run_id).outputs.model_outputs if self.client.get_run(run_id).outputs else []:
-            self.client.delete_logged_model(earlier.model_id)  # of an attempt that was killed before it was finished
+        outputs = self.client.get_run(run_id).outputs
+        for earlier in outputs.model_outputs if outputs else []:  # of an attempt that was killed before its end
+            self.client.delete_logged_model(earlier.model_id)
         with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*input example was not provided")  # the signature is given
             code = Path(folder) / "reproduce"  # the network alone, so that the model needs nothing else of ours
@@ -326,10 +327,6 @@ class Store:
             return call(*arguments, **named)
         except (MlflowException, OSError) as error:
             raise TrackingError(f"the tracking store {self.uri} refused a write: {_one_line(error)}") from error
-
-
-class TrackingError(Exception):
-    """Something measured could not be recorded. The run can be resumed: its checkpoints hold everything."""
 
 
 def write_curve(path: Path, history: list[EpochRecord]) -> None:

@@ -40,7 +40,10 @@ PAPER_OR = "or the word paper"
         (["report", "--protocol", "as-run"], "expected one of as-drawn, as-written"),
         (["main", "--optimizer", "adm"], "did you mean adam?"),
         (["sweep", "--optimizer", "hybridadam", "--device", "cpu"], "optimizer hybridadam needs a CUDA device"),
-        (["sweep", "--data-dir", "/nowhere/at/all", "--device", "cpu"], "got '/nowhere/at/all', expected a directory that is there, or the word none"),
+        (
+            ["sweep", "--data-dir", "/nowhere/at/all", "--device", "cpu"],
+            "got '/nowhere/at/all', expected a directory that is there, or the word none",
+        ),
         (["sweep", "--force", "perhaps"], "'perhaps' is not a valid boolean"),
     ],
 )
@@ -85,3 +88,28 @@ def test_help_and_errors_load_neither_torch_nor_mlflow():
         "sys.exit(bool({'torch', 'mlflow', 'matplotlib', 'colossalai'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", probe], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_a_failed_trial_ends_with_exit_code_1_and_its_name(monkeypatch, capsys, tmp_path, store):
+    from reproduce import training
+
+    def fail(*arguments):
+        raise RuntimeError("no room left")
+
+    monkeypatch.setattr(training, "train", fail)
+    monkeypatch.setattr(cli, "home", lambda: store.home)
+    code, printed = typed(
+        monkeypatch,
+        capsys,
+        "sweep",
+        "--scheduler",
+        "none",
+        "--learning-rates",
+        "1e-3",
+        "--jobs",
+        "1",
+        "--device",
+        "cpu",
+    )
+    assert code == 1
+    assert printed.splitlines()[-1] == f"error: 1 of 1 trials failed: none 1e-3 seed 0: {cli.GO_ON}"

@@ -127,7 +127,7 @@ def test_a_named_directory_comes_first_and_its_wrong_files_are_left_alone(mnist_
 
 
 def test_what_a_source_gives_wrong_is_never_kept(tmp_path, monkeypatch):
-    wrong = {file: b"\0\0\x08\1\0\0\0\0" for file in mnist.SHA256["mnist"]}
+    wrong = dict.fromkeys(mnist.SHA256["mnist"], b"\x00\x00\x08\x01\x00\x00\x00\x00")
     monkeypatch.setitem(sources.SOURCES, "mnist", {"a bad source": lambda folder: wrong})
     with pytest.raises(UserError, match="could not be had from a bad source: put the files"):
         mnist_files.prepare("mnist", tmp_path, say=lambda line: None)

@@ -81,9 +81,10 @@ def test_the_newest_finished_run_of_a_specification_is_taken(finished, paper, tr
     assert newer.run_id != done[1].run_id
     assert store.results(trials)[trials[1]].run_id == newer.run_id
     write(store, paper, tmp_path / "output")
-    assert "> These runs were not all made alike. They differ in: code." in (
-        tmp_path / "output" / "report.md"
-    ).read_text().splitlines()
+    assert (
+        "> These runs were not all made alike. They differ in: code."
+        in (tmp_path / "output" / "report.md").read_text().splitlines()
+    )
 
 
 def test_an_empty_store_gives_a_report_that_names_everything(store, paper, tmp_path):

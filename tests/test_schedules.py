@@ -77,7 +77,9 @@ def test_sgd_has_momentum_and_the_others_their_librarys_defaults():
     parameter = [torch.nn.Parameter(torch.ones(2))]
     assert optimizers.build("sgd", parameter, 0.1).defaults["momentum"] == 0.9
     assert optimizers.build("adam", parameter, 0.1).defaults["betas"] == (0.9, 0.999)
-    assert {optimizers.build(name, parameter, 0.1).defaults["lr"] for name in ("adamw", "radam", "lamb", "lars")} == {0.1}
+    assert {optimizers.build(name, parameter, 0.1).defaults["lr"] for name in ("adamw", "radam", "lamb", "lars")} == {
+        0.1
+    }
 
 
 def test_hybridadam_without_a_gpu_is_refused_in_one_line():

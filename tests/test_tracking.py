@@ -5,10 +5,10 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import mlflow
 import numpy as np
-import pytest
 import torch
 from conftest import ROOT, run, small_wishes
 
@@ -51,7 +51,7 @@ def test_the_range_tests_curve_and_proposal_are_in_its_run(finished):
     rates, losses = store.curve(run_id)
     np.testing.assert_allclose(rates, 1e-6 * 10 ** (6 * np.arange(10) / 10), rtol=1e-12)
     path = store.client.download_artifacts(run_id, "range_test.csv")
-    with open(path, newline="") as file:  # noqa: PTH123
+    with Path(path).open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["step", "learning_rate", "loss", "smoothed_loss"]
     assert [float(row["loss"]) for row in rows] == losses.tolist()
@@ -77,9 +77,9 @@ def test_the_logged_network_computes_what_was_measured(finished, whole_mnist):
     assert accuracy == store.client.get_run(done[1].run_id).data.metrics["test_accuracy"]
     assert model.metadata.signature.inputs.input_types() == [np.dtype(np.float32)]
     folder = store.client.get_logged_model(model.metadata.model_id).artifact_location
-    files = [name for _, _, names in os.walk(folder.removeprefix("file://")) for name in names]
-    assert "weights.safetensors" in files
-    assert not [name for name in files if name.endswith((".pkl", ".pt", ".pth"))]
+    endings = {path.suffix for path in Path(folder.removeprefix("file://")).rglob("*") if path.is_file()}
+    assert ".safetensors" in endings
+    assert not endings & {".pkl", ".pt", ".pth"}
 
 
 def test_what_is_finished_is_reused_unless_forced(finished, trials):
@@ -139,7 +139,12 @@ def test_a_trial_killed_with_sigkill_goes_on_in_its_run_to_the_same_bits(own_hom
     wishes = study.Wishes(schedulers=("step",), learning_rates=(6e-3,), epochs=8, train_size=6400)
     trial = study.trials(paper, wishes)[0]
     running = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        command,
+        cwd=tmp_path,
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 120
     while not list(own_home.glob("trials/*/epoch-0003")):
@@ -168,12 +173,8 @@ def test_a_trial_killed_with_sigkill_goes_on_in_its_run_to_the_same_bits(own_hom
     list(training.train(trial, whole_mnist, tmp_path / "uninterrupted"))
     expected = checkpoints.last_weights(tmp_path / "uninterrupted").read_bytes()
     (model,) = client.search_logged_models([experiment.experiment_id])
-    folder = model.artifact_location.removeprefix("file://")
-    (weights,) = [
-        os.path.join(base, name) for base, _, names in os.walk(folder) for name in names if name.endswith(".safetensors")
-    ]
-    with open(weights, "rb") as file:  # noqa: PTH123
-        assert file.read() == expected
+    (weights,) = Path(model.artifact_location.removeprefix("file://")).rglob("*.safetensors")
+    assert weights.read_bytes() == expected
 
 
 def test_a_run_in_another_process_is_waited_for_and_not_trained_twice(finished, trials, monkeypatch):
@@ -183,7 +184,14 @@ def test_a_run_in_another_process_is_waited_for_and_not_trained_twice(finished, 
     monkeypatch.setattr(Store, "finished", lambda self, fingerprint: next(looked, None) or real(self, fingerprint))
     with store.parent("sweep", {}) as parent_id:
         (again,) = sweep.run(
-            trials[1:2], store, parent_id, device="cpu", devices=1, jobs=1, force=False, artifacts=artifacts.leave_behind
+            trials[1:2],
+            store,
+            parent_id,
+            device="cpu",
+            devices=1,
+            jobs=1,
+            force=False,
+            artifacts=artifacts.leave_behind,
         )
     assert (again.how, again.run_id) == ("reused", done[1].run_id)
 

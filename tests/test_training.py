@@ -47,7 +47,9 @@ def test_lenet5_learns_32_images_by_heart(whole_mnist):
 
 
 def test_the_first_losses_are_those_of_a_plain_pytorch_loop(paper, whole_mnist, tmp_path):
-    trial = study.trials(paper, study.Wishes(schedulers=("step",), learning_rates=(6e-4,), epochs=1, train_size=5120))[0]
+    trial = study.trials(paper, study.Wishes(schedulers=("step",), learning_rates=(6e-4,), epochs=1, train_size=5120))[
+        0
+    ]
     (record,) = train(trial, whole_mnist, tmp_path)
 
     torch.manual_seed(0)
