@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from reproduce import study
-from reproduce.errors import FailedTrials, TrackingError, UserError
+from reproduce.errors import TrialsFailedError, TrackingError, UserError
 from reproduce.options import COMMANDS, OPTION, PAPER, SCHEDULE_PARAMETERS, Named, options
 from reproduce.progress import say
 
@@ -29,7 +29,7 @@ def main() -> None:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())
-    except (FailedTrials, TrackingError) as error:
+    except (TrialsFailedError, TrackingError) as error:
         _leave(f"{error}: {GO_ON}", EXIT_FAILED)
     except (UserError, click.ClickException) as error:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
@@ -207,7 +207,7 @@ def _run(command: str, given: dict[str, Any], plan: list[study.Trial], then: Any
         then(store, parent_id)
         failed = [item.trial.label for item in done if item.how == "failed"]
         if failed:
-            raise FailedTrials(f"{len(failed)} of {len(plan)} trials failed: {', '.join(failed)}")
+            raise TrialsFailedError(f"{len(failed)} of {len(plan)} trials failed: {', '.join(failed)}")
     return 0
 
 

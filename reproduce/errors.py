@@ -5,7 +5,7 @@ class UserError(Exception):
     """What was wrong, what was expected and what to do; the command line exits with 2."""
 
 
-class FailedTrials(Exception):
+class TrialsFailedError(Exception):
     """Some trials failed, and were named as they did; the command line exits with 1."""
 
 
