@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from reproduce import study
-from reproduce.errors import TrialsFailedError, TrackingError, UserError
+from reproduce.errors import TrackingError, TrialsFailedError, UserError
 from reproduce.options import COMMANDS, OPTION, PAPER, SCHEDULE_PARAMETERS, Named, options
 from reproduce.progress import say
 
