@@ -40,7 +40,7 @@ def _bar(total: int, epochs_done: Callable[[], int], ended: threading.Event) -> 
     with tqdm(total=total, initial=first, bar_format=form, smoothing=0.05, leave=False, file=sys.stderr) as bar:
         while not ended.wait(LOOK_SECONDS):
             bar.update(max(0, epochs_done() - bar.n))  # never back, though finished trials drop their checkpoints
-        bar.update(max(0, epochs_done() - bar.n))
+            bar.refresh()
 
 
 def _lines(total: int, epochs_done: Callable[[], int], ended: threading.Event) -> None:

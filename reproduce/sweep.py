@@ -86,6 +86,7 @@ def run(
     done: dict[Trial, Done] = {}
     for task in tasks:
         if not force and (finished := store.finished(task.fingerprint)):
+            store.mark_reused(finished, parent_id)
             done[task.trial] = Done(task.trial, finished.info.run_id, "reused")
     if done:
         progress.say(f"{len(done)} of {len(trials)} trials were finished before and are reused")
@@ -142,6 +143,7 @@ def run_trial(task: Task) -> Done:
         return Done(task.trial, "", "busy")
     try:
         if task.reuse and (finished := store.finished(task.fingerprint)):
+            store.mark_reused(finished, task.parent_id)
             return Done(task.trial, finished.info.run_id, "reused")
         _marker(task).touch()
         return _train_and_record(task, store)

@@ -146,6 +146,12 @@ class Store:
         """The newest finished run of that fingerprint, in any experiment."""
         return next((run for run in self._runs(f"tags.fingerprint = '{fingerprint}'") if _is_finished(run)), None)
 
+    def mark_reused(self, run: Run, parent_id: str) -> None:
+        """Have a finished run say that another command took it for its own, and which did last."""
+        times = int(run.data.tags.get("times_reused", 0)) + 1
+        tags = {"times_reused": str(times), "last_reused_by": parent_id}
+        self._write(self.client.log_batch, run.info.run_id, tags=_tags(tags))
+
     def open_trial(self, trial: Trial, fingerprint: str, parent_id: str) -> tuple[str, bool]:
         """The run to record that trial in, and whether it is one that was interrupted and now goes on."""
         for run in self._runs(f"tags.fingerprint = '{fingerprint}'"):

@@ -87,6 +87,8 @@ def test_what_is_finished_is_reused_unless_forced(finished, trials):
     parent_id, again = run(store, trials)
     assert [(item.run_id, item.how) for item in again] == [(item.run_id, "reused") for item in done]
     assert store.client.get_run(parent_id).data.tags["trials_reused"] == "3"
+    reused = store.client.get_run(done[1].run_id).data.tags
+    assert (reused["times_reused"], reused["last_reused_by"]) == ("1", parent_id)
     note = store.client.get_run(parent_id).data.tags["mlflow.note.content"]
     assert all(item.run_id in note for item in done)
     _, forced = run(store, trials[1:2], force=True)
