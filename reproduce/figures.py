@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from reproduce.checkpoints import EpochRecord
 from reproduce.range_test import Curve, Proposal, smooth
@@ -57,10 +58,16 @@ def trial(trial: Trial, history: Sequence[EpochRecord]) -> Figure:
     )
     loss.plot(at_step, losses, color=COLOURS[5], linewidth=0.4, label="each batch")
     loss.plot(
-        epochs, [record.train_loss for record in history], "o-", color=COLOURS[0], markersize=4, label="epoch's mean"
+        epochs,
+        [record.train_loss for record in history],
+        "o-",
+        color=COLOURS[0],
+        markersize=4,
+        label="mean over the epoch, at its end",
     )
     title = f"{NAMES[trial.schedule.name]}, {trial.optimizer}, {format_rate(trial.learning_rate)}, seed {trial.seed}"
-    loss.set(ylabel="training loss (cross entropy)", yscale="log", title=title)
+    loss.set(ylabel="training loss (cross entropy)", title=title)
+    _log_of_losses(loss)
     loss.legend()
     accuracy.plot(epochs, [record.test_accuracy_batch_mean for record in history], "s-", color=COLOURS[1], markersize=4)
     accuracy.set(ylabel="test accuracy\n(mean over batches)", ylim=(0, 1.02))
@@ -115,6 +122,14 @@ def range_test(
     return figure
 
 
+def _log_of_losses(axes: plt.Axes) -> None:
+    """A logarithmic axis with plain numbers: 0.5, 1, 2."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def _rate_axis(axes: plt.Axes, curve: Curve) -> None:
     """The learning rates along the top, where the steps reach a power of ten."""
     powers = np.arange(
@@ -150,7 +165,8 @@ def schedule(scheduler: str, results: Sequence[Result], paper: Paper) -> Figure:
                     last, value, marker, color="none", markeredgecolor=colour, markersize=12, markeredgewidth=1.6,
                     clip_on=False,
                 )  # fmt: skip
-    loss.set(xlabel="epoch", ylabel="training loss (mean over the epoch)", yscale="log")
+    loss.set(xlabel="epoch", ylabel="training loss (mean over the epoch)")
+    _log_of_losses(loss)
     accuracy.set(xlabel="epoch", ylabel="test accuracy (mean over batches)", ylim=(0, 1.02))
     handles, labels = accuracy.get_legend_handles_labels()
     if any(paper.reported(result.trial) for result in results) and last == paper.protocol.epochs:
