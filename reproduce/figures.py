@@ -38,6 +38,7 @@ STYLE = {
 }
 
 
+@matplotlib.rc_context(STYLE)
 def save(figure: Figure, path: Path) -> None:
     """Write a figure in the format of the path's ending, the same bytes for the same figure, and let it go."""
     metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
