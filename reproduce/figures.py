@@ -32,7 +32,8 @@ STYLE = {
     "grid.color": "#dddddd",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "legend.frameon": False,
+    "legend.framealpha": 1,  # lines pass behind a legend, not through it
+    "legend.edgecolor": "none",
     "svg.hashsalt": "reproduce",  # the same figure gives the same bytes
     "svg.fonttype": "path",
 }
@@ -119,7 +120,7 @@ def range_test(
     axes.set(xlabel="step", ylabel="training loss of the batch (cross entropy)")
     _rate_axis(axes, longest)
     axes.plot([], [], color=GREY, alpha=0.4, linewidth=0.8, label="thin: each batch")
-    axes.legend(loc="upper left" if not zoomed else "upper right")
+    axes.legend(loc="upper right" if zoomed else "upper center")
     return figure
 
 
@@ -219,5 +220,5 @@ def conclusion(
                 label = f"proposed, seed {seed}: {format_rate(proposal.learning_rate, 3)}" if axes is loss else None
                 axes.axvline(proposal.learning_rate, color="black", linestyle="--", linewidth=1.2, label=label)
     figure.legend(*accuracy.get_legend_handles_labels(), loc="outside upper center", ncols=len(schedulers))
-    loss.legend(loc="upper left")
+    loss.legend(loc="upper center")
     return figure
