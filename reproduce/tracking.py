@@ -84,7 +84,10 @@ class Store:
             return chosen
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
         found = self.client.get_experiment_by_name(name)
-        return found.experiment_id if found else self.client.create_experiment(name)
+        if found:
+            return found.experiment_id
+        # Tells the UI to show training runs first, not prompts and traces.
+        return self.client.create_experiment(name, tags={"mlflow.experimentKind": "custom_model_development"})
 
     # Parents: one run for a command, with the trials as its children.
 
