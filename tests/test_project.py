@@ -1,7 +1,9 @@
 """The files around the package say the same as each other and as the code."""
 
 import ast
+import csv
 import hashlib
+import json
 import re
 import shlex
 import tomllib
@@ -11,7 +13,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from reproduce import provenance
+from reproduce import provenance, study
 from reproduce.cli import cli
 from reproduce.options import COMMANDS
 
@@ -159,3 +161,28 @@ def test_the_modules_that_decide_the_numbers_are_in_the_hash():
     # What is reached but not hashed: study is hashed trial by trial; checkpoints are held to give the same bits; the
     # rest only says what went wrong.
     assert reached - set(provenance.DECIDING_MODULES) == {"study", "checkpoints", "errors"}
+
+
+def test_the_readmes_results_are_those_of_the_archived_run():
+    reference = ROOT / "report" / "reference"
+    assert (reference / "summary.md").read_text() in README
+    (test,) = json.loads((reference / "summary.json").read_text())["range_tests"]
+    stated = f"{study.format_rate(test['proposed_learning_rate'], 3)} at step {test['step']}"
+    assert f"The range test proposed {stated};" in README
+
+
+def test_the_archived_run_is_the_papers_own_study_whole_and_of_this_code():
+    reference = ROOT / "report" / "reference"
+    summary = json.loads((reference / "summary.json").read_text())
+    assert summary["departures"] == []
+    wanted = study.trials(study.load_paper(), study.Wishes())
+    assert [row["parameters"] for row in summary["trials"]] == [json.loads(json.dumps(t.parameters())) for t in wanted]
+    with (reference / "summary.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, trial in zip(rows, summary["trials"], strict=True):
+        assert {key: float(row[key]) for key in ("train_loss", "test_accuracy", "test_accuracy_batch_mean")} == {
+            key: trial[key] for key in ("train_loss", "test_accuracy", "test_accuracy_batch_mean")
+        }
+        assert (row["run_id"], row["outcome"]) == (trial["run_id"], "finished")
+    environment = json.loads((reference / "environment.json").read_text())
+    assert environment["code"] == [provenance.code_sha256()]
