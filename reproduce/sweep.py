@@ -97,7 +97,9 @@ def run(
             _run_all(remaining, jobs, done)
             busy = [task for task in remaining if done[task.trial].how == "busy"]
             if busy:
-                progress.say(f"{len(busy)} trials are being trained by another process; waiting for it")
+                progress.say(f"{len(busy)} of these trials another process is training; waiting for it")
+                for task in busy:
+                    del done[task.trial]
                 _run_all([Task(**{**vars(task), "wait": True}) for task in busy], jobs, done)
     return [done[trial] for trial in trials]
 

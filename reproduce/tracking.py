@@ -72,8 +72,10 @@ class Store:
         self.uri = mlflow.get_tracking_uri()
         self.home = home
         try:
-            self.client = mlflow.MlflowClient()
-            self.experiment_id = experiment_id or self._choose_experiment()
+            home.mkdir(parents=True, exist_ok=True)
+            with FileLock(home / "store.lock"):  # two processes that both make a new SQLite store would collide
+                self.client = mlflow.MlflowClient()
+                self.experiment_id = experiment_id or self._choose_experiment()
         except (MlflowException, OSError) as error:
             raise UserError(f"the tracking store {self.uri} cannot be used: {_one_line(error)}") from error
 

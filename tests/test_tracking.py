@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from conftest import ROOT, run, small_wishes
 
-from reproduce import artifacts, checkpoints, mnist, study, sweep, training
+from reproduce import checkpoints, mnist, study, training
 from reproduce.tracking import METRICS, Store
 
 
@@ -179,23 +180,39 @@ def test_a_trial_killed_with_sigkill_goes_on_in_its_run_to_the_same_bits(own_hom
     assert weights.read_bytes() == expected
 
 
-def test_a_run_in_another_process_is_waited_for_and_not_trained_twice(finished, trials, monkeypatch):
+def test_a_trial_that_another_process_holds_is_waited_for_and_then_reused(finished, trials, monkeypatch, capfd):
     store, _, done = finished
-    looked = iter([None])  # the first look finds nothing, as when the other process has not finished yet
-    real = Store.finished
-    monkeypatch.setattr(Store, "finished", lambda self, fingerprint: next(looked, None) or real(self, fingerprint))
-    with store.parent("sweep", {}) as parent_id:
-        (again,) = sweep.run(
-            trials[1:2],
-            store,
-            parent_id,
-            device="cpu",
-            devices=1,
-            jobs=1,
-            force=False,
-            artifacts=artifacts.leave_behind,
-        )
+    fingerprint = store.client.get_run(done[1].run_id).data.tags["fingerprint"]
+    holding, ended = threading.Event(), threading.Event()
+
+    def hold():
+        with store.lock(fingerprint):
+            holding.set()
+            time.sleep(1)
+            ended.set()
+
+    finished_run = Store.finished
+    monkeypatch.setattr(
+        Store, "finished", lambda self, fingerprint: finished_run(self, fingerprint) if ended.is_set() else None
+    )
+    threading.Thread(target=hold).start()
+    holding.wait()
+    _, (again,) = run(store, trials[1:2], jobs=1)
+    assert "1 of these trials another process is training; waiting for it" in capfd.readouterr().err
     assert (again.how, again.run_id) == ("reused", done[1].run_id)
+
+
+def test_processes_that_start_at_once_on_a_new_store_do_not_collide(tmp_path):
+    program = "from pathlib import Path; from reproduce.tracking import Store; print(Store(Path('home')).experiment_id)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
+    command = [sys.executable, "-c", program]
+    started = [
+        subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        for _ in range(3)
+    ]
+    assert [process.communicate()[0].strip() for process in started] == ["1", "1", "1"]
 
 
 def test_threads_do_not_change_with_the_machine(small_trial, whole_mnist, tmp_path):
