@@ -30,6 +30,7 @@ PAPER_OR = "or the word paper"
         (["sweep", "--learning-rates", "inf"], "got 'inf'"),
         (["sweep", "--learning-rates", ""], "got ''"),
         (["sweep", "--learning-rates", "-1"], "got '-1'"),
+        (["sweep", "--learning-rates", "0"], "got '0'"),
         (["sweep", "--learning-rates", "1e-3,0.001"], "learning_rates: 0.001 is given twice"),
         (["sweep", "--seeds", "4-2"], "got '4-2', expected whole numbers from 0 below 2^32, as 0,1,2 or 0-4"),
         (["sweep", "--seeds", "4294967296"], "got '4294967296'"),
