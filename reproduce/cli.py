@@ -75,6 +75,7 @@ def main_command(**given: Any) -> int:
     """Everything: the range test and all 15 models, then the report."""
     paper, wishes = study.load_paper(), _wishes(given)
     plan = study.range_tests(paper, wishes) + study.trials(paper, wishes)
+    _check_output(given["output"])
 
     def then(store: Any, parent_id: str) -> None:
         _log_proposals(store, parent_id, paper, wishes, paper.range_test.smoothing)
@@ -111,6 +112,7 @@ def report_command(**given: Any) -> int:
     paper, wishes = study.load_paper(), _wishes(given)
     smoothing = given["smoothing"] if given["smoothing"] is not None else paper.range_test.smoothing
     study.trials(paper, wishes), study.range_tests(paper, wishes)  # a wish that cannot be met ends here
+    _check_output(given["output"])
     from reproduce.tracking import Store
 
     store = Store(home())
@@ -239,6 +241,13 @@ def _log_proposals(store: Any, parent_id: str, paper: study.Paper, wishes: study
             )
     found = {trial.seed: proposal.learning_rate for trial, proposal in proposals.items() if proposal is not None}
     store.log_proposals(parent_id, smoothing, found)
+
+
+def _check_output(output: Path) -> None:
+    """UserError before any work where a report could not be written without loss."""
+    from reproduce import report
+
+    report.check_output(output)
 
 
 def _report(

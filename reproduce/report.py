@@ -6,7 +6,6 @@ The same runs give the same bytes: what is written depends on the runs and on no
 import csv
 import io
 import json
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import jinja2
 
 from reproduce import figures, range_test, study
+from reproduce.errors import UserError
 from reproduce.provenance import ROOT
 from reproduce.study import Paper, Trial, Wishes, format_rate
 from reproduce.tracking import Result, Store
@@ -25,6 +25,7 @@ COLUMNS = (
     "optimizer", "scheduler", "learning_rate", "seed", "protocol", "epochs", "engine", "train_loss", "test_accuracy",
     "test_accuracy_batch_mean", "outcome", "run_id",
 )  # fmt: skip
+PAGES = ("report.md", "summary.csv", "summary.md", "summary.json", "environment.json")
 FIGURE_FORMATS = ("svg", "png")
 
 
@@ -64,10 +65,38 @@ def proposals(store: Store, paper: Paper, wishes: Wishes, smoothing: float) -> d
     return {trial: range_test.propose(_curve(store, result), smoothing) for trial, result in tests.items()}
 
 
+def check_output(output: Path) -> None:
+    """UserError unless `output` is free for a report: absent, empty, or holding a report's files and nothing else.
+
+    A report takes the place of the one before, so whatever else stood there would be lost.
+    """
+    if not output.exists():
+        return
+    foreign = sorted(path.name for path in output.iterdir() if path.is_dir() or not _is_ours(path.name))
+    if foreign:
+        raise UserError(
+            f"--output {output} holds {foreign[0]}, which is no part of a report: "
+            "name a directory that is new or empty, or holds a report only"
+        )
+
+
+def _is_ours(name: str) -> bool:
+    path = Path(name)
+    return name in PAGES or (name.startswith("figure-") and path.suffix.removeprefix(".") in FIGURE_FORMATS)
+
+
 def write(store: Store, paper: Paper, wishes: Wishes, smoothing: float, output: Path) -> int:
-    """Write the report into `output`, in place of the one before, and return how many runs are missing."""
+    """Write the report into `output`, in place of the one before, and return how many runs are missing.
+
+    UserError where `output` holds anything else, or holds a report and there is no run at all to replace it with.
+    """
+    check_output(output)
     tests, trials = study.range_tests(paper, wishes), study.trials(paper, wishes)
     found = store.results(tests + trials)
+    if not found and (output / "report.md").exists():
+        raise UserError(
+            f"the store has no run of this kind, and {output} holds a report, which is kept: ask for runs it has"
+        )
     rows = [Row(trial, wishes.protocol, found.get(trial), paper.reported(trial)) for trial in trials]
     curves = {trial.seed: _curve(store, found[trial]) for trial in tests if trial in found}
     proposed = {seed: range_test.propose(curve, smoothing) for seed, curve in curves.items()}
@@ -86,8 +115,11 @@ def write(store: Store, paper: Paper, wishes: Wishes, smoothing: float, output: 
             json.dumps(_json(paper, wishes, rows, smoothing, tests, found, proposed), indent=1, allow_nan=True) + "\n"
         )
         (whole / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
-        shutil.rmtree(output, ignore_errors=True)
-        whole.rename(output)
+        output.mkdir(exist_ok=True)
+        for earlier in output.iterdir():  # nothing but a report's own files, as check_output saw to
+            earlier.unlink()
+        for path in whole.iterdir():
+            path.rename(output / path.name)
     return len(missing)
 
 

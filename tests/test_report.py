@@ -2,9 +2,11 @@ import csv
 import hashlib
 import json
 
+import pytest
 from conftest import run, small_wishes
 
 from reproduce import report, study
+from reproduce.errors import UserError
 from reproduce.study import Wishes
 
 WISHES = small_wishes(learning_rates=(6e-4,), schedulers=("step", "multistep"))
@@ -91,3 +93,22 @@ def test_an_empty_store_gives_a_report_that_names_everything(store, paper, tmp_p
     assert report.write(store, paper, Wishes(), 0.98, tmp_path / "output") == 16
     text = (tmp_path / "output" / "report.md").read_text()
     assert "**16 of 16 runs are missing:** range_test adam seed 0; none 0.06 seed 0; none 6e-5 seed 0;" in text
+
+
+@pytest.mark.parametrize("foreign", ["mlflow.db", "notes.txt", ".git/config", "figure-1.txt"])
+def test_a_directory_that_holds_anything_else_is_refused_and_left_as_it_was(store, paper, tmp_path, foreign):
+    output = tmp_path / "mine"
+    (output / foreign).parent.mkdir(parents=True)
+    (output / foreign).write_text("keep me")
+    (output / "report.md").write_text("and me")
+    with pytest.raises(UserError, match="is no part of a report"):
+        write(store, paper, output)
+    assert ((output / foreign).read_text(), (output / "report.md").read_text()) == ("keep me", "and me")
+
+
+def test_a_report_is_not_replaced_by_one_without_a_single_run(store, paper, tmp_path):
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "report.md").write_text("keep me")
+    with pytest.raises(UserError, match="holds a report, which is kept"):
+        write(store, paper, tmp_path / "output")
+    assert (tmp_path / "output" / "report.md").read_text() == "keep me"
