@@ -2,14 +2,19 @@
 # make test        the tests
 # make quick       the same way through in minutes: one epoch of 10,000 images
 # make ui          the MLflow UI on http://127.0.0.1:5000
+# make image       the container's image, lenet5-reproduction
+# make test-image  the image built and tried, where a container engine runs
 # make lock        resolve the versions anew
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements.lock)
 STAMP := .venv/installed
+# As in `make image IMAGE_OPTIONS="--build-arg BASE_IMAGE=debian@sha256:…"`.
+IMAGE_OPTIONS ?=
+COMMIT = $(shell git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null || echo unknown)
 
-.PHONY: reproduce quick report test lint ui env lock clean
+.PHONY: reproduce quick report test test-image image lint ui env lock clean
 
 reproduce: env
 	$(BIN)/reproduce main
@@ -23,12 +28,19 @@ report: env
 ui: env
 	$(BIN)/reproduce ui
 
+image:
+	docker build $(IMAGE_OPTIONS) --build-arg COMMIT=$(COMMIT) --tag lenet5-reproduction .
+
 test: env lint
 	$(BIN)/python -m pytest
+
+test-image: env
+	$(BIN)/python -m pytest -m image
 
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint Dockerfile
 
 env: $(STAMP)
 

@@ -129,7 +129,7 @@ def data_command(dataset: str, data_dir: Path | None) -> None:
     """Fetch, check and resize the images, and nothing else."""
     from reproduce import mnist_files
 
-    mnist_files.prepare(dataset, home(), data_dir, say)
+    mnist_files.prepare(dataset, home(), data_dir or _usual_data_dir(), say)
     click.echo(f"{dataset}: all four files are as they should be, in {home() / 'data' / dataset}")
 
 
@@ -150,6 +150,12 @@ def ui_command(host: str, port: int) -> None:
 def home() -> Path:
     """Where caches and checkpoints are kept."""
     return Path(os.environ.get("REPRODUCE_HOME", ".reproduce")).resolve()
+
+
+def _usual_data_dir() -> Path | None:
+    """Where to look for the images when no option says so: the container's image brings them along."""
+    named = os.environ.get("REPRODUCE_DATA_DIR")
+    return Path(named) if named else None
 
 
 def _wishes(given: dict[str, Any]) -> study.Wishes:
@@ -179,11 +185,11 @@ def _run(command: str, given: dict[str, Any], plan: list[study.Trial], then: Any
         from reproduce import optimizers
 
         optimizers.check_device(given["optimizer"], device)
-    from reproduce import artifacts, mnist_files, sweep
+    from reproduce import artifacts, mnist_files, provenance, sweep
     from reproduce.tracking import Store
 
     store = Store(home())
-    mnist_files.prepare(given["dataset"], home(), given["data_dir"], say)
+    mnist_files.prepare(given["dataset"], home(), given["data_dir"] or _usual_data_dir(), say)
     store.close_abandoned()
     smoothing = given.get("smoothing")
     if smoothing is None:
@@ -197,7 +203,7 @@ def _run(command: str, given: dict[str, Any], plan: list[study.Trial], then: Any
                 parent_id,
                 device=device,
                 devices=devices,
-                jobs=given["jobs"] or len(os.sched_getaffinity(0)),
+                jobs=given["jobs"] or provenance.cores(),
                 force=given["force"],
                 artifacts=functools.partial(artifacts.leave_behind, smoothing=smoothing),
             )

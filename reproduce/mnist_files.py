@@ -19,7 +19,7 @@ from reproduce.errors import UserError
 from reproduce.mnist import RESIZED, SHA256, TRAIN_IMAGES, read_idx, resize
 
 # Where people keep these files below the directory they name: there, or as torchvision lays them out.
-SUBFOLDERS = ("", "raw", "MNIST/raw", "FashionMNIST/raw")
+SUBFOLDERS = {"mnist": ("", "raw", "MNIST/raw"), "fashion-mnist": ("", "raw", "FashionMNIST/raw")}
 
 
 def prepare(name: str, home: Path, data_dir: Path | None = None, say: Callable[[str], None] = print) -> None:
@@ -35,7 +35,7 @@ def prepare(name: str, home: Path, data_dir: Path | None = None, say: Callable[[
     with FileLock(cache / "lock"):
         missing = {}
         for file, sha256 in SHA256[name].items():
-            content = _from_directory(file, sha256, data_dir, say) if data_dir else None
+            content = _from_directory(name, file, data_dir, say) if data_dir else None
             if content is None and not _in_cache(cache / file, sha256, say):
                 missing[file] = sha256
             elif content is not None and not _in_cache(cache / file, sha256, say):
@@ -58,8 +58,9 @@ def write_atomically(path: Path, content: bytes) -> None:
             raise
 
 
-def _from_directory(file: str, sha256: str, directory: Path, say: Callable[[str], None]) -> bytes | None:
-    for folder in SUBFOLDERS:
+def _from_directory(name: str, file: str, directory: Path, say: Callable[[str], None]) -> bytes | None:
+    sha256 = SHA256[name][file]
+    for folder in SUBFOLDERS[name]:
         plain = directory / folder / file
         for path in (plain, plain.with_name(plain.name + ".gz")):
             if not path.is_file():

@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -9,6 +10,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+import joblib
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DECIDING_MODULES = ("mnist", "lenet5", "optimizers", "schedules", "training")
 PACKAGES = ("torch", "torchvision", "colossalai", "numpy", "pillow", "scikit-learn", "mlflow")
 DECIDING_PACKAGES = ("torch", "colossalai", "numpy", "pillow")
+DIRTY = "-dirty"  # how git describe marks a commit with changes on top
 
 
 def code_sha256(sources: list[str] | None = None) -> str:
@@ -45,14 +48,23 @@ def surroundings(data_sha256: str, device: str) -> dict[str, str]:
 
 @cache
 def commit() -> str:
-    """The checkout's commit; `unknown` outside one."""
-    return _git("rev-parse", "HEAD").strip() or "unknown"
+    """The commit of the checkout, or of the one the image was built from; `unknown` elsewhere."""
+    return _git("rev-parse", "HEAD").strip() or _image().get("commit", "unknown").removesuffix(DIRTY)
 
 
 @cache
 def uncommitted_changes() -> str:
     """The diff of tracked files against the commit; empty in a clean checkout."""
+    if _image().get("commit", "").endswith(DIRTY):
+        return f"The image was built from a checkout with uncommitted changes. Its files are in the image: {ROOT}\n"
     return _git("diff", "HEAD")
+
+
+@cache
+def _image() -> dict[str, str]:
+    """What docker/identity.py wrote when the image was built; empty outside an image."""
+    path = ROOT / "image.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _git(*arguments: str) -> str:
@@ -71,11 +83,18 @@ def environment() -> dict[str, str]:
         **{name: version(name) for name in PACKAGES},
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_model(),
-        "cores": str(len(os.sched_getaffinity(0))),
+        "cores": str(cores()),
         "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "gpu": _gpu_model(),
-        "image": os.environ.get("REPRODUCE_IMAGE", "none"),
+        "image": _image().get("contents", "none"),
+        "image_base": _image().get("base", "none"),
+        "image_id": os.environ.get("REPRODUCE_IMAGE_ID", "none"),  # only the engine outside knows it
     }
+
+
+def cores() -> int:
+    """How many cores this process may use: those it is bound to, fewer where a container's quota says so."""
+    return joblib.cpu_count()
 
 
 def _cpu_model() -> str:

@@ -20,7 +20,8 @@ def mnist_cache() -> Path:
     """A home whose cache holds the whole of MNIST, checked."""
     from reproduce import mnist_files
 
-    mnist_files.prepare("mnist", CACHE)
+    brought = os.environ.get("REPRODUCE_DATA_DIR")  # by the container's image
+    mnist_files.prepare("mnist", CACHE, Path(brought) if brought else None)
     return CACHE
 
 

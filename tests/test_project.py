@@ -21,6 +21,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = (ROOT / "requirements.lock").read_text()
 MLPROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 CONDA = yaml.safe_load((ROOT / "conda.yaml").read_text())
+MAKEFILE = (ROOT / "Makefile").read_text()
 README = (ROOT / "README.md").read_text()
 
 # In the order in which data flows: a module imports only from those before it, and cli from all.
@@ -113,6 +114,26 @@ def test_mlproject_has_no_other_entry_points():
     assert MLPROJECT["entry_points"].keys() == COMMANDS.keys()
 
 
+def test_the_image_has_the_same_entry_points_as_the_environment():
+    project = yaml.safe_load((ROOT / "docker" / "MLproject").read_text())
+    assert project["entry_points"] == MLPROJECT["entry_points"]
+    assert project["docker_env"]["image"] == "lenet5-reproduction"
+    assert "--tag lenet5-reproduction ." in MAKEFILE
+
+
+def test_the_image_bears_the_packages_version_and_licence():
+    labels = dict(re.findall(r'org\.opencontainers\.image\.([a-z.]+)="([^"]*)"', (ROOT / "Dockerfile").read_text()))
+    project = PYPROJECT["project"]
+    assert (labels["version"], labels["licenses"]) == (project["version"], project["license"])
+
+
+def test_what_git_ignores_stays_out_of_the_image():
+    ignored = set((ROOT / ".gitignore").read_text().split()) - {"__pycache__/"}
+    left_out = {line.removeprefix("**/") for line in (ROOT / ".dockerignore").read_text().splitlines()}
+    assert {line.removesuffix("/") for line in ignored} <= left_out
+    assert ".git" in left_out
+
+
 def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
@@ -126,10 +147,14 @@ def test_every_command_in_the_readme_is_one():
             name = words[words.index("-e") + 1] if "-e" in words else "main"
             given = [words[i + 1].split("=", 1) for i, word in enumerate(words) if word == "-P"]
             arguments = [part for key, value in given for part in ("--" + key.replace("_", "-"), value)]
+        elif words[:2] == ["docker", "run"]:
+            name, *arguments = words[words.index("lenet5-reproduction") + 1 :] or ["main"]
+            if name == "test":  # the entrypoint's own
+                continue
         elif words[0].endswith("reproduce") and words[1] in cli.commands:
             name, arguments = words[1], words[2:]
         else:
-            assert words[0] != "make" or f"\n{words[1]}:" in (ROOT / "Makefile").read_text(), line
+            assert words[0] == "mkdir" or (words[0] == "make" and f"\n{words[1]}:" in MAKEFILE), line
             continue
         with click.Context(cli.commands[name]) as context:
             cli.commands[name].parse_args(context, arguments)  # raises for what is not there or not right

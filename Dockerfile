@@ -1,0 +1,68 @@
+# The whole study in one image: environment, data and code. docs/container.md says how it is used and built.
+#
+# Debian, not NVIDIA's CUDA image: torch's wheels bring the CUDA 12.4 they were built for, so a CUDA base would only add
+# a second one, and Debian 12 has Python 3.11. The GPU's driver is the host's either way.
+ARG BASE_IMAGE=debian:12.12-slim
+FROM ${BASE_IMAGE}
+
+# Versions are not pinned: Debian keeps the newest only, and the base's exact tag or digest says which release it is.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates python3.11 python3.11-venv \
+    && rm -rf /var/lib/apt/lists/*
+
+# Any user may run it, known to the system or not: nothing asks for a name or writes outside /tmp and the working
+# directory. The NVIDIA variables are what its container runtime goes by; without a GPU nobody reads them.
+ENV PATH=/opt/venv/bin:$PATH \
+    HOME=/tmp \
+    USER=reproduce \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    GIT_PYTHON_REFRESH=quiet \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+# The tools that install are taken from the lock too, so that nothing comes in without its hash.
+COPY requirements.lock /opt/
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+RUN python3.11 -m venv /opt/venv \
+    && awk '/^[^ ]/ { wanted = /^(uv|setuptools)==/ } wanted' /opt/requirements.lock > /tmp/tools.lock \
+    && pip install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps --requirement /tmp/tools.lock \
+    && VIRTUAL_ENV=/opt/venv uv pip sync --no-cache --no-build-isolation --compile-bytecode --require-hashes \
+        /opt/requirements.lock \
+    && rm /tmp/tools.lock
+
+# MNIST, held to its hashes. Only what fetches it is copied, so that other changes do not fetch it again.
+COPY reproduce/__init__.py reproduce/errors.py reproduce/mnist.py reproduce/mnist_files.py reproduce/sources.py \
+    /tmp/fetch/reproduce/
+WORKDIR /tmp/fetch
+RUN python -c 'from pathlib import Path; from reproduce import mnist_files; mnist_files.prepare("mnist", Path("."))' \
+    && mkdir -p /opt/data/MNIST/raw && mv data/mnist/*-ubyte /opt/data/MNIST/raw/ && chmod 644 /opt/data/MNIST/raw/* \
+    && rm -rf /tmp/fetch
+ENV REPRODUCE_DATA_DIR=/opt/data
+
+# This checkout. It stays where it is, and may be read by everybody whatever the builder's umask was.
+COPY . /opt/reproduce
+WORKDIR /opt/reproduce
+RUN VIRTUAL_ENV=/opt/venv uv pip install --no-cache --no-deps --no-build-isolation --editable . \
+    && python -m compileall -q reproduce docker tests \
+    && chmod -R a+rX,go-w /opt/reproduce
+
+# What this image is, for the record of every run made in it.
+ARG BASE_IMAGE
+ARG COMMIT=unknown
+RUN python docker/identity.py --base "${BASE_IMAGE}" --commit "${COMMIT}" > image.json \
+    && mkdir --mode 1777 /output
+LABEL org.opencontainers.image.title="LeNet-5 on MNIST: learning rates and schedules, run again" \
+    org.opencontainers.image.description="Reruns, tracks and reports a study of learning rates and schedules" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="0.1.0" \
+    org.opencontainers.image.base.name="${BASE_IMAGE}" \
+    org.opencontainers.image.revision="${COMMIT}"
+
+USER 1000:1000
+WORKDIR /output
+EXPOSE 5000
+HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD ["python", "/opt/reproduce/docker/healthcheck.py"]
+ENTRYPOINT ["/bin/sh", "/opt/reproduce/docker/entrypoint.sh"]
+CMD ["main"]

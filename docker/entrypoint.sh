@@ -1,0 +1,54 @@
+#!/bin/sh
+# What `docker run IMAGE …` means: a command of `reproduce`, `test`, or any program, as MLflow's docker_env gives one.
+# Every way ends in `exec`, so that the program itself gets the engine's SIGTERM.
+set -eu
+
+asks_for_help() {
+    for word in "$@"; do
+        case "$word" in -h | --help) return 0 ;; esac
+    done
+    return 1
+}
+
+# Results must have somewhere to go before any work starts.
+check_directory() {
+    if asks_for_help "$@"; then return; fi
+    if ! [ -w . ]; then
+        echo "error: $PWD cannot be written to by user $(id -u): make a directory of your own and mount it, as in" \
+            "mkdir -p output && docker run --user \"\$(id -u):\$(id -g)\" -v \"\$PWD/output:/output\" IMAGE" >&2
+        exit 2
+    fi
+    if [ "$(stat -c %d .)" = "$(stat -c %d /)" ]; then
+        echo "nothing is mounted at $PWD: what is made stays in this container; -v \"\$PWD/output:$PWD\" keeps it" >&2
+    fi
+}
+
+case "${1:-main}" in
+-h | --help | --version)
+    exec reproduce "$@"
+    ;;
+-*)
+    check_directory "$@"
+    exec reproduce main "$@"
+    ;;
+main | range_test | sweep | report | data)
+    check_directory "$@"
+    exec reproduce "${@:-main}"
+    ;;
+ui)
+    shift
+    check_directory "$@"
+    exec reproduce ui --host 0.0.0.0 "$@" # the container's own network; what is published is docker run's to say
+    ;;
+test)
+    shift
+    cd /opt/reproduce
+    REPRODUCE_HOME=$(mktemp -d)
+    export REPRODUCE_HOME
+    exec python -m pytest -p no:cacheprovider "$@"
+    ;;
+esac
+if command -v "$1" >/dev/null; then
+    exec "$@"
+fi
+exec reproduce "$@" # not a program: it names the nearest command

@@ -1,0 +1,45 @@
+"""Print what an image is made of, as JSON: its base, the commit, and one digest over its contents.
+
+The engine's own id of an image cannot stand inside it. This digest can, and anyone can make it again in the image:
+`docker run --rm IMAGE python /opt/reproduce/docker/identity.py` prints it anew, and `cat /opt/reproduce/image.json` the
+one its runs record.
+"""
+
+import argparse
+import hashlib
+import json
+import platform
+import subprocess
+from importlib.metadata import distributions
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path("/opt/data")
+NOT_CONTENT = {"__pycache__", "image.json"}
+
+
+def contents() -> list[str]:
+    """Lines that say what is in the image: Debian's packages, Python's, and every file of the checkout and the data."""
+    debian = subprocess.run(["dpkg-query", "-W"], capture_output=True, text=True, check=True).stdout.splitlines()
+    python = [f"{found.name}=={found.version}" for found in distributions()]
+    files = [path for folder in (ROOT, DATA) for path in folder.rglob("*") if path.is_file()]
+    hashed = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path}"
+        for path in files
+        if not NOT_CONTENT & set(path.parts) and ".egg-info" not in str(path)
+    ]
+    return [f"python {platform.python_version()}", *sorted(debian), *sorted(set(python)), *sorted(hashed)]
+
+
+def main() -> None:
+    """Print it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--base", default="unknown")
+    parser.add_argument("--commit", default="unknown")
+    given = parser.parse_args()
+    digest = hashlib.sha256("\n".join(contents()).encode()).hexdigest()
+    print(json.dumps({"contents": f"sha256:{digest}", "base": given.base, "commit": given.commit}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
