@@ -5,7 +5,7 @@ from pathlib import Path
 
 from reproduce import figures, range_test
 from reproduce.checkpoints import EpochRecord
-from reproduce.study import Trial
+from reproduce.trial import Trial
 
 
 def leave_behind(trial: Trial, history: list[EpochRecord], folder: Path, smoothing: float) -> dict[str, str]:

@@ -8,6 +8,7 @@ import functools
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import click
 
 from reproduce import study
 from reproduce.errors import TrackingError, TrialsFailedError, UserError
-from reproduce.options import COMMANDS, OPTION, PAPER, SCHEDULE_PARAMETERS, Named, options
+from reproduce.options import AUTO, COMMANDS, OPTION, PAPER, SCHEDULE_PARAMETERS, Named, options
 from reproduce.progress import say
+from reproduce.trial import Trial, format_rate
 
 EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 GO_ON = "what is done is recorded; the same command goes on from there"
@@ -73,15 +75,17 @@ def cli() -> None:
 @options("main")
 def main_command(**given: Any) -> int:
     """Everything: the range test and all 15 models, then the report."""
-    paper, wishes = study.load_paper(), _wishes(given)
-    plan = study.range_tests(paper, wishes) + study.trials(paper, wishes)
+    paper = study.load_paper()
     _check_output(given["output"])
 
-    def then(store: Any, parent_id: str) -> None:
+    def plan(wishes: study.Wishes) -> list[Trial]:
+        return study.range_tests(paper, wishes) + study.trials(paper, wishes)
+
+    def then(store: Any, parent_id: str, wishes: study.Wishes) -> None:
         _log_proposals(store, parent_id, paper, wishes, paper.range_test.smoothing)
         _report(store, parent_id, paper, wishes, paper.range_test.smoothing, given["output"])
 
-    return _run("main", given, plan, then)
+    return _run("main", given, _wishes(given), plan, then)
 
 
 @cli.command("range_test")
@@ -92,17 +96,18 @@ def range_test_command(**given: Any) -> int:
     wishes = _wishes(given | {"range_test_epochs": given["epochs"], "epochs": None})
     smoothing = given["smoothing"] if given["smoothing"] is not None else paper.range_test.smoothing
 
-    def then(store: Any, parent_id: str) -> None:
+    def then(store: Any, parent_id: str, wishes: study.Wishes) -> None:
         _log_proposals(store, parent_id, paper, wishes, smoothing)
 
-    return _run("range_test", given, study.range_tests(paper, wishes), then)
+    return _run("range_test", given, wishes, functools.partial(study.range_tests, paper), then)
 
 
 @cli.command("sweep")
 @options("sweep")
 def sweep_command(**given: Any) -> int:
     """Train with one schedule, or all, at several initial rates."""
-    return _run("sweep", given, study.trials(study.load_paper(), _wishes(given)), lambda store, parent_id: None)
+    plan = functools.partial(study.trials, study.load_paper())
+    return _run("sweep", given, _wishes(given), plan, lambda store, parent_id, wishes: None)
 
 
 @cli.command("report")
@@ -117,6 +122,7 @@ def report_command(**given: Any) -> int:
 
     store = Store(home())
     store.close_abandoned()
+    wishes = _recorded_engine(given["engine"], store, paper, wishes)
     with store.parent("report", _texts(given)) as parent_id:
         _report(store, parent_id, paper, wishes, smoothing, given["output"])
     return 0
@@ -160,7 +166,7 @@ def _usual_data_dir() -> Path | None:
 
 def _wishes(given: dict[str, Any]) -> study.Wishes:
     """What the options ask for, as the study understands it."""
-    fields = {key: given[key] for key in study.Wishes.model_fields if given.get(key) is not None}
+    fields = {key: given[key] for key in study.Wishes.model_fields if given.get(key) not in (None, AUTO)}
     if given.get("scheduler", "all") != "all":
         fields["schedulers"] = (given["scheduler"],)
     own = {key: given[key] for key in SCHEDULE_PARAMETERS if given.get(key) is not None}
@@ -178,17 +184,26 @@ def _texts(given: dict[str, Any]) -> dict[str, str]:
     return {key: text(value) for key, value in given.items()}
 
 
-def _run(command: str, given: dict[str, Any], plan: list[study.Trial], then: Any) -> int:
+def _run(
+    command: str,
+    given: dict[str, Any],
+    wishes: study.Wishes,
+    plan: Callable[[study.Wishes], list[Trial]],
+    then: Callable[[Any, str, study.Wishes], None],
+) -> int:
     """Have the plan's trials finished under one parent run, then do what follows; the exit code."""
+    plan(wishes)  # a wish that cannot be met ends here, before anything that takes seconds
     device, devices = _device(given["device"])
     if given["optimizer"] == "hybridadam":
         from reproduce import optimizers
 
         optimizers.check_device(given["optimizer"], device)
-    from reproduce import artifacts, mnist_files, provenance, sweep
+    from reproduce import artifacts, engines, mnist_files, provenance, sweep
     from reproduce.tracking import Store
 
     store = Store(home())
+    engine, kernel = engines.resolve(given["engine"], device, home(), say)
+    wishes = wishes.model_copy(update={"engine": engine})
     mnist_files.prepare(given["dataset"], home(), given["data_dir"] or _usual_data_dir(), say)
     store.close_abandoned()
     smoothing = given.get("smoothing")
@@ -198,11 +213,12 @@ def _run(command: str, given: dict[str, Any], plan: list[study.Trial], then: Any
         store.log_dataset(parent_id, given["dataset"])
         try:
             done = sweep.run(
-                plan,
+                trials := plan(wishes),
                 store,
                 parent_id,
                 device=device,
                 devices=devices,
+                kernel=kernel,
                 jobs=given["jobs"] or provenance.cores(),
                 force=given["force"],
                 artifacts=functools.partial(artifacts.leave_behind, smoothing=smoothing),
@@ -212,11 +228,23 @@ def _run(command: str, given: dict[str, Any], plan: list[study.Trial], then: Any
         store.describe_parent(parent_id, [(item.trial, item.run_id, item.how) for item in done])
         counts = {how: sum(item.how == how for item in done) for how in ("trained", "resumed", "reused", "failed")}
         say(", ".join(f"{count} {how}" for how, count in counts.items() if count))
-        then(store, parent_id)
+        then(store, parent_id, wishes)
         failed = [item.trial.label for item in done if item.how == "failed"]
         if failed:
-            raise TrialsFailedError(f"{len(failed)} of {len(plan)} trials failed: {', '.join(failed)}")
+            raise TrialsFailedError(f"{len(failed)} of {len(trials)} trials failed: {', '.join(failed)}")
     return 0
+
+
+def _recorded_engine(wanted: str, store: Any, paper: study.Paper, wishes: study.Wishes) -> study.Wishes:
+    """The wishes with the engine that is wanted; auto is the one of which the store has more finished trials."""
+    if wanted != AUTO:
+        return wishes
+
+    def finished(engine: str) -> int:
+        asked = wishes.model_copy(update={"engine": engine})
+        return len(store.results(study.trials(paper, asked) + study.range_tests(paper, asked)))
+
+    return wishes.model_copy(update={"engine": max(("fused", "torch"), key=finished)})
 
 
 def _device(wanted: str) -> tuple[str, int]:
@@ -242,8 +270,8 @@ def _log_proposals(store: Any, parent_id: str, paper: study.Paper, wishes: study
         else:
             stated = paper.range_test.reported
             say(
-                f"{trial.label}: proposes {study.format_rate(proposal.learning_rate, 3)}, read at step {proposal.step} "
-                f"(the paper: {study.format_rate(stated.proposed_learning_rate)}, around step {stated.step})"
+                f"{trial.label}: proposes {format_rate(proposal.learning_rate, 3)}, read at step {proposal.step} "
+                f"(the paper: {format_rate(stated.proposed_learning_rate)}, around step {stated.step})"
             )
     found = {trial.seed: proposal.learning_rate for trial, proposal in proposals.items() if proposal is not None}
     store.log_proposals(parent_id, smoothing, found)

@@ -18,8 +18,9 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from reproduce.checkpoints import EpochRecord
 from reproduce.range_test import Curve, Proposal, smooth
-from reproduce.study import Paper, Trial, format_rate
+from reproduce.study import Paper
 from reproduce.tracking import Result
+from reproduce.trial import Trial, format_rate
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")

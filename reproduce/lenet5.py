@@ -8,7 +8,7 @@ from torch import nn
 
 
 class LeNet5(nn.Module):
-    """Images (n, 1, 32, 32), float32 in [0, 1], to logits (n, 10). PyTorch's default initialisation."""
+    """Images (n, 1, 32, 32), uint8 or float32 in [0, 1], to logits (n, 10). PyTorch's default initialisation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,5 +21,7 @@ class LeNet5(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits for a batch of images."""
+        if images.dtype == torch.uint8:
+            images = images.to(torch.float32).div_(255)
         images = images.to(memory_format=torch.channels_last)  # the convolutions keep it, and are faster in it
         return self.classifier(self.features(images).flatten(start_dim=1))

@@ -12,9 +12,10 @@ from typing import Any
 
 import click
 
-from reproduce.study import SCHEDULERS, SIZES
+from reproduce.trial import SCHEDULERS, SIZES
 
 PAPER = "paper"
+AUTO = "auto"
 MAX_SEED = 2**32 - 1
 
 
@@ -91,7 +92,7 @@ RATES = OrPaper("rates", "numbers above 0 with commas between, as 1e-3,3e-4", fu
 STEPS = OrPaper(
     "steps", "whole numbers above 0 with commas between", functools.partial(_list, functools.partial(_whole, 1))
 )
-JOBS = OrPaper("count", "a whole number above 0", functools.partial(_whole, 1), word="auto")
+JOBS = OrPaper("count", "a whole number above 0", functools.partial(_whole, 1), word=AUTO)
 DIRECTORY = OrPaper("directory", "a directory that is there", _directory, word="none")
 SEEDS = OrPaper("seeds", "whole numbers from 0 below 2^32, as 0,1,2 or 0-4", _seeds)
 OPTIMIZERS = ("adam", "adamw", "sgd", "radam", "lamb", "lars", "hybridadam")
@@ -126,6 +127,10 @@ OPTION: dict[str, Callable] = {
     "range_test_epochs": _option("--range-test-epochs", COUNT, "The range test's epochs."),
     "smoothing": _option("--smoothing", SMOOTHING, "The past's weight in the average that smooths the loss."),
     "jobs": _option("--jobs", JOBS, "Trials at once; auto is as many as there are cores.", "auto"),
+    "engine": _option(
+        "--engine", Named(("auto", "torch", "fused")),
+        "PyTorch's layers or our kernel for CPUs; auto takes the kernel where it can be had.", AUTO,
+    ),
     "device": _option("--device", Named(("auto", "cpu", "cuda")), "auto takes a GPU where there is one.", "auto"),
     "force": click.option("--force", type=bool, default=False, is_flag=False, flag_value="true", show_default=True,
                           help="Train again what is finished."),
@@ -134,7 +139,7 @@ OPTION: dict[str, Callable] = {
 }  # fmt: skip
 
 SCHEDULE_PARAMETERS = ("decay_steps", "milestones", "gamma", "pct_start", "div_factor", "final_div_factor")
-_COMMON = ("dataset", "optimizer", "batch_size", "seeds", "train_size")
+_COMMON = ("dataset", "optimizer", "batch_size", "seeds", "train_size", "engine")
 _WORK = ("data_dir", "jobs", "device", "force")
 _MODELS = ("scheduler", "learning_rates", *SCHEDULE_PARAMETERS)
 # The options of each command, and so the parameters of each entry point of MLproject.

@@ -14,18 +14,24 @@ import joblib
 import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
-# The modules that decide a trial's numbers; study.py only says which trial it is, and that is hashed by itself.
-DECIDING_MODULES = ("mnist", "lenet5", "optimizers", "schedules", "training")
+# The modules that decide a trial's numbers; trial.py only says which trial it is, and that is hashed by itself.
+DECIDING_MODULES = ("mnist", "lenet5", "fused/network", "engines", "optimizers", "schedules", "training")
 PACKAGES = ("torch", "torchvision", "colossalai", "numpy", "pillow", "scikit-learn", "mlflow")
 DECIDING_PACKAGES = ("torch", "colossalai", "numpy", "pillow")
 DIRTY = "-dirty"  # how git describe marks a commit with changes on top
 
 
-def code_sha256(sources: list[str] | None = None) -> str:
-    """SHA-256 of the code that decides the numbers; comments, docstrings and layout do not count."""
+def code_sha256(sources: list[str] | None = None, kernel: str | None = None) -> str:
+    """SHA-256 of the code that decides the numbers; comments, docstrings and layout do not count.
+
+    `sources` are Python, `kernel` is C++.
+    """
     if sources is None:
         sources = [(ROOT / "reproduce" / f"{name}.py").read_text(encoding="utf-8") for name in DECIDING_MODULES]
-    return hashlib.sha256("\n".join(ast.dump(_without_docstrings(source)) for source in sources).encode()).hexdigest()
+    if kernel is None:
+        kernel = (ROOT / "reproduce" / "fused" / "lenet5.cpp").read_text(encoding="utf-8")
+    parts = [ast.dump(_without_docstrings(source)) for source in sources] + [_without_comments(kernel)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _without_docstrings(source: str) -> ast.Module:
@@ -36,12 +42,20 @@ def _without_docstrings(source: str) -> ast.Module:
     return tree
 
 
-def surroundings(data_sha256: str, device: str) -> dict[str, str]:
-    """All that decides a trial's numbers beside its specification: what its fingerprint is taken over."""
+def _without_comments(source: str) -> str:
+    return "\n".join(filter(None, (" ".join(line.partition("//")[0].split()) for line in source.splitlines())))
+
+
+def surroundings(data_sha256: str, device: str, engine: str) -> dict[str, str]:
+    """All that decides a trial's numbers beside its specification: what its fingerprint is taken over.
+
+    `engine` is the digest of the compiled engine: another compiler may round otherwise.
+    """
     return {
         "data": data_sha256,
         "code": code_sha256(),
         "device": device,
+        "engine": engine,
         **{name: version(name) for name in DECIDING_PACKAGES},
     }
 

@@ -17,8 +17,9 @@ import jinja2
 from reproduce import figures, range_test, study
 from reproduce.errors import UserError
 from reproduce.provenance import ROOT
-from reproduce.study import Paper, Trial, Wishes, format_rate
+from reproduce.study import Paper, Wishes
 from reproduce.tracking import Result, Store
+from reproduce.trial import Trial, format_rate
 
 TEMPLATE = ROOT / "report" / "report.md.j2"
 COLUMNS = (

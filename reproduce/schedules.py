@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.optim import lr_scheduler
 
-from reproduce.study import Schedule
+from reproduce.trial import Schedule
 
 
 def build(schedule: Schedule, optimizer: torch.optim.Optimizer, total_steps: int) -> lr_scheduler.LRScheduler:

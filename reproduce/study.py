@@ -1,178 +1,37 @@
-"""What is to be run: the paper and a user's wishes, read into frozen, validated types.
+"""What is to be run: the paper and a user's wishes, read into frozen, validated types, and expanded into trials.
 
-Knows neither torch nor MLflow. A `Trial` is the whole specification of one training run; everything that decides its
-numbers is a field of it, or goes into its fingerprint beside it.
+Knows neither torch nor MLflow.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError
 
 from reproduce.errors import UserError
+from reproduce.trial import (
+    SCHEDULERS,
+    SIZES,
+    Count,
+    Dataset,
+    Engine,
+    Frozen,
+    Optimizer,
+    Rate,
+    Seed,
+    Trial,
+)  # fmt: skip
 
 PAPER_FILE = Path(__file__).with_name("paper.yaml")
-TEST_BATCH_SIZE = 128  # 79 batches of the 10,000 test images: the paper's printed accuracies are means over 79
-SIZES = {"mnist": 60_000, "fashion-mnist": 60_000}  # training images
-
-Dataset = Literal["mnist", "fashion-mnist"]
-Optimizer = Literal["adam", "adamw", "sgd", "radam", "lamb", "lars", "hybridadam"]
-Engine = Literal["torch"]
 Protocol = Literal["as-drawn", "as-written"]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(gt=0)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator involved accepts
-Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Constant(_Frozen):
-    """The same rate at every step."""
-
-    name: Literal["none"] = "none"
-
-
-class StepDecay(_Frozen):
-    """Rate × gamma every `decay_steps` steps."""
-
-    name: Literal["step"] = "step"
-    decay_steps: Count
-    gamma: Rate
-
-
-class MultiStepDecay(_Frozen):
-    """Rate × gamma at each of `milestones`, counted in steps."""
-
-    name: Literal["multistep"] = "multistep"
-    milestones: Annotated[tuple[Count, ...], Field(min_length=1)]
-    gamma: Rate
-
-    @field_validator("milestones")
-    @classmethod
-    def _rising(cls, milestones: tuple[int, ...]) -> tuple[int, ...]:
-        if list(milestones) != sorted(set(milestones)):
-            raise ValueError("milestones must rise, each one once")
-        return milestones
-
-
-class OneCycle(_Frozen):
-    """Up from rate / div_factor to the rate in `pct_start` of all steps, then down to the start / final_div_factor.
-
-    With Adam's family it also cycles beta1 between 0.85 and 0.95, with SGD the momentum, as PyTorch does.
-    """
-
-    name: Literal["onecycle"] = "onecycle"
-    pct_start: Fraction
-    div_factor: Rate
-    final_div_factor: Rate
-
-
-class ExponentialDecay(_Frozen):
-    """Rate × gamma every `decay_steps` steps, as StepDecay, but in equal ratios at every step."""
-
-    name: Literal["exponential"] = "exponential"
-    decay_steps: Count
-    gamma: Rate
-
-
-class Ramp(_Frozen):
-    """The range test: the rate rises exponentially and would reach `lr_end` one step after the last."""
-
-    name: Literal["ramp"] = "ramp"
-    lr_end: Rate
-
-
-Schedule = Annotated[
-    Constant | StepDecay | MultiStepDecay | OneCycle | ExponentialDecay | Ramp, Field(discriminator="name")
-]
-SCHEDULERS = ("none", "step", "multistep", "onecycle", "exponential")  # those of a sweep, in the paper's order
-
-
-class Trial(_Frozen):
-    """One training run, completely specified: the same trial gives the same bits on the same kind of machine.
-
-    Rates are per step, sizes are numbers of images. `learning_rate` is the rate of the first step, except that OneCycle
-    takes it as its highest.
-    """
-
-    dataset: Dataset
-    train_size: Count
-    optimizer: Optimizer
-    schedule: Schedule
-    learning_rate: Rate
-    epochs: Count
-    batch_size: Count
-    seed: Seed
-    engine: Engine
-
-    @model_validator(mode="after")
-    def _fits(self) -> Trial:
-        if self.train_size > SIZES[self.dataset]:
-            raise ValueError(f"train_size {self.train_size} is more than the {SIZES[self.dataset]} images there are")
-        if self.batch_size > self.train_size:
-            raise ValueError(f"batch_size {self.batch_size} is more than the {self.train_size} training images")
-        if isinstance(self.schedule, OneCycle) and self.schedule.pct_start * self.total_steps <= 1:
-            raise ValueError(
-                f"onecycle rises over pct_start {self.schedule.pct_start:g} of {self.total_steps} steps, "
-                "which must be more than one step: train for longer, or raise pct_start"
-            )
-        if self.is_range_test and self.schedule.lr_end <= self.learning_rate:
-            raise ValueError(f"lr_end {self.schedule.lr_end:g} must be above lr_start {self.learning_rate:g}")
-        return self
-
-    @property
-    def is_range_test(self) -> bool:
-        """Whether this is a range test, which ramps the rate and is not evaluated on the test set."""
-        return isinstance(self.schedule, Ramp)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Batches in an epoch, the last short one included."""
-        return math.ceil(self.train_size / self.batch_size)
-
-    @property
-    def total_steps(self) -> int:
-        """Optimizer steps in the whole trial."""
-        return self.epochs * self.steps_per_epoch
-
-    @property
-    def label(self) -> str:
-        """A name to read, unique within one sweep: `step 6e-04 seed 0`."""
-        if self.is_range_test:
-            return f"range_test {self.optimizer} seed {self.seed}"
-        return f"{self.schedule.name} {format_rate(self.learning_rate)} seed {self.seed}"
-
-    def parameters(self) -> dict[str, Any]:
-        """The specification flat, under the names it has in MLflow: the schedule's own parameters beside the rest."""
-        flat = self.model_dump(exclude={"schedule"})
-        schedule = self.schedule.model_dump()
-        flat["scheduler"] = schedule.pop("name")
-        if "milestones" in schedule:
-            schedule["milestones"] = ",".join(map(str, schedule["milestones"]))
-        return flat | schedule
-
-    @property
-    def specification(self) -> str:
-        """SHA-256 of the specification: what a report looks a trial up by, whatever code or machine made it."""
-        return _digest(self.model_dump(mode="json"))
-
-    def fingerprint(self, surroundings: Mapping[str, str]) -> str:
-        """SHA-256 of the specification and all else that decides the numbers: data, code, versions, kind of device."""
-        return _digest({"trial": self.model_dump(mode="json"), "surroundings": dict(surroundings)})
-
-
-class Reported(_Frozen):
+class Reported(Frozen):
     """What the paper reports of one model. Accuracy is a fraction, a mean over test batches; loss an epoch's mean."""
 
     learning_rate: Rate
@@ -182,7 +41,7 @@ class Reported(_Frozen):
     said: str
 
 
-class Sweep(_Frozen):
+class Sweep(Frozen):
     """One schedule at several rates, as a figure of the paper shows it; no figure where the paper only mentions it."""
 
     scheduler: Literal[SCHEDULERS]
@@ -191,14 +50,14 @@ class Sweep(_Frozen):
     reported: tuple[Reported, ...]
 
 
-class ReportedProposal(_Frozen):
+class ReportedProposal(Frozen):
     """The rate the paper proposes and the step it reads it at."""
 
     proposed_learning_rate: Rate
     step: Count
 
 
-class RangeTest(_Frozen):
+class RangeTest(Frozen):
     """The paper's ramp. `smoothing` is the weight of the past in the average that smooths the loss, in [0, 1)."""
 
     figures: tuple[str, ...]
@@ -209,7 +68,7 @@ class RangeTest(_Frozen):
     reported: ReportedProposal
 
 
-class Defaults(_Frozen):
+class Defaults(Frozen):
     """What every trial of the paper has in common."""
 
     dataset: Dataset
@@ -218,10 +77,9 @@ class Defaults(_Frozen):
     epochs: Count
     batch_size: Count
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
-    engine: Engine
 
 
-class Paper(_Frozen):
+class Paper(Frozen):
     """`paper.yaml`, validated."""
 
     protocol: Defaults
@@ -239,8 +97,11 @@ class Paper(_Frozen):
         return next((row for row in rows if row.learning_rate == trial.learning_rate), None)
 
 
-class Wishes(_Frozen):
-    """What a user asks for; None is the paper's. Schedule parameters are set only for the schedules that have them."""
+class Wishes(Frozen):
+    """What a user asks for; None is the paper's. Schedule parameters are set only for the schedules that have them.
+
+    The engine, which computes the same within rounding, is the machine's to say and no departure from the paper.
+    """
 
     dataset: Dataset | None = None
     optimizer: Optimizer | None = None
@@ -248,11 +109,11 @@ class Wishes(_Frozen):
     batch_size: Count | None = None
     seeds: tuple[Seed, ...] | None = None
     train_size: Count | None = None
-    engine: Engine | None = None
+    engine: Engine = "torch"
     protocol: Protocol = "as-drawn"
     schedulers: tuple[Literal[SCHEDULERS], ...] = SCHEDULERS
     learning_rates: tuple[Rate, ...] | None = None
-    schedule_parameters: dict[str, Any] = {}
+    schedule_parameters: dict[str, Any] = Field(default_factory=dict)
     lr_start: Rate | None = None
     lr_end: Rate | None = None
     range_test_epochs: Count | None = None
@@ -310,7 +171,9 @@ def departures(paper: Paper, wishes: Wishes) -> list[str]:
     if wanted["epochs"] == 1:
         names["epochs"] = "epoch"
     found = [
-        f"{wanted[key]} {names.get(key, key)} instead of {stated[key]}" for key in stated if wanted[key] != stated[key]
+        f"{wanted[key]} {names.get(key, key)} instead of {stated[key]}"
+        for key in stated
+        if key != "engine" and wanted[key] != stated[key]
     ]
     if wishes.learning_rates:
         found.append("learning rates of your own")
@@ -328,14 +191,6 @@ def departures(paper: Paper, wishes: Wishes) -> list[str]:
     return found
 
 
-def format_rate(rate: float, digits: int = 6) -> str:
-    """A learning rate as the field writes it, 0.6, 0.06, 6e-4, 6.05e-5, in so many significant digits at most."""
-    if rate >= 0.01:
-        return f"{rate:.{digits}g}"
-    mantissa, exponent = f"{rate:.{digits - 1}e}".split("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
-
-
 def _common(paper: Paper, wishes: Wishes) -> dict[str, Any]:
     stated = paper.protocol
     dataset = wishes.dataset or stated.dataset
@@ -346,7 +201,7 @@ def _common(paper: Paper, wishes: Wishes) -> dict[str, Any]:
         "optimizer": wishes.optimizer or stated.optimizer,
         "epochs": wishes.epochs or stated.epochs,
         "batch_size": wishes.batch_size or stated.batch_size,
-        "engine": wishes.engine or stated.engine,
+        "engine": wishes.engine,
     }
 
 
@@ -375,10 +230,6 @@ def _valid(kind: type[Trial], **fields: Any) -> Trial:
         return kind(**fields)
     except ValidationError as error:
         raise UserError(describe(error)) from error
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def by_scheduler(items: Iterable[Trial]) -> dict[str, list[Trial]]:

@@ -18,10 +18,10 @@ import joblib
 from filelock import Timeout
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from reproduce import mnist, progress, provenance
+from reproduce import engines, mnist, progress, provenance
 from reproduce.checkpoints import EpochRecord, last_weights, saved_epochs
-from reproduce.study import Trial
 from reproduce.tracking import Store
+from reproduce.trial import Trial
 
 How = Literal["trained", "resumed", "reused", "busy", "failed"]
 PARENT_CHECK_SECONDS = 1
@@ -40,6 +40,7 @@ class Task:
     parent_id: str
     parent_pid: int
     local_rank: int
+    kernel: Path | None
     reuse: bool
     wait: bool
     artifacts: Callable[[Trial, list[EpochRecord], Path], dict[str, str]]
@@ -68,20 +69,24 @@ def run(
     device: str,
     jobs: int,
     devices: int,
+    kernel: Path | None,
     force: bool,
     artifacts: Callable[[Trial, list[EpochRecord], Path], dict[str, str]],
 ) -> list[Done]:
     """Have every trial finished, and say how each came about, in the order given.
 
-    `device` is cpu or cuda, `devices` how many of them there are, `force` trains again what is finished. A trial that
-    fails is reported as such and stops no other.
+    `device` is cpu or cuda, `devices` how many of them there are, `kernel` the fused engine's. `force` trains again
+    what is finished. A trial that fails is reported as such and stops no other.
     """
     tasks = []
     for index, trial in enumerate(trials):
-        fingerprint = trial.fingerprint(provenance.surroundings(mnist.data_sha256(trial.dataset), device))
+        surroundings = provenance.surroundings(
+            mnist.data_sha256(trial.dataset), device, engines.digest(trial.engine, kernel)
+        )
+        fingerprint = trial.fingerprint(surroundings)
         tasks.append(
             Task(trial, fingerprint, store.home, store.uri, store.experiment_id, parent_id, os.getpid(),
-                 index % devices, not force, False, artifacts)
+                 index % devices, kernel, not force, False, artifacts)
         )  # fmt: skip
     done: dict[Trial, Done] = {}
     for task in tasks:
@@ -164,7 +169,7 @@ def _train_and_record(task: Task, store: Store) -> Done:
         logged = store.logged_epochs(run_id) if resumed else set()
         data = mnist.open_dataset(trial.dataset, task.home)
         history = []
-        for record in training.train(trial, data, task.directory, task.local_rank):
+        for record in training.train(trial, data, task.directory, task.local_rank, task.kernel):
             history.append(record)
             if record.epoch not in logged:
                 store.log_epoch(run_id, record)

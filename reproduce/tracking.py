@@ -31,7 +31,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 from reproduce import mnist, provenance
 from reproduce.checkpoints import EpochRecord
 from reproduce.errors import TrackingError, UserError
-from reproduce.study import SIZES, Trial
+from reproduce.trial import SIZES, Trial
 
 EXPERIMENT = "lenet5-mnist"  # where runs go unless `mlflow run` or the usual variables choose
 METRICS = ("train_loss", "test_accuracy", "test_accuracy_batch_mean", "learning_rate")

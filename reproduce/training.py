@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from sklearn.metrics import accuracy_score
 
-from reproduce import mnist, optimizers, schedules
+from reproduce import engines, mnist, optimizers, schedules
 from reproduce.checkpoints import Checkpoints, EpochRecord
-from reproduce.lenet5 import LeNet5
-from reproduce.study import TEST_BATCH_SIZE, Trial
+from reproduce.trial import TEST_BATCH_SIZE, Trial
 
 LAUNCH_ATTEMPTS = 5
 
@@ -41,11 +40,13 @@ def launch(local_rank: int = 0) -> torch.device:
     return get_accelerator().get_current_device()
 
 
-def train(trial: Trial, data: mnist.Dataset, directory: Path, local_rank: int = 0) -> Iterator[EpochRecord]:
+def train(
+    trial: Trial, data: mnist.Dataset, directory: Path, local_rank: int = 0, kernel: Path | None = None
+) -> Iterator[EpochRecord]:
     """Yield the record of every epoch, those restored from `directory` first, each after its state is saved there.
 
     Ends after `trial.epochs` epochs, or with the first in which a loss is not finite. Sets torch's seed and, on a CPU,
-    its number of threads.
+    its number of threads. `kernel` is the fused engine's, as `engines.resolve` gives it.
     """
     device = launch(local_rank)
     if device.type == "cpu":
@@ -56,7 +57,7 @@ def train(trial: Trial, data: mnist.Dataset, directory: Path, local_rank: int = 
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
 
     torch.manual_seed(trial.seed)
-    model = LeNet5()
+    model = engines.network(trial.engine, kernel)
     optimizer = optimizers.build(trial.optimizer, model.parameters(), trial.learning_rate)
     scheduler = schedules.build(trial.schedule, optimizer, trial.total_steps)
     with _quiet():
@@ -83,7 +84,7 @@ def train(trial: Trial, data: mnist.Dataset, directory: Path, local_rank: int = 
             indices = torch.from_numpy(batch).to(device)
             rates.append(optimizer.param_groups[0]["lr"])
             optimizer.zero_grad()
-            loss = criterion(model(_scaled(images[indices])), labels[indices])
+            loss = criterion(model(images.index_select(0, indices)), labels.index_select(0, indices))
             booster.backward(loss, optimizer)
             optimizer.step()
             scheduler.step()
@@ -111,7 +112,7 @@ def train(trial: Trial, data: mnist.Dataset, directory: Path, local_rank: int = 
 def evaluate(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
     """Accuracy over all images, and the paper's: the mean over batches of each batch's accuracy. Both in [0, 1]."""
     model.eval()
-    predicted = torch.cat([model(_scaled(batch)).argmax(dim=1) for batch in images.split(TEST_BATCH_SIZE)]).cpu()
+    predicted = torch.cat([model(batch).argmax(dim=1) for batch in images.split(TEST_BATCH_SIZE)]).cpu()
     expected = labels.cpu()
     by_batch = [
         accuracy_score(truth, guess)
@@ -123,10 +124,6 @@ def evaluate(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor)
 def _on(device: torch.device, split: mnist.Split) -> tuple[torch.Tensor, torch.Tensor]:
     """The whole split as uint8 images and int64 labels: on a CPU the mapped memory itself, on a GPU a copy."""
     return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
-
-
-def _scaled(images: torch.Tensor) -> torch.Tensor:
-    return images.to(torch.float32).div_(255)
 
 
 def _until_not_finite(losses: np.ndarray) -> np.ndarray:

@@ -52,7 +52,7 @@ def small_wishes(**changes):
     """Two epochs of 640 real images, five steps each: enough to tell right from wrong, in a tenth of a second."""
     from reproduce import study
 
-    return study.Wishes(**({"epochs": 2, "train_size": 640, "range_test_epochs": 2} | changes))
+    return study.Wishes(**({"epochs": 2, "train_size": 640, "range_test_epochs": 2, "engine": "fused"} | changes))
 
 
 @pytest.fixture
@@ -85,12 +85,20 @@ def store(own_home, tmp_path, empty_database, monkeypatch):
     mlflow.set_tracking_uri(None)
 
 
+@functools.cache
+def kernel() -> Path:
+    """The fused engine's kernel, compiled once."""
+    from reproduce.fused import library
+
+    return library.ready(CACHE)
+
+
 def run(store, trials, **changes):
     """Run trials under a parent: its run id, and what became of each."""
     from reproduce import artifacts, sweep
 
     with store.parent("sweep", {"scheduler": "test"}) as parent_id:
-        settings = {"device": "cpu", "devices": 1, "jobs": 2, "force": False,
+        settings = {"device": "cpu", "devices": 1, "jobs": 2, "force": False, "kernel": kernel(),
                     "artifacts": functools.partial(artifacts.leave_behind, smoothing=0.9)}  # fmt: skip
         done = sweep.run(trials, store, parent_id, **(settings | changes))
         store.describe_parent(parent_id, [(item.trial, item.run_id, item.how) for item in done])

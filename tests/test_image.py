@@ -54,11 +54,15 @@ def base_image(engine, tmp_path_factory) -> str:
             pytest.skip(f"{DEFAULT_BASE} cannot be pulled, and debootstrap as root is not to be had: {error}")
     folder = tmp_path_factory.mktemp("base")
     subprocess.run(["debootstrap", "--variant=minbase", "bookworm", str(folder / "root")], check=True)
-    shutil.copy(HOST_CERTIFICATES, folder / "root/etc/ssl/host.pem")  # a network's own proxy may want its own
+    certificates = folder / "root/etc/ssl/host.pem"  # a network's own proxy may want its own
+    certificates.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(HOST_CERTIFICATES, certificates)
     with tarfile.open(folder / "root.tar", "w") as archive:
         archive.add(folder / "root", ".")
     changes = [f"ENV {name}=/etc/ssl/host.pem" for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")]
-    engine.api.import_image(str(folder / "root.tar"), repository="localhost/base-made-here", tag="1", changes=changes)
+    answer = engine.api.import_image_from_file(str(folder / "root.tar"), changes=changes)
+    made = engine.images.get(json.loads(answer.splitlines()[-1])["status"])  # not every engine tags as it imports
+    made.tag("localhost/base-made-here", "1")
     return "localhost/base-made-here:1"
 
 

@@ -16,6 +16,7 @@ from conftest import ROOT
 from reproduce import provenance, study
 from reproduce.cli import cli
 from reproduce.options import COMMANDS
+from reproduce.trial import format_rate
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = (ROOT / "requirements.lock").read_text()
@@ -26,13 +27,15 @@ README = (ROOT / "README.md").read_text()
 
 # In the order in which data flows: a module imports only from those before it, and cli from all.
 ORDER = (
-    "errors", "study", "provenance", "sources", "mnist", "mnist_files", "lenet5", "optimizers", "schedules",
-    "checkpoints", "training", "range_test", "tracking", "serving", "progress", "sweep", "figures", "artifacts",
-    "report", "options", "cli",
+    "errors", "trial", "study", "provenance", "sources", "mnist", "mnist_files", "lenet5", "fused.library",
+    "fused.network", "engines", "optimizers", "schedules", "checkpoints", "training", "range_test", "tracking",
+    "serving", "progress", "sweep", "figures", "artifacts", "report", "options", "cli",
 )  # fmt: skip
 NEVER = {
-    "study": {"torch", "mlflow"}, "provenance": {"mlflow"}, "mnist": {"mlflow"}, "optimizers": {"mlflow"},
-    "schedules": {"mlflow"}, "training": {"mlflow"}, "range_test": {"mlflow"}, "lenet5": {"reproduce"},
+    "trial": {"torch", "mlflow"}, "study": {"torch", "mlflow"}, "provenance": {"mlflow"}, "mnist": {"mlflow"},
+    "lenet5": {"reproduce"}, "fused.library": {"torch", "numpy", "reproduce"}, "fused.network": {"mlflow"},
+    "engines": {"mlflow"},
+    "optimizers": {"mlflow"}, "schedules": {"mlflow"}, "training": {"mlflow"}, "range_test": {"mlflow"},
     "report": {"torch"}, "figures": {"torch"}, "tracking": {"matplotlib"}, "sweep": {"matplotlib"},
 }  # fmt: skip
 
@@ -40,20 +43,24 @@ NEVER = {
 def imports_of(module):
     """The top-level packages and our own modules that a module imports, wherever in it."""
     packages, own = set(), set()
-    for node in ast.walk(ast.parse((ROOT / "reproduce" / f"{module}.py").read_text())):
+    path = ROOT / "reproduce" / (module.replace(".", "/") + ".py")
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             packages |= {name.name.split(".")[0] for name in node.names}
         elif isinstance(node, ast.ImportFrom):
             packages.add(node.module.split(".")[0])
-            if node.module == "reproduce":
-                own |= {name.name for name in node.names}
+            if node.module in ("reproduce", "reproduce.fused"):
+                below = node.module.removeprefix("reproduce").removeprefix(".")
+                own |= {f"{below}.{name.name}".removeprefix(".") for name in node.names}
             elif node.module.startswith("reproduce."):
-                own.add(node.module.split(".")[1])
+                own.add(node.module.removeprefix("reproduce."))
     return packages, own
 
 
 def test_every_module_has_its_place():
-    assert {path.stem for path in (ROOT / "reproduce").glob("*.py")} - {"__init__", "__main__"} == set(ORDER)
+    package = ROOT / "reproduce"
+    modules = {".".join(path.relative_to(package).with_suffix("").parts) for path in package.rglob("*.py")}
+    assert modules - {"__init__", "__main__", "fused.__init__"} == set(ORDER)
 
 
 @pytest.mark.parametrize("module", ORDER)
@@ -169,11 +176,14 @@ def test_every_link_of_the_readme_to_a_file_leads_somewhere():
 
 
 def test_the_code_hash_ignores_comments_and_docstrings_and_nothing_else():
-    plain = "def f(x):\n    return x + 1\n"
+    plain, kernel = "def f(x):\n    return x + 1\n", "int f(int x) { return x + 1; }\n"
     told = '"""A module."""\n\n\ndef f(x):  # adds\n    """One more."""\n    return (x\n            + 1)\n'
-    assert provenance.code_sha256([plain]) == provenance.code_sha256([told])
-    assert provenance.code_sha256([plain]) != provenance.code_sha256([plain.replace("1", "2")])
-    assert provenance.code_sha256([plain]) != provenance.code_sha256([plain.replace("x + 1", "1 + x")])
+    told_kernel = "// A kernel.\n\nint f(int x)   { return x + 1; }  // adds\n"
+    code_sha256 = provenance.code_sha256
+    assert code_sha256([plain], kernel) == code_sha256([told], kernel) == code_sha256([plain], told_kernel)
+    assert code_sha256([plain], kernel) != code_sha256([plain.replace("1", "2")], kernel)
+    assert code_sha256([plain], kernel) != code_sha256([plain.replace("x + 1", "1 + x")], kernel)
+    assert code_sha256([plain], kernel) != code_sha256([plain], kernel.replace("1", "2"))
 
 
 def test_the_modules_that_decide_the_numbers_are_in_the_hash():
@@ -183,16 +193,17 @@ def test_the_modules_that_decide_the_numbers_are_in_the_hash():
         if module not in reached:
             reached.add(module)
             waiting += imports_of(module)[1]
-    # What is reached but not hashed: study is hashed trial by trial; checkpoints are held to give the same bits; the
-    # rest only says what went wrong.
-    assert reached - set(provenance.DECIDING_MODULES) == {"study", "checkpoints", "errors"}
+    # What is reached but not hashed: a trial is hashed by itself, what fused.library compiles likewise; checkpoints are
+    # held to give the same bits; errors only says what went wrong.
+    hashed = {name.replace("/", ".") for name in provenance.DECIDING_MODULES}
+    assert reached - hashed == {"trial", "checkpoints", "errors", "fused.library"}
 
 
 def test_the_readmes_results_are_those_of_the_archived_run():
     reference = ROOT / "report" / "reference"
     assert (reference / "summary.md").read_text() in README
     (test,) = json.loads((reference / "summary.json").read_text())["range_tests"]
-    stated = f"{study.format_rate(test['proposed_learning_rate'], 3)} at step {test['step']}"
+    stated = f"{format_rate(test['proposed_learning_rate'], 3)} at step {test['step']}"
     assert f"The range test proposed {stated};" in README
 
 
@@ -200,7 +211,7 @@ def test_the_archived_run_is_the_papers_own_study_whole_and_of_this_code():
     reference = ROOT / "report" / "reference"
     summary = json.loads((reference / "summary.json").read_text())
     assert summary["departures"] == []
-    wanted = study.trials(study.load_paper(), study.Wishes())
+    wanted = study.trials(study.load_paper(), study.Wishes(engine="fused"))
     assert [row["parameters"] for row in summary["trials"]] == [json.loads(json.dumps(t.parameters())) for t in wanted]
     with (reference / "summary.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

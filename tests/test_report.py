@@ -52,7 +52,7 @@ def test_a_taste_says_so_on_its_face_and_names_what_is_missing(finished, paper, 
     lines = (tmp_path / "output" / "report.md").read_text().splitlines()
     assert lines[2].startswith("> **This is a taste, not the reproduction.** It was run with 640 training images")
     assert "> **1 of 3 runs are missing:** multistep 6e-4 seed 0." in lines
-    assert "multistep,0.0006,0,as-drawn,2,torch,,,,missing," in (tmp_path / "output" / "summary.csv").read_text()
+    assert "multistep,0.0006,0,as-drawn,2,fused,,,,missing," in (tmp_path / "output" / "summary.csv").read_text()
 
 
 def test_the_same_runs_give_the_same_bytes(finished, paper, tmp_path):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from reproduce import optimizers, schedules, study
-from reproduce.study import ExponentialDecay, MultiStepDecay, OneCycle, Ramp, StepDecay
+from reproduce.trial import ExponentialDecay, MultiStepDecay, OneCycle, Ramp, StepDecay
 
 STEPS = np.arange(30 * 469)  # the paper's 14,070
 

@@ -6,6 +6,7 @@ from conftest import small_wishes
 from reproduce import study
 from reproduce.errors import UserError
 from reproduce.study import Wishes
+from reproduce.trial import StepDecay, format_rate
 
 
 def test_the_paper_is_fifteen_models_in_its_order(paper):
@@ -44,7 +45,7 @@ def test_seed_zero_is_a_seed(paper):
 def test_every_field_of_a_trial_changes_its_specification(small_trial):
     other = {
         "dataset": "fashion-mnist", "train_size": 641, "optimizer": "sgd", "learning_rate": 1e-3, "epochs": 3,
-        "batch_size": 64, "seed": 1, "schedule": study.StepDecay(decay_steps=4500, gamma=0.2),
+        "batch_size": 64, "seed": 1, "schedule": StepDecay(decay_steps=4500, gamma=0.2),
     }  # fmt: skip
     assert other.keys() | {"engine"} == type(small_trial).model_fields.keys()
     changed = [small_trial.model_copy(update={key: value}).specification for key, value in other.items()]
@@ -104,6 +105,6 @@ def test_a_wrong_paper_is_refused_by_file_and_key(tmp_path):
 
 def test_rates_are_written_as_the_field_writes_them():
     rates = [0.6, 0.06, 6e-4, 6.05e-5, 1e-6]
-    assert [study.format_rate(rate) for rate in rates] == ["0.6", "0.06", "6e-4", "6.05e-5", "1e-6"]
-    assert study.format_rate(8.009856e-05, 3) == "8.01e-5"
-    assert all(float(study.format_rate(a)) > float(study.format_rate(b)) for a, b in pairwise(rates))
+    assert [format_rate(rate) for rate in rates] == ["0.6", "0.06", "6e-4", "6.05e-5", "1e-6"]
+    assert format_rate(8.009856e-05, 3) == "8.01e-5"
+    assert all(float(format_rate(a)) > float(format_rate(b)) for a, b in pairwise(rates))

@@ -11,7 +11,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import torch
-from conftest import ROOT, run, small_wishes
+from conftest import ROOT, kernel, run, small_wishes
 
 from reproduce import checkpoints, mnist, study, training
 from reproduce.tracking import METRICS, Store
@@ -39,7 +39,7 @@ def test_names_are_the_same_on_every_trial_and_each_metric_stands_once_an_epoch(
         data = store.client.get_run(item.run_id).data
         assert data.params.items() >= {
             "optimizer": "adam", "learning_rate": "0.0006", "epochs": "2", "batch_size": "128", "seed": "0",
-            "engine": "torch", "scheduler": item.trial.schedule.name,
+            "engine": "fused", "scheduler": item.trial.schedule.name,
         }.items()  # fmt: skip
         assert data.metrics.keys() == {*METRICS, "wall_seconds"}
         for name in METRICS:
@@ -139,7 +139,7 @@ def test_a_trial_killed_with_sigkill_goes_on_in_its_run_to_the_same_bits(own_hom
     environment = os.environ | {
         "REPRODUCE_HOME": str(own_home), "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
     }  # fmt: skip
-    wishes = study.Wishes(schedulers=("step",), learning_rates=(6e-3,), epochs=8, train_size=6400)
+    wishes = study.Wishes(schedulers=("step",), learning_rates=(6e-3,), epochs=8, train_size=6400, engine="fused")
     trial = study.trials(paper, wishes)[0]
     running = subprocess.Popen(
         command,
@@ -173,7 +173,7 @@ def test_a_trial_killed_with_sigkill_goes_on_in_its_run_to_the_same_bits(own_hom
     parents = client.search_runs([experiment.experiment_id], "tags.kind = 'parent'", order_by=["attributes.start_time"])
     assert [parent.info.status for parent in parents] == ["KILLED", "FINISHED"]
 
-    list(training.train(trial, whole_mnist, tmp_path / "uninterrupted"))
+    list(training.train(trial, whole_mnist, tmp_path / "uninterrupted", kernel=kernel()))
     expected = checkpoints.last_weights(tmp_path / "uninterrupted").read_bytes()
     (model,) = client.search_logged_models([experiment.experiment_id])
     (weights,) = Path(model.artifact_location.removeprefix("file://")).rglob("*.safetensors")
@@ -217,5 +217,5 @@ def test_processes_that_start_at_once_on_a_new_store_do_not_collide(tmp_path):
 
 def test_threads_do_not_change_with_the_machine(small_trial, whole_mnist, tmp_path):
     torch.set_num_threads(2)
-    list(training.train(small_trial, whole_mnist, tmp_path))
+    list(training.train(small_trial, whole_mnist, tmp_path, kernel=kernel()))
     assert torch.get_num_threads() == 1

@@ -4,7 +4,7 @@ import joblib
 import numpy as np
 import pytest
 import torch
-from conftest import small_wishes
+from conftest import kernel, small_wishes
 from torch import nn
 
 from reproduce import checkpoints, mnist, study, training
@@ -12,7 +12,7 @@ from reproduce.lenet5 import LeNet5
 
 
 def train(trial, data, directory):
-    return list(training.train(trial, data, directory))
+    return list(training.train(trial, data, directory, kernel=kernel()))
 
 
 def weights_hash(directory):
@@ -148,7 +148,7 @@ def stopped_after_two(paper, whole_mnist, tmp_path):
     wishes = small_wishes(epochs=4, schedulers=("onecycle",), learning_rates=(6e-3,))
     trial = study.trials(paper, wishes)[0]
     train(trial, whole_mnist, tmp_path / "whole")
-    running = training.train(trial, whole_mnist, tmp_path / "stopped")
+    running = training.train(trial, whole_mnist, tmp_path / "stopped", kernel=kernel())
     next(running), next(running)
     running.close()
     return trial, tmp_path / "stopped", weights_hash(tmp_path / "whole")

@@ -1,0 +1,483 @@
+// LeNet-5's forward and backward pass on one CPU thread, near the machine's matrix rate.
+//
+// Sixteen samples are a block, and the sample is the innermost index everywhere: [row][column][channel][16]. Two 8-lane
+// vectors hold one element of a block, so every operation is the same for all samples, no lane is ever idle in a
+// convolution's border, and nearly all work is one loop: a few outputs of a block += broadcast weight * input (`Tile`).
+//
+// What the forward pass leaves for the backward pass is the tape; the caller owns it. Stages, in order:
+//   load      images -> x [32][32][1]
+//   conv1     x -> a1 [28][28][6] (after tanh) -> p1 [14][14][6] (pooled)
+//   conv2     p1 -> a2 [10][10][16] -> p2 [5][5][16]
+//   conv3     p2 -> h1 [120]: on 5x5 it is a dense layer; fc1: -> h2 [84]; fc2: -> logits [10]
+// and backward the other way: g5, g4, g3 are the gradients at the inputs of fc2's output, fc1's tanh and conv3's tanh.
+//
+// Written with the vector extensions that GCC and Clang share. -ffast-math is not wanted: a loss that is not finite must
+// stay visible.
+
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+typedef float v8 __attribute__((vector_size(32)));
+typedef int32_t i8 __attribute__((vector_size(32)));
+
+constexpr int BLOCK = 16;  // samples
+constexpr int SIDE = 32, SIDE1 = 28, POOL1 = 14, SIDE2 = 10, POOL2 = 5, K = 5;
+constexpr int C1 = 6, C2 = 16, FLAT = POOL2 * POOL2 * C2, H1 = 120, H2 = 84, CLASSES = 10;
+// Outputs of one tile. With sixteen vector registers, 6 x 2 accumulators leave room for two inputs and a weight.
+constexpr int N1 = 6, N2 = 4, N3 = 6, N4 = 6, N5 = 5, NFLAT = 5;
+constexpr int ROW_H1 = 128, ROW_H2 = 96;  // a sample's row in the transposed copies, filled up to whole tiles
+
+inline v8 load(const float* from) {
+    v8 value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+}
+
+inline void store(float* to, v8 value) { std::memcpy(to, &value, sizeof value); }
+
+inline v8 broadcast(float value) { return value - v8{}; }
+
+// N outputs of one block in registers.
+template <int N>
+struct Tile {
+    v8 sum[N][2];
+
+    inline void set(const float* bias) {
+#pragma GCC unroll 8
+        for (int n = 0; n < N; n++) sum[n][0] = sum[n][1] = broadcast(bias[n]);
+    }
+
+    inline void clear() {
+#pragma GCC unroll 8
+        for (int n = 0; n < N; n++) sum[n][0] = sum[n][1] = v8{};
+    }
+
+    // += sum over k of weights[k][n] * input[k][16]; both advance by a fixed number of floats.
+    inline void add(const float* input, const float* weights, int count, int input_step = BLOCK, int weight_step = N) {
+        for (int k = 0; k < count; k++, input += input_step, weights += weight_step) {
+            v8 low = load(input), high = load(input + 8);
+#pragma GCC unroll 8
+            for (int n = 0; n < N; n++) {
+                v8 weight = broadcast(weights[n]);
+                sum[n][0] += weight * low;
+                sum[n][1] += weight * high;
+            }
+        }
+    }
+};
+
+// tanh with an error below 1.5 units in the last place. Below 0.625 an odd polynomial; above it 1 - 2 / (1 + exp(2x)),
+// which keeps what is left of 1 - a^2 where the network saturates. Polynomials: least maximum error, fitted for this file.
+inline v8 tanh8(v8 x) {
+    i8 sign = (i8)x & INT32_MIN;
+    i8 bits = (i8)x & INT32_MAX;
+    v8 size = (v8)bits;
+
+    v8 u = x * x;
+    v8 small = ((((-5.7049901e-3f * u + 2.0639090e-2f) * u - 5.3739715e-2f) * u + 1.33314416e-1f) * u - 3.33332807e-1f) * u;
+    small = small * x + x;
+
+    v8 y = size + size;
+    y = y > 20.0f ? broadcast(20.0f) : y;  // a NaN is not above 20 and stays
+    v8 shifted = y * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: its last bits are the nearest whole number
+    v8 whole = shifted - 12582912.0f;
+    v8 f = y - whole * 0.693359375f;  // ln 2 in two parts, so that the difference is exact
+    f = f + whole * 2.12194440e-4f;
+    v8 power = (((((1.38141774e-3f * f + 8.36891960e-3f) * f + 4.16684076e-2f) * f + 1.66665196e-1f) * f + 4.99999940e-1f) * f)
+            * f + f + 1.0f;
+    i8 exponent = ((i8)shifted << 23);
+    i8 scaled = (i8)power + exponent;
+    v8 large = 1.0f - 2.0f / (1.0f + (v8)scaled);
+    i8 signed_large = (i8)large | sign;
+    return size < 0.625f ? small : (v8)signed_large;
+}
+
+inline v8 slope(v8 tanh) { return 1.0f - tanh * tanh; }
+
+// Where everything of one block lies, in floats.
+struct Block {
+    float x[SIDE * SIDE * BLOCK];
+    float a1[SIDE1 * SIDE1 * C1 * BLOCK], p1[POOL1 * POOL1 * C1 * BLOCK];
+    float a2[SIDE2 * SIDE2 * C2 * BLOCK], p2[FLAT * BLOCK];
+    float h1[H1 * BLOCK], h2[H2 * BLOCK];
+    float g3[H1 * BLOCK], g4[H2 * BLOCK], g5[CLASSES * BLOCK];
+    float p2_rows[BLOCK * FLAT], h1_rows[BLOCK * ROW_H1], h2_rows[BLOCK * ROW_H2];  // [sample][element]
+};
+
+struct Parameters {
+    const float *w1, *b1, *w2, *b2, *w3, *b3, *w4, *b4, *w5, *b5;
+};
+
+struct Gradients {
+    float *w1, *b1, *w2, *b2, *w3, *b3, *w4, *b4, *w5, *b5;
+};
+
+// Weights in the order in which a tile reads them: [group of N outputs][input][N].
+struct Packed {
+    float w1[K * K * N1];
+    float w2[C2 / N2][K * K * C1 * N2];
+    float w3[H1 / N3][FLAT * N3];
+    float w4[H2 / N4][H1 * N4];
+    float w5[CLASSES / N5][H2 * N5];
+};
+
+struct PackedBackward {
+    float w2[K * K * C2 * C1];  // columns flipped: [ky][4 - kx][oc][ic]
+    float w3[FLAT / NFLAT][H1 * NFLAT];
+    float w4[H1 / N3][H2 * N3];
+    float w5[H2 / N4][CLASSES * N4];
+};
+
+// Element (c, y, x) of conv2's pooled output, as PyTorch counts, to (y, x, c), as it lies here, and back.
+inline int torch_index(int flat) { return flat % C2 * POOL2 * POOL2 + flat / C2; }
+
+void pack(const Parameters& from, Packed& to) {
+    for (int n = 0; n < C1; n++)
+        for (int k = 0; k < K * K; k++) to.w1[k * N1 + n] = from.w1[n * K * K + k];
+    for (int o = 0; o < C2; o++)
+        for (int i = 0; i < C1; i++)
+            for (int k = 0; k < K * K; k++) to.w2[o / N2][(k * C1 + i) * N2 + o % N2] = from.w2[(o * C1 + i) * K * K + k];
+    for (int o = 0; o < H1; o++)
+        for (int k = 0; k < FLAT; k++) to.w3[o / N3][k * N3 + o % N3] = from.w3[o * FLAT + torch_index(k)];
+    for (int o = 0; o < H2; o++)
+        for (int k = 0; k < H1; k++) to.w4[o / N4][k * N4 + o % N4] = from.w4[o * H1 + k];
+    for (int o = 0; o < CLASSES; o++)
+        for (int k = 0; k < H2; k++) to.w5[o / N5][k * N5 + o % N5] = from.w5[o * H2 + k];
+}
+
+void pack(const Parameters& from, PackedBackward& to) {
+    for (int o = 0; o < C2; o++)
+        for (int i = 0; i < C1; i++)
+            for (int ky = 0; ky < K; ky++)
+                for (int kx = 0; kx < K; kx++)
+                    to.w2[((ky * K + K - 1 - kx) * C2 + o) * C1 + i] = from.w2[((o * C1 + i) * K + ky) * K + kx];
+    for (int k = 0; k < FLAT; k++)
+        for (int o = 0; o < H1; o++) to.w3[k / NFLAT][o * NFLAT + k % NFLAT] = from.w3[o * FLAT + torch_index(k)];
+    for (int k = 0; k < H1; k++)
+        for (int o = 0; o < H2; o++) to.w4[k / N3][o * N3 + k % N3] = from.w4[o * H1 + k];
+    for (int k = 0; k < H2; k++)
+        for (int o = 0; o < CLASSES; o++) to.w5[k / N4][o * N4 + k % N4] = from.w5[o * H2 + k];
+}
+
+// The last sample fills up a short block: whatever it is, it brings in nothing that is not there already, as a zero
+// would where a weight is infinite. Its copies' gradients are zero.
+template <typename Pixel>
+void load_images(const Pixel* images, int samples, float scale, float* x) {
+    const Pixel* of[BLOCK];
+    for (int s = 0; s < BLOCK; s++) of[s] = images + (s < samples ? s : samples - 1) * SIDE * SIDE;
+    for (int pixel = 0; pixel < SIDE * SIDE; pixel++)
+        for (int s = 0; s < BLOCK; s++) x[pixel * BLOCK + s] = of[s][pixel] / scale;
+}
+
+// One pooled output of a convolution: four pixels through tanh, and their mean. N channels at a time.
+template <int N, int CHANNELS_IN, int SIDE_IN, int SIDE_OUT, int CHANNELS_OUT>
+__attribute__((noinline)) void convolve_tanh_pool(
+    const float* input, const float* weights, const float* bias, float* activations, float* pooled) {
+    constexpr int POOLED = SIDE_OUT / 2, RUN = K * CHANNELS_IN;
+    for (int py = 0; py < POOLED; py++)
+        for (int px = 0; px < POOLED; px++) {
+            v8 mean[N][2] = {};
+            for (int quarter = 0; quarter < 4; quarter++) {
+                int y = 2 * py + quarter / 2, x = 2 * px + quarter % 2;
+                Tile<N> tile;
+                tile.set(bias);
+                for (int ky = 0; ky < K; ky++)
+                    tile.add(input + ((y + ky) * SIDE_IN + x) * CHANNELS_IN * BLOCK, weights + ky * RUN * N, RUN);
+                float* to = activations + (y * SIDE_OUT + x) * CHANNELS_OUT * BLOCK;
+#pragma GCC unroll 8
+                for (int n = 0; n < N; n++)
+                    for (int half = 0; half < 2; half++) {
+                        v8 a = tanh8(tile.sum[n][half]);
+                        store(to + n * BLOCK + half * 8, a);
+                        mean[n][half] += a;
+                    }
+            }
+            float* to = pooled + (py * POOLED + px) * CHANNELS_OUT * BLOCK;
+            for (int n = 0; n < N; n++)
+                for (int half = 0; half < 2; half++) store(to + n * BLOCK + half * 8, 0.25f * mean[n][half]);
+        }
+}
+
+// OUT outputs of a dense layer, through tanh or not.
+template <int N, int IN, int OUT, bool TANH>
+__attribute__((noinline)) void dense(const float* input, const float (*weights)[IN * N], const float* bias, float* output) {
+    for (int group = 0; group < OUT / N; group++) {
+        Tile<N> tile;
+        tile.set(bias + group * N);
+        tile.add(input, weights[group], IN);
+        for (int n = 0; n < N; n++)
+            for (int half = 0; half < 2; half++) {
+                v8 value = tile.sum[n][half];
+                store(output + (group * N + n) * BLOCK + half * 8, TANH ? tanh8(value) : value);
+            }
+    }
+}
+
+// The gradient at a dense layer's input; through the tanh before it, whose values are `tanh`, unless that is null.
+template <int N, int IN, int OUT>
+__attribute__((noinline)) void dense_backward(
+    const float* gradient, const float (*weights)[OUT * N], const float* tanh, float* to) {
+    for (int group = 0; group < IN / N; group++) {
+        Tile<N> tile;
+        tile.clear();
+        tile.add(gradient, weights[group], OUT);
+        for (int n = 0; n < N; n++)
+            for (int half = 0; half < 2; half++) {
+                int at = (group * N + n) * BLOCK + half * 8;
+                v8 value = tile.sum[n][half];
+                store(to + at, tanh ? value * slope(load(tanh + at)) : value);
+            }
+    }
+}
+
+void to_rows(const float* from, int elements, int row, float* to) {
+    for (int s = 0; s < BLOCK; s++) {
+        for (int e = 0; e < elements; e++) to[s * row + e] = from[e * BLOCK + s];
+        for (int e = elements; e < row; e++) to[s * row + e] = 0;
+    }
+}
+
+// Weight gradients of a dense layer over all blocks: gradient [out][16] times rows [16][in].
+template <int N, int IN, int ROW, int OUT>
+__attribute__((noinline)) void dense_weights(
+    const Block* blocks, int count, const float* (*gradient)(const Block&), const float* (*rows)(const Block&), float* to) {
+    for (int i = 0; i < ROW; i += 16)
+        for (int o = 0; o < OUT; o += N) {
+            Tile<N> tile;
+            tile.clear();
+            for (int b = 0; b < count; b++) {
+                // Sixteen samples: a weight's place is taken by the gradient of output n, sixteen floats further on.
+                const float* g = gradient(blocks[b]) + o * BLOCK;
+                const float* row = rows(blocks[b]) + i;
+                for (int s = 0; s < BLOCK; s++, row += ROW) {
+                    v8 low = load(row), high = load(row + 8);
+#pragma GCC unroll 8
+                    for (int n = 0; n < N; n++) {
+                        v8 value = broadcast(g[n * BLOCK + s]);
+                        tile.sum[n][0] += value * low;
+                        tile.sum[n][1] += value * high;
+                    }
+                }
+            }
+            for (int n = 0; n < N; n++)
+                for (int lane = 0; lane < 16 && i + lane < IN; lane++)
+                    to[(o + n) * IN + i + lane] = tile.sum[n][lane / 8][lane % 8];
+        }
+}
+
+// The gradient before tanh of one row of a convolution, from that after pooling: 0.25 (1 - a^2) g.
+template <int SIDE_OUT, int CHANNELS>
+inline void unpool_row(const float* activations, const float* pooled_gradient, int y, float* to) {
+    for (int x = 0; x < SIDE_OUT; x++) {
+        const float* a = activations + (y * SIDE_OUT + x) * CHANNELS * BLOCK;
+        const float* g = pooled_gradient + ((y / 2) * (SIDE_OUT / 2) + x / 2) * CHANNELS * BLOCK;
+        for (int at = 0; at < CHANNELS * BLOCK; at += 8)
+            store(to + x * CHANNELS * BLOCK + at, 0.25f * load(g + at) * slope(load(a + at)));
+    }
+}
+
+// Weight gradients of a convolution for one row of its output: A outputs by B inputs, where an input is a channel or, for
+// one channel, a column. Lanes are summed at the very end. The loads stand apart from the multiply-adds, and the function
+// by itself: folded into them, each would be loaded several times over.
+template <int A, int B, int G_STEP, int X_STEP>
+__attribute__((noinline)) void row_weights(const float* g, const float* x, int pixels, v8* sums) {
+    v8 sum[A][B];
+#pragma GCC unroll 8
+    for (int a = 0; a < A; a++)
+#pragma GCC unroll 8
+        for (int b = 0; b < B; b++) sum[a][b] = sums[a * B + b];
+    for (int pixel = 0; pixel < pixels; pixel++, g += G_STEP * BLOCK, x += X_STEP * BLOCK)
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) {
+            v8 value[B];
+#pragma GCC unroll 8
+            for (int b = 0; b < B; b++) {
+                value[b] = load(x + b * BLOCK + half * 8);
+                asm("" : "+x"(value[b]));
+            }
+#pragma GCC unroll 8
+            for (int a = 0; a < A; a++) {
+                v8 gradient = load(g + a * BLOCK + half * 8);
+                asm("" : "+x"(gradient));
+#pragma GCC unroll 8
+                for (int b = 0; b < B; b++) sum[a][b] += gradient * value[b];
+            }
+        }
+#pragma GCC unroll 8
+    for (int a = 0; a < A; a++)
+#pragma GCC unroll 8
+        for (int b = 0; b < B; b++) sums[a * B + b] = sum[a][b];
+}
+
+template <int CHANNELS>
+inline void row_bias(const float* g, int pixels, v8* sums) {
+    for (int pixel = 0; pixel < pixels; pixel++)
+        for (int c = 0; c < CHANNELS; c++, g += BLOCK) sums[c] += load(g) + load(g + 8);
+}
+
+// The gradient at conv2's input. Only the outputs that an input reaches are visited; there is no padding.
+__attribute__((noinline)) void conv2_input(const float* gradient, const float* weights, float* to) {
+    for (int y = 0; y < POOL1; y++)
+        for (int x = 0; x < POOL1; x++) {
+            int first = x < K ? 0 : x - K + 1, last = x < SIDE2 ? x : SIDE2 - 1;
+            Tile<C1> tile;
+            tile.clear();
+            for (int ky = y < SIDE2 ? 0 : y - SIDE2 + 1; ky < K && ky <= y; ky++)
+                tile.add(gradient + ((y - ky) * SIDE2 + first) * C2 * BLOCK,
+                         weights + (ky * K + K - 1 - x + first) * C2 * C1, (last - first + 1) * C2);
+            for (int n = 0; n < C1; n++) {
+                store(to + ((y * POOL1 + x) * C1 + n) * BLOCK, tile.sum[n][0]);
+                store(to + ((y * POOL1 + x) * C1 + n) * BLOCK + 8, tile.sum[n][1]);
+            }
+        }
+}
+
+inline float total(v8 value) {
+    return ((value[0] + value[4]) + (value[2] + value[6])) + ((value[1] + value[5]) + (value[3] + value[7]));
+}
+
+// Lane-wise sums of the convolutions' gradients over a batch, in the order of the tiles that make them.
+constexpr int A1 = 2, B1 = 5, A2 = 4, B2 = 3;
+struct Sums {
+    v8 w1[K][C1 / A1][A1 * B1];                       // [ky][oc / 2][oc % 2, kx]
+    v8 w2[K][K][C2 / A2][C1 / B2][A2 * B2];           // [ky][kx][oc / 4][ic / 3][oc % 4, ic % 3]
+    v8 b1[C1], b2[C2];
+};
+
+void backward_block(Block& block, const PackedBackward& weights, Sums& sums) {
+    alignas(32) float dp2[FLAT * BLOCK], g2[SIDE2 * SIDE2 * C2 * BLOCK], dp1[POOL1 * POOL1 * C1 * BLOCK];
+    alignas(32) float g1[SIDE1 * C1 * BLOCK];
+    dense_backward<N4, H2, CLASSES>(block.g5, weights.w5, block.h2, block.g4);
+    dense_backward<N3, H1, H2>(block.g4, weights.w4, block.h1, block.g3);
+    dense_backward<NFLAT, FLAT, H1>(block.g3, weights.w3, nullptr, dp2);
+    for (int y = 0; y < SIDE2; y++) {
+        float* row = g2 + y * SIDE2 * C2 * BLOCK;
+        unpool_row<SIDE2, C2>(block.a2, dp2, y, row);
+        row_bias<C2>(row, SIDE2, sums.b2);
+        for (int ky = 0; ky < K; ky++)
+            for (int kx = 0; kx < K; kx++)
+                for (int o = 0; o < C2 / A2; o++)
+                    for (int i = 0; i < C1 / B2; i++)
+                        row_weights<A2, B2, C2, C1>(row + o * A2 * BLOCK,
+                            block.p1 + (((y + ky) * POOL1 + kx) * C1 + i * B2) * BLOCK, SIDE2, sums.w2[ky][kx][o][i]);
+    }
+    conv2_input(g2, weights.w2, dp1);
+    for (int y = 0; y < SIDE1; y++) {
+        unpool_row<SIDE1, C1>(block.a1, dp1, y, g1);
+        row_bias<C1>(g1, SIDE1, sums.b1);
+        for (int ky = 0; ky < K; ky++)
+            for (int o = 0; o < C1 / A1; o++)
+                row_weights<A1, B1, C1, 1>(g1 + o * A1 * BLOCK, block.x + (y + ky) * SIDE * BLOCK, SIDE1, sums.w1[ky][o]);
+    }
+}
+
+void reduce(const Sums& sums, const Gradients& to) {
+    for (int ky = 0; ky < K; ky++)
+        for (int kx = 0; kx < K; kx++) {
+            for (int o = 0; o < C1; o++)
+                to.w1[(o * K + ky) * K + kx] = total(sums.w1[ky][o / A1][o % A1 * B1 + kx]);
+            for (int o = 0; o < C2; o++)
+                for (int i = 0; i < C1; i++)
+                    to.w2[((o * C1 + i) * K + ky) * K + kx] = total(sums.w2[ky][kx][o / A2][i / B2][o % A2 * B2 + i % B2]);
+        }
+    for (int o = 0; o < C1; o++) to.b1[o] = total(sums.b1[o]);
+    for (int o = 0; o < C2; o++) to.b2[o] = total(sums.b2[o]);
+}
+
+void bias(const Block* blocks, int count, const float* (*gradient)(const Block&), int outputs, float* to) {
+    for (int o = 0; o < outputs; o++) {
+        v8 sum = {};
+        for (int b = 0; b < count; b++) {
+            const float* g = gradient(blocks[b]) + o * BLOCK;
+            sum += load(g) + load(g + 8);
+        }
+        to[o] = total(sum);
+    }
+}
+
+int blocks_of(int samples) { return (samples + BLOCK - 1) / BLOCK; }
+
+template <typename Pixel>
+void forward(const Pixel* images, float scale, int samples, const Parameters& parameters, Block* tape, bool keep, float* logits) {
+    alignas(32) Packed weights;
+    pack(parameters, weights);
+    for (int first = 0; first < samples; first += BLOCK) {
+        Block& block = tape[keep ? first / BLOCK : 0];
+        int here = samples - first < BLOCK ? samples - first : BLOCK;
+        load_images(images + first * SIDE * SIDE, here, scale, block.x);
+        convolve_tanh_pool<N1, 1, SIDE, SIDE1, C1>(block.x, weights.w1, parameters.b1, block.a1, block.p1);
+        for (int group = 0; group < C2 / N2; group++)
+            convolve_tanh_pool<N2, C1, POOL1, SIDE2, C2>(
+                block.p1, weights.w2[group], parameters.b2 + group * N2, block.a2 + group * N2 * BLOCK,
+                block.p2 + group * N2 * BLOCK);
+        dense<N3, FLAT, H1, true>(block.p2, weights.w3, parameters.b3, block.h1);
+        dense<N4, H1, H2, true>(block.h1, weights.w4, parameters.b4, block.h2);
+        alignas(32) float output[CLASSES * BLOCK];
+        dense<N5, H2, CLASSES, false>(block.h2, weights.w5, parameters.b5, output);
+        for (int s = 0; s < here; s++)
+            for (int c = 0; c < CLASSES; c++) logits[(first + s) * CLASSES + c] = output[c * BLOCK + s];
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Bytes of tape for that many samples.
+int64_t lenet5_tape_bytes(int samples) { return static_cast<int64_t>(sizeof(Block)) * blocks_of(samples); }
+
+// Logits [samples][10] of images [samples][32][32], as float32 in [0, 1] or as bytes. The tape has room for all samples if
+// it is to be kept for the backward pass, else for one block.
+void lenet5_forward(const void* images, int are_bytes, int samples, const Parameters* parameters, void* tape, int keep,
+                    float* logits) {
+    Block* blocks = static_cast<Block*>(tape);
+    if (are_bytes)
+        forward(static_cast<const uint8_t*>(images), 255.0f, samples, *parameters, blocks, keep, logits);
+    else
+        forward(static_cast<const float*>(images), 1.0f, samples, *parameters, blocks, keep, logits);
+}
+
+// Gradients of all parameters from that of the logits, [samples][10], and the tape of the forward pass before it.
+void lenet5_backward(const float* gradient, int samples, const Parameters* parameters, void* tape, const Gradients* to) {
+    Block* blocks = static_cast<Block*>(tape);
+    int count = blocks_of(samples);
+    alignas(32) static thread_local PackedBackward weights;
+    alignas(32) Sums sums = {};
+    pack(*parameters, weights);
+    for (int b = 0; b < count; b++) {
+        Block& block = blocks[b];
+        for (int c = 0; c < CLASSES; c++)
+            for (int s = 0; s < BLOCK; s++) {
+                int sample = b * BLOCK + s;
+                block.g5[c * BLOCK + s] = sample < samples ? gradient[sample * CLASSES + c] : 0;
+            }
+        backward_block(block, weights, sums);
+        to_rows(block.p2, FLAT, FLAT, block.p2_rows);
+        to_rows(block.h1, H1, ROW_H1, block.h1_rows);
+        to_rows(block.h2, H2, ROW_H2, block.h2_rows);
+    }
+    reduce(sums, *to);
+    static thread_local float w3[H1 * FLAT];
+    auto g3 = [](const Block& block) -> const float* { return block.g3; };
+    auto g4 = [](const Block& block) -> const float* { return block.g4; };
+    auto g5 = [](const Block& block) -> const float* { return block.g5; };
+    dense_weights<N3, FLAT, FLAT, H1>(blocks, count, g3, [](const Block& block) -> const float* { return block.p2_rows; }, w3);
+    for (int o = 0; o < H1; o++)
+        for (int k = 0; k < FLAT; k++) to->w3[o * FLAT + torch_index(k)] = w3[o * FLAT + k];
+    dense_weights<N4, H1, ROW_H1, H2>(
+        blocks, count, g4, [](const Block& block) -> const float* { return block.h1_rows; }, to->w4);
+    dense_weights<N5, H2, ROW_H2, CLASSES>(
+        blocks, count, g5, [](const Block& block) -> const float* { return block.h2_rows; }, to->w5);
+    bias(blocks, count, g3, H1, to->b3);
+    bias(blocks, count, g4, H2, to->b4);
+    bias(blocks, count, g5, CLASSES, to->b5);
+}
+
+// tanh by itself, of whole vectors: what the tests hold to the true one.
+void lenet5_tanh(const float* from, int64_t count, float* to) {
+    for (int64_t at = 0; at + 8 <= count; at += 8) store(to + at, tanh8(load(from + at)));
+}
+
+}  // extern "C"

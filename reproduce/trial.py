@@ -1,0 +1,178 @@
+"""One training run, completely specified: its schedule, everything that decides its numbers, and its names.
+
+Knows neither torch nor MLflow. What decides the numbers is a field of `Trial`, or goes into its fingerprint beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+TEST_BATCH_SIZE = 128  # 79 batches of the 10,000 test images: the paper's printed accuracies are means over 79
+SIZES = {"mnist": 60_000, "fashion-mnist": 60_000}  # training images
+
+Dataset = Literal["mnist", "fashion-mnist"]
+Optimizer = Literal["adam", "adamw", "sgd", "radam", "lamb", "lars", "hybridadam"]
+Engine = Literal["torch", "fused"]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator involved accepts
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Frozen(BaseModel):
+    """Fields that are checked, complete, and do not change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Constant(Frozen):
+    """The same rate at every step."""
+
+    name: Literal["none"] = "none"
+
+
+class StepDecay(Frozen):
+    """Rate × gamma every `decay_steps` steps."""
+
+    name: Literal["step"] = "step"
+    decay_steps: Count
+    gamma: Rate
+
+
+class MultiStepDecay(Frozen):
+    """Rate × gamma at each of `milestones`, counted in steps."""
+
+    name: Literal["multistep"] = "multistep"
+    milestones: Annotated[tuple[Count, ...], Field(min_length=1)]
+    gamma: Rate
+
+    @field_validator("milestones")
+    @classmethod
+    def _rising(cls, milestones: tuple[int, ...]) -> tuple[int, ...]:
+        if list(milestones) != sorted(set(milestones)):
+            raise ValueError("milestones must rise, each one once")
+        return milestones
+
+
+class OneCycle(Frozen):
+    """Up from rate / div_factor to the rate in `pct_start` of all steps, then down to the start / final_div_factor.
+
+    With Adam's family it also cycles beta1 between 0.85 and 0.95, with SGD the momentum, as PyTorch does.
+    """
+
+    name: Literal["onecycle"] = "onecycle"
+    pct_start: Fraction
+    div_factor: Rate
+    final_div_factor: Rate
+
+
+class ExponentialDecay(Frozen):
+    """Rate × gamma every `decay_steps` steps, as StepDecay, but in equal ratios at every step."""
+
+    name: Literal["exponential"] = "exponential"
+    decay_steps: Count
+    gamma: Rate
+
+
+class Ramp(Frozen):
+    """The range test: the rate rises exponentially and would reach `lr_end` one step after the last."""
+
+    name: Literal["ramp"] = "ramp"
+    lr_end: Rate
+
+
+Schedule = Annotated[
+    Constant | StepDecay | MultiStepDecay | OneCycle | ExponentialDecay | Ramp, Field(discriminator="name")
+]
+SCHEDULERS = ("none", "step", "multistep", "onecycle", "exponential")  # those of a sweep, in the paper's order
+
+
+class Trial(Frozen):
+    """One training run, completely specified: the same trial gives the same bits on the same kind of machine.
+
+    Rates are per step, sizes are numbers of images. `learning_rate` is the rate of the first step, except that OneCycle
+    takes it as its highest.
+    """
+
+    dataset: Dataset
+    train_size: Count
+    optimizer: Optimizer
+    schedule: Schedule
+    learning_rate: Rate
+    epochs: Count
+    batch_size: Count
+    seed: Seed
+    engine: Engine
+
+    @model_validator(mode="after")
+    def _fits(self) -> Trial:
+        if self.train_size > SIZES[self.dataset]:
+            raise ValueError(f"train_size {self.train_size} is more than the {SIZES[self.dataset]} images there are")
+        if self.batch_size > self.train_size:
+            raise ValueError(f"batch_size {self.batch_size} is more than the {self.train_size} training images")
+        if isinstance(self.schedule, OneCycle) and self.schedule.pct_start * self.total_steps <= 1:
+            raise ValueError(
+                f"onecycle rises over pct_start {self.schedule.pct_start:g} of {self.total_steps} steps, "
+                "which must be more than one step: train for longer, or raise pct_start"
+            )
+        if self.is_range_test and self.schedule.lr_end <= self.learning_rate:
+            raise ValueError(f"lr_end {self.schedule.lr_end:g} must be above lr_start {self.learning_rate:g}")
+        return self
+
+    @property
+    def is_range_test(self) -> bool:
+        """Whether this is a range test, which ramps the rate and is not evaluated on the test set."""
+        return isinstance(self.schedule, Ramp)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch, the last short one included."""
+        return math.ceil(self.train_size / self.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps in the whole trial."""
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def label(self) -> str:
+        """A name to read, unique within one sweep: `step 6e-04 seed 0`."""
+        if self.is_range_test:
+            return f"range_test {self.optimizer} seed {self.seed}"
+        return f"{self.schedule.name} {format_rate(self.learning_rate)} seed {self.seed}"
+
+    def parameters(self) -> dict[str, Any]:
+        """The specification flat, under the names it has in MLflow: the schedule's own parameters beside the rest."""
+        flat = self.model_dump(exclude={"schedule"})
+        schedule = self.schedule.model_dump()
+        flat["scheduler"] = schedule.pop("name")
+        if "milestones" in schedule:
+            schedule["milestones"] = ",".join(map(str, schedule["milestones"]))
+        return flat | schedule
+
+    @property
+    def specification(self) -> str:
+        """SHA-256 of the specification: what a report looks a trial up by, whatever code or machine made it."""
+        return _digest(self.model_dump(mode="json"))
+
+    def fingerprint(self, surroundings: Mapping[str, str]) -> str:
+        """SHA-256 of the specification and all else that decides the numbers: data, code, versions, kind of device."""
+        return _digest({"trial": self.model_dump(mode="json"), "surroundings": dict(surroundings)})
+
+
+def format_rate(rate: float, digits: int = 6) -> str:
+    """A learning rate as the field writes it, 0.6, 0.06, 6e-4, 6.05e-5, in so many significant digits at most."""
+    if rate >= 0.01:
+        return f"{rate:.{digits}g}"
+    mantissa, exponent = f"{rate:.{digits - 1}e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
