@@ -3,6 +3,16 @@
 # Debian, not NVIDIA's CUDA image: torch's wheels bring the CUDA 12.4 they were built for, so a CUDA base would only add
 # a second one, and Debian 12 has Python 3.11. The GPU's driver is the host's either way.
 ARG BASE_IMAGE=debian:12.12-slim
+
+# The fused engine's kernel, for the two kinds of x86 there are; the program takes the one that the CPU can run.
+FROM ${BASE_IMAGE} AS kernel
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ python3.11 \
+    && rm -rf /var/lib/apt/lists/*
+COPY reproduce/fused/library.py reproduce/fused/lenet5.cpp /tmp/fused/
+RUN python3.11 /tmp/fused/library.py /opt/fused x86-64-v4 x86-64-v3
+
 FROM ${BASE_IMAGE}
 
 # Versions are not pinned: Debian keeps the newest only, and the base's exact tag or digest says which release it is.
@@ -40,6 +50,9 @@ RUN python -c 'from pathlib import Path; from reproduce import mnist_files; mnis
     && mkdir -p /opt/data/MNIST/raw && mv data/mnist/*-ubyte /opt/data/MNIST/raw/ && chmod 644 /opt/data/MNIST/raw/* \
     && rm -rf /tmp/fetch
 ENV REPRODUCE_DATA_DIR=/opt/data
+
+COPY --from=kernel /opt/fused /opt/fused
+ENV REPRODUCE_FUSED_DIR=/opt/fused
 
 # This checkout. It stays where it is, and may be read by everybody whatever the builder's umask was.
 COPY . /opt/reproduce

@@ -14,15 +14,15 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = Path("/opt/data")
+BROUGHT = (Path("/opt/data"), Path("/opt/fused"))
 NOT_CONTENT = {"__pycache__", "image.json"}
 
 
 def contents() -> list[str]:
-    """Lines that say what is in the image: Debian's packages, Python's, and every file of the checkout and the data."""
+    """Lines that say what is in it: Debian's packages, Python's, and every file of checkout, data and kernel."""
     debian = subprocess.run(["dpkg-query", "-W"], capture_output=True, text=True, check=True).stdout.splitlines()
     python = [f"{found.name}=={found.version}" for found in distributions()]
-    files = [path for folder in (ROOT, DATA) for path in folder.rglob("*") if path.is_file()]
+    files = [path for folder in (ROOT, *BROUGHT) for path in folder.rglob("*") if path.is_file()]
     hashed = [
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path}"
         for path in files

@@ -1,6 +1,6 @@
 """Have lenet5.cpp compiled by the system's compiler, once, and call it. Standard library only.
 
-`python library.py DIRECTORY` compiles it ahead, as the container's image does: there is no compiler in it.
+`python library.py DIRECTORY x86-64-v4 x86-64-v3` compiles it ahead: there is no compiler in the container's image.
 """
 
 import ctypes
@@ -15,9 +15,9 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name("lenet5.cpp")
 PARAMETERS = 10  # five layers, weight and bias each, in PyTorch's order
-# One target for all of today's x86: the same bits on each, and 32 registers instead of 16 gain a few percent only.
-X86 = "x86-64-v3"
-X86_FLAGS = {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}  # of x86-64-v3, as /proc/cpuinfo names them
+# The best that the CPU has is taken. Each with the instruction sets it needs, as /proc/cpuinfo names them.
+V3 = {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}
+X86_TARGETS = {"x86-64-v4": V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}, "x86-64-v3": V3}
 COMPILERS = ("g++", "clang++", "c++")
 
 
@@ -30,16 +30,28 @@ def ready(home: Path) -> Path:
 
     UnavailableError where this CPU cannot run it, or it is not there and no compiler is.
     """
-    check_cpu()
+    target = best_target()
     brought = os.environ.get("REPRODUCE_FUSED_DIR")
     directories = [home / "fused", *([Path(brought)] if brought else [])]
     for directory in directories:
-        if (directory / _name()).is_file():
-            return directory / _name()
-    return build(directories[0])
+        if (directory / file_name(target)).is_file():
+            return directory / file_name(target)
+    return build(directories[0], target)
 
 
-def build(directory: Path) -> Path:
+def best_target() -> str:
+    """What to compile for here: the kernel would be killed for an instruction that this CPU does not have."""
+    if platform.machine() != "x86_64":
+        return "native"
+    flags = _cpu_lines("flags")
+    has = set(flags[0].split()) if flags else set()
+    for target, needs in X86_TARGETS.items():
+        if needs <= has:
+            return target
+    raise UnavailableError(f"this CPU has no {', '.join(sorted(V3 - has))}")
+
+
+def build(directory: Path, target: str) -> Path:
     """Compile the kernel into `directory`. It appears there whole or not at all."""
     named = os.environ.get("CXX")
     compiler = next(filter(None, map(shutil.which, [named] if named else COMPILERS)), None)
@@ -47,20 +59,13 @@ def build(directory: Path) -> Path:
         raise UnavailableError(f"{named or 'a C++ compiler (g++ or clang++)'} is not installed")
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory, prefix=".build-") as folder:
-        made = Path(folder) / _name()
-        command = [compiler, *_flags(), "-o", str(made), SOURCE.name]
+        made = Path(folder) / "made.so"
+        command = [compiler, *_flags(target), "-o", str(made), SOURCE.name]
         done = subprocess.run(command, cwd=SOURCE.parent, capture_output=True, text=True)
         if done.returncode != 0:
             first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
             raise UnavailableError(f"{compiler} cannot compile it: {first}")
-        made.replace(directory / _name())
-    return directory / _name()
-
-
-def check_cpu() -> None:
-    """UnavailableError where the compiled kernel would be killed for an instruction that this CPU does not have."""
-    if platform.machine() == "x86_64" and (missing := X86_FLAGS - _cpu_flags()):
-        raise UnavailableError(f"this CPU is older than {X86}: it has no {', '.join(sorted(missing))}")
+        return made.replace(directory / file_name(target))
 
 
 def sha256(library: Path) -> str:
@@ -68,26 +73,22 @@ def sha256(library: Path) -> str:
     return hashlib.sha256(library.read_bytes()).hexdigest()
 
 
-def _cpu_flags() -> set[str]:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("flags"):
-            return set(line.partition(":")[2].split())
-    return set()
+def file_name(target: str) -> str:
+    """Changes with the source, the flags and, where the target is this very CPU, with that."""
+    decides = SOURCE.read_bytes() + " ".join(_flags(target)).encode()
+    if target == "native":
+        decides += "".join(sorted({*_cpu_lines("CPU"), *_cpu_lines("model name")})).encode()
+    return f"lenet5-{target}-{hashlib.sha256(decides).hexdigest()[:16]}.so"
 
 
-def _flags() -> list[str]:
-    target = f"-march={X86}" if platform.machine() == "x86_64" else "-mcpu=native"
-    return ["-O3", target, "-std=c++17", "-fPIC", "-shared"]
+def _flags(target: str) -> list[str]:
+    architecture = "-mcpu=native" if target == "native" else f"-march={target}"
+    return ["-O3", architecture, "-std=c++17", "-fPIC", "-shared"]
 
 
-def _name() -> str:
-    """A file name that changes with the source, the flags and, where the target is this very CPU, with that."""
-    decides = SOURCE.read_bytes() + " ".join(_flags()).encode()
-    if platform.machine() != "x86_64":
-        decides += "".join(
-            sorted({line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("CPU ")})
-        ).encode()
-    return f"lenet5-{platform.machine()}-{hashlib.sha256(decides).hexdigest()[:16]}.so"
+def _cpu_lines(start: str) -> list[str]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return [line.partition(":")[2] for line in lines if line.startswith(start)]
 
 
 class Kernel:
@@ -108,4 +109,5 @@ class Kernel:
 
 
 if __name__ == "__main__":
-    print(build(Path(sys.argv[1])))
+    for wanted in sys.argv[2:]:
+        print(build(Path(sys.argv[1]), wanted))
