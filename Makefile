@@ -4,6 +4,7 @@
 # make ui          the MLflow UI on http://127.0.0.1:5000
 # make image       the container's image, lenet5-reproduction
 # make test-image  the image built and tried, where a container engine runs
+# make bench       the speed, beside what a user would run instead; takes about 20 minutes
 # make lock        resolve the versions anew
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -14,7 +15,7 @@ STAMP := .venv/installed
 IMAGE_OPTIONS ?=
 COMMIT = $(shell git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null || echo unknown)
 
-.PHONY: reproduce quick report test test-image image lint ui env lock clean
+.PHONY: reproduce quick report test test-image image bench lint ui env lock clean
 
 reproduce: env
 	$(BIN)/reproduce main
@@ -37,6 +38,15 @@ test: env lint
 test-image: env
 	$(BIN)/python -m pytest -m image
 
+bench: env bench/.venv/installed
+	$(BIN)/reproduce data
+	$(BIN)/python bench/run.py
+
+bench/.venv/installed: bench/requirements.lock | env
+	$(PYTHON) -m venv bench/.venv
+	VIRTUAL_ENV=bench/.venv $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes bench/requirements.lock
+	@touch $@
+
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,7 +67,9 @@ $(STAMP): requirements.lock pyproject.toml
 lock: env
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group dev --generate-hashes --no-header \
 	    --no-annotate --upgrade --output-file requirements.lock pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    --upgrade --output-file bench/requirements.lock bench/requirements.in
 	sed -i "s/^name: .*/name: lenet5-reproduction-$$(sha256sum requirements.lock | cut -c1-12)/" conda.yaml
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv bench/.venv .pytest_cache .ruff_cache *.egg-info
