@@ -121,7 +121,7 @@ def table(results: dict) -> str:
         median = statistics.median(speeds)
         share = median / limits[row["copies"]] if row["title"].startswith("ours") else None
         rows.append(row | {"median": median, "low": min(speeds), "high": max(speeds), "share": share})
-    template = jinja2.Template((HERE / "results.md.j2").read_text(), trim_blocks=False)
+    template = jinja2.Template((HERE / "results.md.j2").read_text(), trim_blocks=True, keep_trailing_newline=True)
     repeats = len(results["rows"][0]["images_per_second"])
     return template.render(rows=rows, repeats=repeats, machine=results["machine"], growth=results["growth"])
 

@@ -121,7 +121,7 @@ def range_test(
     axes.set(xlabel="step", ylabel="training loss of the batch (cross entropy)")
     _rate_axis(axes, longest)
     axes.plot([], [], color=GREY, alpha=0.4, linewidth=0.8, label="thin: each batch")
-    axes.legend(loc="upper right" if zoomed else "upper center")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -163,9 +163,10 @@ def schedule(scheduler: str, results: Sequence[Result], paper: Paper) -> Figure:
                 axes.plot(range(1, len(values) + 1), values, label=label, **style)
         reported = paper.reported(of_rate[0].trial)
         if reported is not None and last == paper.protocol.epochs:
+            beside = last * (1.03 + 0.03 * index)  # values that agree would hide each other
             for axes, value in ((loss, reported.train_loss), (accuracy, reported.test_accuracy)):
                 axes.plot(
-                    last, value, marker, color="none", markeredgecolor=colour, markersize=12, markeredgewidth=1.6,
+                    beside, value, marker, color="none", markeredgecolor=colour, markersize=12, markeredgewidth=1.6,
                     clip_on=False,
                 )  # fmt: skip
     loss.set(xlabel="epoch", ylabel="training loss (mean over the epoch)")
@@ -176,7 +177,7 @@ def schedule(scheduler: str, results: Sequence[Result], paper: Paper) -> Figure:
         handles.append(Line2D([], [], linestyle="none", marker="o", color="none", markeredgecolor=GREY, markersize=11))
         labels.append("the paper's final value")
     title = "max_lr" if scheduler == "onecycle" else "initial learning rate"
-    accuracy.legend(handles, labels, title=title, loc="center right")
+    figure.legend(handles, labels, title=title, loc="outside lower center", ncols=len(handles))  # beside every line
     figure.suptitle(NAMES[scheduler])
     return figure
 
@@ -221,5 +222,5 @@ def conclusion(
                 label = f"proposed, seed {seed}: {format_rate(proposal.learning_rate, 3)}" if axes is loss else None
                 axes.axvline(proposal.learning_rate, color="black", linestyle="--", linewidth=1.2, label=label)
     figure.legend(*accuracy.get_legend_handles_labels(), loc="outside upper center", ncols=len(schedulers))
-    loss.legend(loc="upper center")
+    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure

@@ -4,6 +4,7 @@
 is the Dockerfile's own, or where no registry can be reached a Debian made on the spot.
 """
 
+import csv
 import json
 import os
 import re
@@ -143,6 +144,8 @@ def test_one_run_reproduces_everything_without_a_network(start, directory, image
     assert {path.name for path in (directory / "report/output").iterdir()} >= {
         "summary.csv", "summary.json", "environment.json", "figure-1.png", "figure-4b.svg", "figure-conclusion.png",
     }  # fmt: skip
+    with (directory / "report/output/summary.csv").open(newline="") as file:
+        assert {row["engine"] for row in csv.DictReader(file)} == {"fused"}  # without a compiler in the image
     owners = {(path.lstat().st_uid, path.lstat().st_gid) for path in directory.rglob("*")}
     assert owners == {(directory.stat().st_uid, directory.stat().st_gid)}
     recorded = runs(directory)

@@ -3,6 +3,7 @@
 import ast
 import csv
 import hashlib
+import importlib.util
 import json
 import re
 import shlex
@@ -205,6 +206,14 @@ def test_the_readmes_results_are_those_of_the_archived_run():
     (test,) = json.loads((reference / "summary.json").read_text())["range_tests"]
     stated = f"{format_rate(test['proposed_learning_rate'], 3)} at step {test['step']}"
     assert f"The range test proposed {stated};" in README
+
+
+def test_the_readmes_speeds_are_those_of_the_last_bench():
+    spec = importlib.util.spec_from_file_location("bench_run", ROOT / "bench" / "run.py")
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    text = bench.table(json.loads((ROOT / "bench" / "results.json").read_text()))
+    assert f"<!-- bench -->\n{text}<!-- /bench -->" in README
 
 
 def test_the_archived_run_is_the_papers_own_study_whole_and_of_this_code():
