@@ -125,6 +125,34 @@ def range_test(
     return figure
 
 
+@matplotlib.rc_context(STYLE)
+def rules(
+    curves: Mapping[int, Curve], smoothing: float, suggested: Mapping[str, Mapping[int, Proposal | None]]
+) -> Figure:
+    """What each rule suggests, a colour and a marker a rule, on the smoothed curve of every seed."""
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    for curve in curves.values():
+        axes.plot(curve.learning_rates, smooth(curve.losses, smoothing), color=GREY, linewidth=1.2)
+    for index, (name, by_seed) in enumerate(suggested.items()):
+        points = [
+            (proposal.learning_rate, np.interp(proposal.learning_rate, curves[seed].learning_rates,
+                                               smooth(curves[seed].losses, smoothing)))
+            for seed, proposal in by_seed.items() if proposal is not None
+        ]  # fmt: skip
+        if points:
+            axes.plot(
+                *zip(*points, strict=True), MARKERS[index % len(MARKERS)], color=COLOURS[index % len(COLOURS)],
+                markersize=9, markeredgecolor="black", linestyle="none", label=name,
+            )  # fmt: skip
+    axes.set_yscale("symlog", linthresh=2.5, linscale=2)
+    axes.set_yticks([0, 0.5, 1, 1.5, 2, 2.5, 10, 100], ["0", "0.5", "1", "1.5", "2", "2.5", "10", "100"])
+    highest = max(smooth(curve.losses, smoothing).max() for curve in curves.values())
+    axes.set(xscale="log", ylim=(0, max(2.6, 1.3 * highest)), xlabel="learning rate")
+    axes.set_ylabel(f"training loss, smoothed by {smoothing:g}")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
 def _log_of_losses(axes: plt.Axes) -> None:
     """A logarithmic axis with plain numbers: 0.5, 1, 2."""
     axes.set_yscale("log")

@@ -14,7 +14,7 @@ from typing import Any
 
 import jinja2
 
-from reproduce import figures, range_test, study
+from reproduce import figures, range_test, study, suggestions
 from reproduce.errors import UserError
 from reproduce.provenance import ROOT
 from reproduce.study import Paper, Wishes
@@ -26,7 +26,7 @@ COLUMNS = (
     "optimizer", "scheduler", "learning_rate", "seed", "protocol", "epochs", "engine", "train_loss", "test_accuracy",
     "test_accuracy_batch_mean", "outcome", "run_id",
 )  # fmt: skip
-PAGES = ("report.md", "summary.csv", "summary.md", "summary.json", "environment.json")
+PAGES = ("report.md", "summary.csv", "summary.md", "summary.json", "range-test.csv", "environment.json")
 FIGURE_FORMATS = ("svg", "png")
 
 
@@ -113,8 +113,10 @@ def write(store: Store, paper: Paper, wishes: Wishes, smoothing: float, output: 
         (whole / "summary.csv").write_text(_csv(rows), encoding="utf-8")
         (whole / "summary.md").write_text(_markdown(rows), encoding="utf-8")
         (whole / "summary.json").write_text(
-            json.dumps(_json(paper, wishes, rows, smoothing, tests, found, proposed), indent=1, allow_nan=True) + "\n"
+            json.dumps(_json(paper, wishes, rows, smoothing, tests, found, curves), indent=1, allow_nan=True) + "\n"
         )
+        if curves:
+            (whole / "range-test.csv").write_text(_curves_csv(curves, smoothing), encoding="utf-8")
         (whole / "environment.json").write_text(json.dumps(environment, indent=1) + "\n")
         output.mkdir(exist_ok=True)
         for earlier in output.iterdir():  # nothing but a report's own files, as check_output saw to
@@ -122,6 +124,19 @@ def write(store: Store, paper: Paper, wishes: Wishes, smoothing: float, output: 
         for path in whole.iterdir():
             path.rename(output / path.name)
     return len(missing)
+
+
+def _suggested(
+    curves: dict[int, range_test.Curve], smoothing: float
+) -> dict[str, dict[int, range_test.Proposal | None]]:
+    """What each rule suggests for each seed."""
+    return {
+        name: {
+            seed: rule(curve.learning_rates, range_test.smooth(curve.losses, smoothing))
+            for seed, curve in curves.items()
+        }
+        for name, rule in suggestions.RULES.items()
+    }
 
 
 def _curve(store: Store, result: Result) -> range_test.Curve:
@@ -145,6 +160,7 @@ def _draw(
         drawn[what] = name
 
     if curves:
+        keep("rules", "figure-rules", figures.rules, curves, smoothing, _suggested(curves, smoothing))
         keep("whole", "figure-1", figures.range_test, curves, smoothing, proposed, paper)
         keep("zoomed", "figure-2", figures.range_test, curves, smoothing, proposed, paper, zoomed=True)
     results = [row.result for row in rows if row.result is not None]
@@ -186,6 +202,11 @@ def _render(paper, wishes, rows, smoothing, tests, found, curves, proposed, miss
         wanted=len(rows) + len(tests),
         missing=[trial.label for trial in missing],
         readings=readings,
+        seeds=sorted(curves),
+        rules={
+            name: [format_rate(found.learning_rate, 3) if found else "none" for found in by_seed.values()]
+            for name, by_seed in _suggested(curves, smoothing).items()
+        },
         reported=paper.range_test.reported,
         reported_rate=format_rate(paper.range_test.reported.proposed_learning_rate),
         smoothing=smoothing,
@@ -232,9 +253,23 @@ def _markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _json(paper, wishes, rows, smoothing, tests, found, proposed) -> dict[str, Any]:
+def _curves_csv(curves: dict[int, range_test.Curve], smoothing: float) -> str:
+    """Every step of every range test, with the digits that give the same floats back."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["seed", "step", "learning_rate", "loss", "smoothed_loss"])
+    for seed, curve in curves.items():
+        columns = (curve.learning_rates, curve.losses, range_test.smooth(curve.losses, smoothing))
+        for step, row in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
+            writer.writerow([seed, step, *map(repr, row)])
+    return text.getvalue()
+
+
+def _json(paper, wishes, rows, smoothing, tests, found, curves) -> dict[str, Any]:
     """The same as data: every row and range test with the paper's values beside, and where this departs from it."""
     reported = paper.range_test.reported
+    suggested = _suggested(curves, smoothing)
+    proposed = {seed: range_test.propose(curve, smoothing) for seed, curve in curves.items()}
     return {
         "departures": study.departures(paper, wishes),
         "range_tests": [
@@ -243,6 +278,10 @@ def _json(paper, wishes, rows, smoothing, tests, found, proposed) -> dict[str, A
                 "smoothing": smoothing,
                 "proposed_learning_rate": proposed[test.seed].learning_rate if proposed.get(test.seed) else None,
                 "step": proposed[test.seed].step if proposed.get(test.seed) else None,
+                "suggestions": {
+                    name: by_seed[test.seed].learning_rate if by_seed.get(test.seed) else None
+                    for name, by_seed in suggested.items()
+                },
                 "paper": reported.model_dump(),
                 "run_id": found[test].run_id if test in found else None,
             }

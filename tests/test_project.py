@@ -29,14 +29,15 @@ README = (ROOT / "README.md").read_text()
 # In the order in which data flows: a module imports only from those before it, and cli from all.
 ORDER = (
     "errors", "trial", "study", "provenance", "sources", "mnist", "mnist_files", "lenet5", "fused.library",
-    "fused.network", "engines", "optimizers", "schedules", "checkpoints", "training", "range_test", "tracking",
-    "serving", "progress", "sweep", "figures", "artifacts", "report", "options", "cli",
+    "fused.network", "engines", "optimizers", "schedules", "checkpoints", "training", "range_test", "suggestions",
+    "tracking", "serving", "progress", "sweep", "figures", "artifacts", "report", "options", "cli",
 )  # fmt: skip
 NEVER = {
     "trial": {"torch", "mlflow"}, "study": {"torch", "mlflow"}, "provenance": {"mlflow"}, "mnist": {"mlflow"},
     "lenet5": {"reproduce"}, "fused.library": {"torch", "numpy", "reproduce"}, "fused.network": {"mlflow"},
     "engines": {"mlflow"},
     "optimizers": {"mlflow"}, "schedules": {"mlflow"}, "training": {"mlflow"}, "range_test": {"mlflow"},
+    "suggestions": {"torch", "mlflow"},
     "report": {"torch"}, "figures": {"torch"}, "tracking": {"matplotlib"}, "sweep": {"matplotlib"},
 }  # fmt: skip
 

@@ -2,12 +2,14 @@ import csv
 import hashlib
 import json
 
+import numpy as np
 import pytest
 from conftest import run, small_wishes
 
-from reproduce import report, study
+from reproduce import range_test, report, study, suggestions
 from reproduce.errors import UserError
 from reproduce.study import Wishes
+from reproduce.trial import format_rate
 
 WISHES = small_wishes(learning_rates=(6e-4,), schedulers=("step", "multistep"))
 
@@ -55,6 +57,22 @@ def test_a_taste_says_so_on_its_face_and_names_what_is_missing(finished, paper, 
     assert "multistep,0.0006,0,as-drawn,2,fused,,,,missing," in (tmp_path / "output" / "summary.csv").read_text()
 
 
+def test_what_every_rule_suggests_is_read_off_the_curve_beside_it(finished, paper, tmp_path):
+    write(finished[0], paper, tmp_path / "output")
+    with (tmp_path / "output" / "range-test.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["seed"], row["step"]) for row in rows] == [("0", str(step)) for step in range(10)]
+    rates, losses, smoothed = (
+        np.array([float(row[name]) for row in rows]) for name in ("learning_rate", "loss", "smoothed_loss")
+    )
+    np.testing.assert_array_equal(smoothed, range_test.smooth(losses, 0.9))
+    (test,) = json.loads((tmp_path / "output" / "summary.json").read_text())["range_tests"]
+    expected = {name: rule(rates, smoothed) for name, rule in suggestions.RULES.items()}
+    assert test["suggestions"] == {name: found.learning_rate if found else None for name, found in expected.items()}
+    page = (tmp_path / "output" / "report.md").read_text()
+    assert f"| minimum / 10 | {format_rate(expected['minimum / 10'].learning_rate, 3)} |" in page
+
+
 def test_the_same_runs_give_the_same_bytes(finished, paper, tmp_path):
     store, _, _ = finished
 
@@ -64,7 +82,7 @@ def test_the_same_runs_give_the_same_bytes(finished, paper, tmp_path):
 
     first = hashes(tmp_path / "one")
     assert first == hashes(tmp_path / "two")
-    figures = {"figure-1", "figure-2", "figure-4b", "figure-5", "figure-conclusion"}
+    figures = {"figure-1", "figure-2", "figure-4b", "figure-5", "figure-conclusion", "figure-rules"}
     assert {name for name in first if name.endswith(".svg")} == {f"{name}.svg" for name in figures}
 
 

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+
+from reproduce.range_test import Proposal
+from reproduce.suggestions import RULES, slide, steepest_by_rate, steepest_by_step, tenth_of_minimum, valley
+
+RATES = np.logspace(-5, -1, 5)  # 1e-5 to 1e-1
+
+
+def test_steepest_by_step_looks_beyond_the_minimum_and_the_papers_rule_does_not():
+    losses = np.array([2.0, 1.0, 0.5, 9.0, 0.6])  # falls of 1, 0.75 and then, from 9 to 0.6, 8.4
+    assert steepest_by_step(RATES, losses) == Proposal(pytest.approx(1e-1), 4)
+    assert RULES["steepest by log rate"](RATES, losses).step == 0
+
+
+def test_steepest_by_rate_weighs_a_fall_by_how_close_the_rates_lie():
+    assert steepest_by_rate(RATES, np.array([2.0, 1.9, 0.9, 0.5, 0.6])) == Proposal(pytest.approx(1e-5), 0)
+    assert steepest_by_step(RATES, np.array([2.0, 1.9, 0.9, 0.5, 0.6])).step == 2  # (0.5 - 1.9) / 2, the least
+    even = np.arange(1.0, 6.0)
+    assert steepest_by_rate(even, np.array([2.0, 1.9, 0.9, 0.5, 0.6])).step == 2  # no closer here than there
+
+
+def test_a_tenth_of_the_rate_at_the_minimum():
+    assert tenth_of_minimum(RATES, np.array([2.0, 1.0, 0.5, 0.4, 0.6])) == Proposal(pytest.approx(1e-3), 3)
+
+
+def longest_falling(losses):
+    """The slow twin: lengths of the longest falling subsequence that ends at each point."""
+    lengths = [1] * len(losses)
+    for i in range(len(losses)):
+        for j in range(i):
+            if losses[i] < losses[j]:
+                lengths[i] = max(lengths[i], lengths[j] + 1)
+    return lengths
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_valley_is_that_of_its_slow_twin(seed):
+    losses = np.random.default_rng(seed).normal(size=200).round(1) + np.linspace(0, -3, 200)  # with ties
+    lengths = longest_falling(losses)
+    end = lengths.index(max(lengths))
+    expected = end - max(lengths) + int(max(lengths) / 3) + int(max(lengths) / 6)
+    rates = np.logspace(-6, 0, 200)
+    assert valley(rates, losses) == Proposal(rates[expected], expected)
+
+
+def test_the_valley_in_worked_numbers():
+    # Falls over points 0 to 8, nine of them: it would begin at 8 - 9 = -1, a third is 3, half a third 1.
+    assert valley(np.logspace(-6, 0, 10), np.array([9.0, 8, 7, 6, 5, 4, 3, 2, 1, 5])).step == 3
+
+
+def test_the_slide_stops_where_the_slope_has_become_even():
+    steps, rates = np.arange(100), np.logspace(-6, 0, 100)
+    bend = np.where(steps < 70, 1.0, 1.0 + 0.009 * (steps - 70.0) ** 2)
+    # The slope is 0.018 (s - 70) beyond 70 and 0.0045 at 70 itself, within the threshold of the flat part's 0. Going
+    # back, the right end of the 15 steps last differs at step 71: the left end is then at 56.
+    assert slide(rates, bend) == Proposal(rates[56], 56)
+    assert slide(rates, np.ones(100)).step == 84  # even at once: 15 steps before the last
+    assert slide(rates[:16], bend[:16]) is None
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_curve_of_nothing_or_one_point_suggests_nothing_or_that_point(name):
+    assert RULES[name](np.array([]), np.array([])) is None
+    found = RULES[name](np.array([0.1]), np.array([2.0]))
+    assert found is None or found.step == 0
+
+
+@pytest.mark.parametrize("name", set(RULES) - {"slide"})
+def test_every_rule_but_the_slide_ignores_what_the_loss_is_counted_from(name):
+    rates = np.logspace(-6, 0, 400)
+    losses = 2.3 / (1 + (rates / 1.0173e-3) ** 2) + np.where(rates > 0.05, 40 * (rates - 0.05), 0)
+    assert RULES[name](rates, losses) == RULES[name](rates, losses + 8)
