@@ -14,8 +14,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from reproduce import spread
 from reproduce.checkpoints import EpochRecord
 from reproduce.range_test import Curve, Proposal, smooth
 from reproduce.study import Paper
@@ -27,6 +29,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 NAMES = {"none": "no schedule", "step": "StepLR", "multistep": "MultiStepLR", "onecycle": "OneCycleLR",
          "exponential": "ExponentialLR"}  # fmt: skip
 GREY = "#555555"
+BAND_ALPHA = 0.2
 STYLE = {
     "font.size": 10,
     "axes.grid": True,
@@ -87,22 +90,25 @@ def range_test(
     paper: Paper | None = None,
     zoomed: bool = False,
 ) -> Figure:
-    """Loss against step, and rate along the top: raw and smoothed, one line a seed, with the proposed rates.
+    """Loss against step, and rate along the top, with the proposed rates: raw and smoothed, or a band over seeds.
 
     Whole as the paper's figure 1, or zoomed on the descent as its figure 2.
     """
     figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
-    for index, (seed, curve) in enumerate(curves.items()):
-        colour = COLOURS[index % len(COLOURS)]
-        smoothed = smooth(curve.losses, smoothing)
-        steps = np.arange(len(curve.losses))
-        axes.plot(steps, curve.losses, color=colour, alpha=0.45, linewidth=0.6)
-        axes.plot(steps, smoothed, color=colour, linewidth=1.8, label=f"seed {seed}, smoothed by {smoothing:g}")
-        proposal = proposals[seed]
+    smoothed = {seed: smooth(curve.losses, smoothing) for seed, curve in curves.items()}
+    if len(curves) == 1:
+        (curve,) = curves.values()
+        axes.plot(curve.losses, color=COLOURS[0], alpha=0.45, linewidth=0.6, label="thin: each batch")
+    label = f"smoothed by {smoothing:g}" + (f", mean of {len(curves)} seeds" if len(curves) > 1 else "")
+    steps = np.arange(max(map(len, smoothed.values())))
+    _over_seeds(axes, steps, list(smoothed.values()), label, {"color": COLOURS[0], "linewidth": 1.8})
+    if len(curves) > 1:
+        axes.fill_between([], [], [], color=COLOURS[0], alpha=BAND_ALPHA, label="lowest to highest, each seed thin")
+    for index, (seed, proposal) in enumerate(proposals.items()):
         if proposal is not None:
             axes.plot(
-                proposal.step, smoothed[proposal.step], MARKERS[index % len(MARKERS)], color=colour, markersize=9,
-                markeredgecolor="black",
+                proposal.step, smoothed[seed][proposal.step], MARKERS[index % len(MARKERS)],
+                color=COLOURS[index % len(COLOURS)], markersize=9, markeredgecolor="black", linestyle="none",
                 label=f"seed {seed} proposes {format_rate(proposal.learning_rate, 3)} (step {proposal.step})",
             )  # fmt: skip
     longest = max(curves.values(), key=lambda curve: len(curve.losses))
@@ -120,7 +126,6 @@ def range_test(
         axes.set(xlim=(0, total), ylim=(0, max(2.6, 1.3 * max(c.losses.max() for c in curves.values()))))
     axes.set(xlabel="step", ylabel="training loss of the batch (cross entropy)")
     _rate_axis(axes, longest)
-    axes.plot([], [], color=GREY, alpha=0.4, linewidth=0.8, label="thin: each batch")
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 
@@ -153,6 +158,22 @@ def rules(
     return figure
 
 
+def _over_seeds(axes: plt.Axes, x: np.ndarray, lines: Sequence[Sequence[float]], label: str, style: dict) -> None:
+    """Draw the mean of several lines over `x`, each of them thinly, and the band between their lowest and highest.
+
+    A line that ended early, having diverged, cuts the mean and the band off where it ends.
+    """
+    shortest = min(map(len, lines))
+    values = np.array([line[:shortest] for line in lines])
+    if len(lines) > 1:
+        for line in lines:
+            axes.plot(x[: len(line)], line, color=style["color"], linewidth=0.5, alpha=0.7)
+        axes.fill_between(
+            x[:shortest], values.min(0), values.max(0), color=style["color"], alpha=BAND_ALPHA, linewidth=0
+        )
+    axes.plot(x[:shortest], values.mean(0), label=label, **style)
+
+
 def _log_of_losses(axes: plt.Axes) -> None:
     """A logarithmic axis with plain numbers: 0.5, 1, 2."""
     axes.set_yscale("log")
@@ -176,19 +197,17 @@ def _rate_axis(axes: plt.Axes, curve: Curve) -> None:
 
 @matplotlib.rc_context(STYLE)
 def schedule(scheduler: str, results: Sequence[Result], paper: Paper) -> Figure:
-    """Loss and test accuracy by epoch for one schedule: a colour a rate, a line a seed, the paper's final values."""
+    """Loss and test accuracy by epoch for one schedule: a colour a rate, a band over seeds, the paper's values."""
     figure, (loss, accuracy) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     rates = sorted({result.trial.learning_rate for result in results}, reverse=True)
     last = max(result.trial.epochs for result in results)
+    seeds, epochs = len({result.trial.seed for result in results}), np.arange(1, last + 1)
     for index, rate in enumerate(rates):
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
         of_rate = [result for result in results if result.trial.learning_rate == rate]
-        for number, result in enumerate(of_rate):
-            style = {"color": colour, "marker": marker, "markersize": 4, "markevery": max(1, last // 10)}
-            label = f"{format_rate(rate)}" if number == 0 else None
-            for axes, metric in ((loss, "train_loss"), (accuracy, "test_accuracy_batch_mean")):
-                values = result.epochs[metric]
-                axes.plot(range(1, len(values) + 1), values, label=label, **style)
+        style = {"color": colour, "marker": marker, "markersize": 4, "markevery": max(1, last // 10)}
+        for axes, metric in ((loss, "train_loss"), (accuracy, "test_accuracy_batch_mean")):
+            _over_seeds(axes, epochs, [result.epochs[metric] for result in of_rate], format_rate(rate), style)
         reported = paper.reported(of_rate[0].trial)
         if reported is not None and last == paper.protocol.epochs:
             beside = last * (1.03 + 0.03 * index)  # values that agree would hide each other
@@ -204,6 +223,9 @@ def schedule(scheduler: str, results: Sequence[Result], paper: Paper) -> Figure:
     if any(paper.reported(result.trial) for result in results) and last == paper.protocol.epochs:
         handles.append(Line2D([], [], linestyle="none", marker="o", color="none", markeredgecolor=GREY, markersize=11))
         labels.append("the paper's final value")
+    if seeds > 1:
+        handles.append(Patch(color=GREY, alpha=BAND_ALPHA, linewidth=0))
+        labels.append(f"lowest to highest of {seeds} seeds, each thin")
     title = "max_lr" if scheduler == "onecycle" else "initial learning rate"
     figure.legend(handles, labels, title=title, loc="outside lower center", ncols=len(handles))  # beside every line
     figure.suptitle(NAMES[scheduler])
@@ -223,32 +245,39 @@ def conclusion(
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
         of_schedule = [result for result in results if result.trial.schedule.name == scheduler]
         rates = sorted({result.trial.learning_rate for result in of_schedule})
-        means = [
-            np.mean([r.last("test_accuracy_batch_mean") for r in of_schedule if r.trial.learning_rate == rate])
-            for rate in rates
+        finals = [
+            [r.last("test_accuracy_batch_mean") for r in of_schedule if r.trial.learning_rate == rate] for rate in rates
         ]
+        means = [np.mean(values) for values in finals]
+        beyond = [[mean - min(values), max(values) - mean] for mean, values in zip(means, finals, strict=True)]
         apart = 1.07 ** (index - (len(schedulers) - 1) / 2)  # points of equal rate beside, not on, each other
-        accuracy.plot(np.array(rates) * apart, means, marker=marker, color=colour, markersize=7, label=NAMES[scheduler])
+        accuracy.errorbar(
+            np.array(rates) * apart, means, np.transpose(beyond), marker=marker, color=colour, markersize=7, capsize=3,
+            label=NAMES[scheduler],
+        )  # fmt: skip
     accuracy.set(ylabel="final test accuracy\n(mean over batches)", ylim=(0, 1.02))
-    for index, (seed, curve) in enumerate(curves.items()):
-        style = ("-", "--", ":", "-.")[index % 4]
-        smoothed = smooth(curve.losses, smoothing)
-        loss.plot(
-            curve.learning_rates,
-            smoothed,
-            style,
-            color=GREY,
-            label=f"range test, seed {seed}, smoothed by {smoothing:g}",
-        )
+    longest = max(curves.values(), key=lambda curve: len(curve.losses))
+    label = f"range test, smoothed by {smoothing:g}"
+    if len(curves) > 1:
+        label += f": mean, each and band of {len(curves)} seeds"
+    smoothed = [smooth(curve.losses, smoothing) for curve in curves.values()]
+    _over_seeds(loss, longest.learning_rates, smoothed, label, {"color": GREY})
     loss.set(
         xscale="log", xlabel="learning rate (initial; max_lr for OneCycleLR)", ylabel="training loss\n(cross entropy)"
     )
     loss.set_ylim(0, 3)  # 2.3 is guessing; what explodes beyond is in figure 1
-    for axes in (accuracy, loss):
-        for seed, proposal in proposals.items():
-            if proposal is not None:
-                label = f"proposed, seed {seed}: {format_rate(proposal.learning_rate, 3)}" if axes is loss else None
-                axes.axvline(proposal.learning_rate, color="black", linestyle="--", linewidth=1.2, label=label)
-    figure.legend(*accuracy.get_legend_handles_labels(), loc="outside upper center", ncols=len(schedulers))
+    proposed = [proposal.learning_rate for proposal in proposals.values() if proposal is not None]
+    if proposed:
+        middle, low, high = spread.of_rates(proposed)
+        for axes in (accuracy, loss):
+            axes.axvline(
+                middle, color="black", linestyle="--", linewidth=1.2, label=f"proposed: {format_rate(middle, 3)}"
+            )
+            if len(proposed) > 1:
+                label = f"95% interval, {format_rate(low, 2)} to {format_rate(high, 2)}"
+                axes.axvspan(low, high, color="black", alpha=BAND_ALPHA / 2, linewidth=0, label=label)
+    handles, labels = accuracy.get_legend_handles_labels()
+    models = [(h, n) for h, n in zip(handles, labels, strict=True) if n in NAMES.values()]
+    figure.legend(*zip(*models, strict=True), loc="outside upper center", ncols=len(models))
     figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import jinja2
 
-from reproduce import figures, range_test, study, suggestions
+from reproduce import figures, range_test, spread, study, suggestions
 from reproduce.errors import UserError
 from reproduce.provenance import ROOT
 from reproduce.study import Paper, Wishes
@@ -197,7 +198,11 @@ def _render(paper, wishes, rows, smoothing, tests, found, curves, proposed, miss
          "step": proposed[test.seed].step if proposed[test.seed] else "—"}
         for test in tests if test in found
     ]  # fmt: skip
+    proposals = [found.learning_rate for found in proposed.values() if found]
+    seeds = sorted({row.trial.seed for row in rows})
     return template.render(
+        over_seeds=[format_rate(rate, 3) for rate in spread.of_rates(proposals)] if len(proposals) > 1 else None,
+        several=len(seeds) if len(seeds) > 1 else None,
         departures=study.departures(paper, wishes),
         wanted=len(rows) + len(tests),
         missing=[trial.label for trial in missing],
@@ -228,29 +233,43 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def _markdown(rows: Sequence[Row]) -> str:
-    """The summary table, the paper's value and ours side by side. Accuracies are means over test batches."""
-    several = len({row.trial.seed for row in rows}) > 1
-    seed = ["seed"] if several else []
-    head = ["schedule", "rate", *seed, "accuracy, paper", "accuracy, here", "over 10,000, here",
-            "loss, paper", "loss, here", "outcome", "the paper's word"]  # fmt: skip
+    """The summary table, the paper's value and ours side by side. Accuracies are means over test batches.
+
+    With several seeds a row is their mean and its 95% interval.
+    """
+    head = ["schedule", "rate", "accuracy, paper", "accuracy, here", "over 10,000, here", "loss, paper", "loss, here",
+            "outcome", "the paper's word"]  # fmt: skip
     lines = ["| " + " | ".join(head) + " |", "|" + "-|" * len(head)]
+    groups: dict[tuple, list[Row]] = {}
     for row in rows:
-        trial, result, reported = row.trial, row.result, row.reported
+        groups.setdefault((row.trial.schedule, row.trial.learning_rate), []).append(row)
+    for (schedule, rate), of_model in groups.items():
+        reported, results = of_model[0].reported, [row.result for row in of_model if row.result]
         about = "≈ " if reported and reported.source == "plot" else ""
+        outcomes = Counter(row.result.outcome if row.result else "missing" for row in of_model)
         cells = [
-            figures.NAMES[trial.schedule.name],
-            format_rate(trial.learning_rate),
-            *([str(trial.seed)] if several else []),
+            figures.NAMES[schedule.name],
+            format_rate(rate),
             f"{about}{reported.test_accuracy:.{2 if about else 4}f}" if reported else "—",
-            f"{result.last('test_accuracy_batch_mean'):.4f}" if result else "missing",
-            f"{result.last('test_accuracy'):.4f}" if result else "missing",
+            _over_seeds(results, "test_accuracy_batch_mean"),
+            _over_seeds(results, "test_accuracy"),
             f"≈ {reported.train_loss:g}" if reported else "—",
-            f"{result.last('train_loss'):.4g}" if result else "missing",
-            result.outcome if result else "missing",
+            _over_seeds(results, "train_loss"),
+            ", ".join(outcomes if len(outcomes) == 1 else (f"{n} {outcome}" for outcome, n in outcomes.items())),
             reported.said if reported else "—",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _over_seeds(results: Sequence[Result], metric: str) -> str:
+    """The mean of a final value and its interval."""
+    if not results:
+        return "missing"
+    found = spread.of([result.last(metric) for result in results])
+    if metric != "train_loss":
+        return found.text()
+    return f"{found.mean:.4g}" if found.half_width is None else f"{found.mean:.4g} ± {found.half_width:.2g}"
 
 
 def _curves_csv(curves: dict[int, range_test.Curve], smoothing: float) -> str:

@@ -30,14 +30,14 @@ README = (ROOT / "README.md").read_text()
 ORDER = (
     "errors", "trial", "study", "provenance", "sources", "mnist", "mnist_files", "lenet5", "fused.library",
     "fused.network", "engines", "optimizers", "schedules", "checkpoints", "training", "range_test", "suggestions",
-    "tracking", "serving", "progress", "sweep", "figures", "artifacts", "report", "options", "cli",
+    "spread", "tracking", "serving", "progress", "sweep", "figures", "artifacts", "report", "options", "cli",
 )  # fmt: skip
 NEVER = {
     "trial": {"torch", "mlflow"}, "study": {"torch", "mlflow"}, "provenance": {"mlflow"}, "mnist": {"mlflow"},
     "lenet5": {"reproduce"}, "fused.library": {"torch", "numpy", "reproduce"}, "fused.network": {"mlflow"},
     "engines": {"mlflow"},
     "optimizers": {"mlflow"}, "schedules": {"mlflow"}, "training": {"mlflow"}, "range_test": {"mlflow"},
-    "suggestions": {"torch", "mlflow"},
+    "suggestions": {"torch", "mlflow"}, "spread": {"torch", "mlflow", "reproduce"},
     "report": {"torch"}, "figures": {"torch"}, "tracking": {"matplotlib"}, "sweep": {"matplotlib"},
 }  # fmt: skip
 

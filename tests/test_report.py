@@ -57,6 +57,20 @@ def test_a_taste_says_so_on_its_face_and_names_what_is_missing(finished, paper, 
     assert "multistep,0.0006,0,as-drawn,2,fused,,,,missing," in (tmp_path / "output" / "summary.csv").read_text()
 
 
+def test_several_seeds_are_one_row_with_their_interval(store, paper, tmp_path):
+    wishes = small_wishes(learning_rates=(6e-4,), schedulers=("step",), seeds=(0, 1, 2))
+    _, done = run(store, study.range_tests(paper, wishes) + study.trials(paper, wishes))
+    assert write(store, paper, tmp_path / "output", wishes) == 0
+    metrics = [store.client.get_run(item.run_id).data.metrics for item in done[3:]]
+    accuracies = np.array([found["test_accuracy_batch_mean"] for found in metrics])
+    half = 4.302653 * accuracies.std(ddof=1) / np.sqrt(3)  # t of 2 degrees of freedom
+    (row,) = [line for line in (tmp_path / "output" / "summary.md").read_text().splitlines() if "| StepLR" in line]
+    assert f"| {accuracies.mean():.4f} ± {half:.4f} |" in row
+    rates = [float(store.client.get_run(item.run_id).data.tags["proposed_learning_rate"]) for item in done[:3]]
+    middle = format_rate(float(np.exp(np.log(rates).mean())), 3)
+    assert f"| all seeds | {middle}, 95% interval " in (tmp_path / "output" / "report.md").read_text()
+
+
 def test_what_every_rule_suggests_is_read_off_the_curve_beside_it(finished, paper, tmp_path):
     write(finished[0], paper, tmp_path / "output")
     with (tmp_path / "output" / "range-test.csv").open(newline="") as file:

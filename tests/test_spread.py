@@ -1,0 +1,32 @@
+import math
+
+import pytest
+
+from reproduce import spread
+
+
+def test_an_interval_in_worked_numbers():
+    # mean 2, standard deviation 1, t for 2 degrees of freedom 4.3027: 4.3027 / √3
+    found = spread.of([1.0, 2.0, 3.0])
+    assert (found.mean, found.n) == (2.0, 3)
+    assert found.half_width == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
+    assert found.text(2) == "2.00 ± 2.48"
+
+
+def test_one_value_has_no_interval_and_equal_values_one_of_nothing():
+    assert spread.of([0.9]) == spread.Spread(0.9, None, 1)
+    assert spread.of([0.9]).text() == "0.9000"
+    assert spread.of([0.5, 0.5, 0.5]).half_width == 0.0
+
+
+def test_a_value_that_is_not_a_number_is_not_hidden():
+    found = spread.of([1.0, math.nan])
+    assert math.isnan(found.mean)
+    assert found.text() == "nan"
+
+
+def test_rates_are_averaged_by_their_order_of_magnitude():
+    middle, low, high = spread.of_rates([1e-5, 1e-3])
+    assert middle == pytest.approx(1e-4)
+    assert middle / low == pytest.approx(high / middle)
+    assert spread.of_rates([6e-5]) == pytest.approx((6e-5, 6e-5, 6e-5))
