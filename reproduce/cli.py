@@ -1,7 +1,8 @@
-"""The commands: `range_test`, `sweep`, `report` and `main`, which is all three; `data` and `ui`.
+"""The commands: `range_test`, `sweep`, `report` and `main`, which is all three; `verify`, `data` and `ui`.
 
 What takes seconds to import (MLflow, torch, matplotlib) is imported where it is needed, so that help and errors are
-there at once. Exit codes: 0 done, 1 something failed, 2 something to put right, 130 and 143 interrupted.
+there at once. Exit codes: 0 done, 1 something failed, 2 something to put right, 3 claims that could not be judged, 130
+and 143 interrupted.
 """
 
 import functools
@@ -20,7 +21,7 @@ from reproduce.options import AUTO, COMMANDS, OPTION, PAPER, SCHEDULE_PARAMETERS
 from reproduce.progress import say
 from reproduce.trial import Trial, format_rate
 
-EXIT_FAILED, EXIT_USER, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
+EXIT_FAILED, EXIT_USER, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 3, 130, 143
 GO_ON = "what is done is recorded; the same command goes on from there"
 
 
@@ -126,6 +127,36 @@ def report_command(**given: Any) -> int:
     with store.parent("report", _texts(given)) as parent_id:
         _report(store, parent_id, paper, wishes, smoothing, given["output"])
     return 0
+
+
+@cli.command("verify")
+@options("verify")
+def verify_command(seeds: tuple[int, ...] | None, engine: str, strict: bool) -> int:
+    """Judge the paper's claims by the runs in the tracking store.
+
+    Exits with 0 if every claim could be judged, 3 if some are inconclusive; --strict with 1 if any is not reproduced.
+    """
+    paper = study.load_paper()
+    from reproduce import verdicts
+    from reproduce.tracking import Store
+
+    store = Store(home())
+    wishes = study.Wishes(seeds=seeds or store.seeds() or None)
+    wishes = _recorded_engine(engine, store, paper, wishes.model_copy(update={"engine": engine}))
+    judgements = verdicts.judge_all(store, paper, wishes)
+    for judgement in judgements:
+        claim = judgement.claim
+        click.echo(f"{claim.id:4} {judgement.verdict:15} {claim.says}")
+        click.echo(
+            f"     the paper {verdicts.paper_value(claim)}, here {verdicts.our_value(judgement)}; {judgement.rule}"
+        )
+        if judgement.verdict == "inconclusive":
+            click.echo(f"     to settle it: {verdicts.command(judgement)}")
+    click.echo(verdicts.sentence(judgements))
+    found = {judgement.verdict for judgement in judgements}
+    if strict and "not reproduced" in found:
+        return EXIT_FAILED
+    return EXIT_INCONCLUSIVE if "inconclusive" in found else 0
 
 
 @cli.command("data")

@@ -95,6 +95,7 @@ STEPS = OrPaper(
 JOBS = OrPaper("count", "a whole number above 0", functools.partial(_whole, 1), word=AUTO)
 DIRECTORY = OrPaper("directory", "a directory that is there", _directory, word="none")
 SEEDS = OrPaper("seeds", "whole numbers from 0 below 2^32, as 0,1,2 or 0-4", _seeds)
+EVERY_SEED = OrPaper("seeds", "whole numbers from 0 below 2^32, as 0,1,2 or 0-4", _seeds, word="all")
 OPTIMIZERS = ("adam", "adamw", "sgd", "radam", "lamb", "lars", "hybridadam")
 
 
@@ -109,6 +110,9 @@ OPTION: dict[str, Callable] = {
     "epochs": _option("--epochs", COUNT, "Epochs of every trial: 30 in the paper's models, 5 in its range test."),
     "batch_size": _option("--batch-size", COUNT, "Images a step: 128 in the paper."),
     "seeds": _option("--seeds", SEEDS, "One run for each of these: 0,1,2 or 0-4. A seed sets weights and data order."),
+    "every_seed": _option("--seeds", EVERY_SEED, "Judge by these seeds; all is every one in the store.", "all"),
+    "strict": click.option("--strict", type=bool, default=False, is_flag=False, flag_value="true", show_default=True,
+                           help="Exit with 1 if any claim is not reproduced."),
     "train_size": _option("--train-size", COUNT, "Train on the first N images only, for a quick look."),
     "protocol": _option(
         "--protocol", Named(("as-drawn", "as-written")),
@@ -150,6 +154,7 @@ COMMANDS = {
     "report": (
         *_COMMON, "epochs", "protocol", *_MODELS, "range_test_epochs", "lr_start", "lr_end", "smoothing", "output",
     ),
+    "verify": ("every_seed", "engine", "strict"),
 }  # fmt: skip
 
 

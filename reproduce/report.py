@@ -15,7 +15,7 @@ from typing import Any
 
 import jinja2
 
-from reproduce import figures, range_test, spread, study, suggestions
+from reproduce import figures, range_test, spread, study, suggestions, verdicts
 from reproduce.errors import UserError
 from reproduce.provenance import ROOT
 from reproduce.study import Paper, Wishes
@@ -27,7 +27,7 @@ COLUMNS = (
     "optimizer", "scheduler", "learning_rate", "seed", "protocol", "epochs", "engine", "train_loss", "test_accuracy",
     "test_accuracy_batch_mean", "outcome", "run_id",
 )  # fmt: skip
-PAGES = ("report.md", "summary.csv", "summary.md", "summary.json", "range-test.csv", "environment.json")
+PAGES = ("report.md", "claims.json", "summary.csv", "summary.md", "summary.json", "range-test.csv", "environment.json")
 FIGURE_FORMATS = ("svg", "png")
 
 
@@ -109,7 +109,13 @@ def write(store: Store, paper: Paper, wishes: Wishes, smoothing: float, output: 
         whole.mkdir()
         drawn = _draw(paper, rows, curves, smoothing, proposed, whole)
         environment = _environment(list(found.values()))
-        page = _render(paper, wishes, rows, smoothing, tests, found, curves, proposed, missing, drawn, environment)
+        # What departs from the paper's study says nothing about the paper's claims.
+        judgements = [] if study.departures(paper, wishes) else verdicts.judge_all(store, paper, wishes)
+        if judgements:
+            (whole / "claims.json").write_text(json.dumps(verdicts.data(judgements), indent=1) + "\n")
+        page = _render(
+            paper, wishes, rows, smoothing, tests, found, curves, proposed, missing, drawn, environment, judgements
+        )
         (whole / "report.md").write_text(page, encoding="utf-8")
         (whole / "summary.csv").write_text(_csv(rows), encoding="utf-8")
         (whole / "summary.md").write_text(_markdown(rows), encoding="utf-8")
@@ -182,7 +188,9 @@ def _environment(results: list[Result]) -> dict[str, list[str]]:
     return {name: sorted({result.tags.get(key, "unknown") for result in results}) for key, name in names.items()}
 
 
-def _render(paper, wishes, rows, smoothing, tests, found, curves, proposed, missing, drawn, environment) -> str:
+def _render(
+    paper, wishes, rows, smoothing, tests, found, curves, proposed, missing, drawn, environment, judgements
+) -> str:
     template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent), trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False,
@@ -204,6 +212,8 @@ def _render(paper, wishes, rows, smoothing, tests, found, curves, proposed, miss
         over_seeds=[format_rate(rate, 3) for rate in spread.of_rates(proposals)] if len(proposals) > 1 else None,
         several=len(seeds) if len(seeds) > 1 else None,
         departures=study.departures(paper, wishes),
+        verdict=verdicts.sentence(judgements) if judgements else None,
+        claims=verdicts.markdown(judgements) if judgements else None,
         wanted=len(rows) + len(tests),
         missing=[trial.label for trial in missing],
         readings=readings,

@@ -5,13 +5,14 @@ Knows neither torch nor MLflow.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from reproduce.errors import UserError
 from reproduce.trial import (
@@ -79,6 +80,53 @@ class Defaults(Frozen):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
 
 
+class Model(Frozen):
+    """Which of the paper's models a claim is about."""
+
+    scheduler: Literal[SCHEDULERS]
+    learning_rate: Rate
+    protocol: Protocol = "as-drawn"
+
+
+RangeTestKind = Literal["onset_step", "descent_steps", "explosion_step", "steepest_step", "proposed_log10"]
+ModelKind = Literal["final_accuracy", "accuracy_after_10_epochs", "epochs_to_95_percent", "fall_gained_by_decay"]
+
+
+class Measure(Frozen):
+    """What a claim is about, one number a seed; `claims.py` says how each kind is taken."""
+
+    kind: RangeTestKind | ModelKind
+    of: Model | None = None
+    minus: Model | None = None
+
+    @model_validator(mode="after")
+    def _has_its_model(self) -> Measure:
+        if (self.of is None) != (self.kind in get_args(RangeTestKind)):
+            raise ValueError(f"a measure of kind {self.kind} is of {'the range test' if self.of else 'a model'}")
+        if self.of is None and self.minus is not None:
+            raise ValueError("a range test's measure has nothing to subtract")
+        return self
+
+
+class Claim(Frozen):
+    """One statement of the paper that can be settled by itself, and when it counts as reproduced."""
+
+    id: str
+    says: str
+    where: str
+    measure: Measure
+    expected: tuple[float, float]
+    reading: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    reason: str
+
+    @field_validator("expected")
+    @classmethod
+    def _from_low_to_high(cls, expected: tuple[float, float]) -> tuple[float, float]:
+        if not expected[0] <= expected[1]:
+            raise ValueError("expected goes from low to high")
+        return expected
+
+
 class Paper(Frozen):
     """`paper.yaml`, validated."""
 
@@ -86,6 +134,15 @@ class Paper(Frozen):
     range_test: RangeTest
     schedules: dict[Protocol, dict[Literal[SCHEDULERS], dict[str, Any]]]
     sweeps: tuple[Sweep, ...]
+    claims: tuple[Claim, ...]
+
+    @field_validator("claims")
+    @classmethod
+    def _named_once(cls, claims: tuple[Claim, ...]) -> tuple[Claim, ...]:
+        doubles = [name for name, times in Counter(claim.id for claim in claims).items() if times > 1]
+        if doubles:
+            raise ValueError(f"claim {doubles[0]} is there twice")
+        return claims
 
     def sweep(self, scheduler: str) -> Sweep:
         """The paper's sweep of that schedule."""
@@ -162,6 +219,18 @@ def range_tests(paper: Paper, wishes: Wishes) -> list[Trial]:
     rate = wishes.lr_start or paper.range_test.lr_start
     seeds = _once("seeds", wishes.seeds or paper.protocol.seeds)
     return [_valid(Trial, **common, schedule=ramp, learning_rate=rate, seed=seed) for seed in seeds]
+
+
+def of_model(paper: Paper, wishes: Wishes, model: Model) -> list[Trial]:
+    """The paper's own trials of that model, one a seed; of the wishes only seeds and engine count."""
+    own = Wishes(
+        seeds=wishes.seeds,
+        engine=wishes.engine,
+        protocol=model.protocol,
+        schedulers=(model.scheduler,),
+        learning_rates=(model.learning_rate,),
+    )
+    return trials(paper, own)
 
 
 def departures(paper: Paper, wishes: Wishes) -> list[str]:

@@ -287,6 +287,10 @@ class Store:
                 found[trial] = run
         return {trial: self._result(trial, found[trial]) for trial in wanted.values() if trial in found}
 
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of all finished trials, in rising order."""
+        return tuple(sorted({int(run.data.tags["seed"]) for run in self._runs("tags.outcome LIKE '%'")}))
+
     def _result(self, trial: Trial, run: Run) -> Result:
         epochs = {}
         for name in METRICS:

@@ -30,7 +30,8 @@ README = (ROOT / "README.md").read_text()
 ORDER = (
     "errors", "trial", "study", "provenance", "sources", "mnist", "mnist_files", "lenet5", "fused.library",
     "fused.network", "engines", "optimizers", "schedules", "checkpoints", "training", "range_test", "suggestions",
-    "spread", "tracking", "serving", "progress", "sweep", "figures", "artifacts", "report", "options", "cli",
+    "spread", "claims", "tracking", "serving", "progress", "sweep", "figures", "artifacts", "verdicts", "report",
+    "options", "cli",
 )  # fmt: skip
 NEVER = {
     "trial": {"torch", "mlflow"}, "study": {"torch", "mlflow"}, "provenance": {"mlflow"}, "mnist": {"mlflow"},
@@ -38,6 +39,7 @@ NEVER = {
     "engines": {"mlflow"},
     "optimizers": {"mlflow"}, "schedules": {"mlflow"}, "training": {"mlflow"}, "range_test": {"mlflow"},
     "suggestions": {"torch", "mlflow"}, "spread": {"torch", "mlflow", "reproduce"},
+    "claims": {"torch", "mlflow"},
     "report": {"torch"}, "figures": {"torch"}, "tracking": {"matplotlib"}, "sweep": {"matplotlib"},
 }  # fmt: skip
 

@@ -1,0 +1,181 @@
+"""Verdicts in worked numbers, and a test at each kind of bound."""
+
+import math
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from reproduce import claims, study
+from reproduce.range_test import Curve
+from reproduce.study import Claim, Measure, Model
+
+T2 = 4.302652729911275  # Student's t, 2 degrees of freedom, 97.5%
+
+
+def claim(low, high, reading=0.0):
+    model = Model(scheduler="step", learning_rate=6e-4)
+    measure = Measure(kind="final_accuracy", of=model)
+    return Claim(id="C", says="", where="", measure=measure, expected=(low, high), reading=reading, reason="")
+
+
+def seeds(*values):
+    return dict(enumerate(values))
+
+
+SPREAD = (1.0, 2.0, 3.0)  # deviation 1
+PREDICTION = T2 * math.sqrt(1 + 1 / 3)  # what one more run may differ by
+HALF = T2 / math.sqrt(3)  # half the interval of the mean of three
+
+
+def test_the_tolerance_is_the_reading_error_and_a_prediction_interval():
+    assert claims.tolerance(claim(0, 0, reading=0.5), SPREAD) == pytest.approx(0.5 + PREDICTION)
+    assert claims.tolerance(claim(0, 0, reading=0.5), [7.0, 7.0, 7.0]) == 0.5
+    assert claims.tolerance(claim(0, 0, reading=0.5), []) == 0.5
+
+
+def test_a_mean_is_judged_by_its_interval_and_the_bound_itself_is_inside():
+    found = claims.judge(claim(2, 2, reading=1), seeds(2.0, 2.0, 2.0), [])
+    assert (found.verdict, found.mean, found.low, found.high, found.allowed) == ("reproduced", 2, 2, 2, (1, 3))
+    assert claims.judge(claim(2, 2, reading=1), seeds(3.0, 3.0, 3.0), []).verdict == "reproduced"
+    assert claims.judge(claim(2, 2, reading=1), seeds(1.0, 1.0, 1.0), []).verdict == "reproduced"
+    beyond = math.nextafter(3.0, 4.0)
+    assert claims.judge(claim(2, 2, reading=1), seeds(beyond, beyond, beyond), []).verdict == "not reproduced"
+
+
+def test_an_interval_across_a_bound_is_inconclusive():
+    # mean 2, interval 2 ± 2.484
+    assert claims.judge(claim(2, 2, reading=HALF * 0.99), seeds(*SPREAD), []).verdict == "inconclusive"
+    assert claims.judge(claim(2, 2, reading=HALF * 1.01), seeds(*SPREAD), []).verdict == "reproduced"
+    assert claims.judge(claim(2 + HALF * 1.01, 9), seeds(*SPREAD), []).verdict == "not reproduced"
+    assert claims.judge(claim(2 + HALF * 0.99, 9), seeds(*SPREAD), []).verdict == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "value", "verdict"),
+    [
+        (0, math.inf, 0.0, "reproduced"), (0, math.inf, -1e-9, "not reproduced"),
+        (-math.inf, 0, 0.0, "reproduced"), (-math.inf, 0, 1e-9, "not reproduced"),
+        (-math.inf, -1, -math.inf, "reproduced"), (-math.inf, -1, math.inf, "not reproduced"),
+        (600, 650, 600.0, "reproduced"), (600, 650, 650.0, "reproduced"), (600, 650, 651.0, "not reproduced"),
+    ],
+)  # fmt: skip
+def test_one_sided_and_ranged_claims_at_their_bounds(low, high, value, verdict):
+    assert claims.judge(claim(low, high), seeds(value, value, value), []).verdict == verdict
+
+
+def test_with_fewer_than_three_seeds_the_spread_is_borrowed_and_said_to_be():
+    found = claims.judge(claim(0, 100), seeds(50.0), SPREAD)
+    assert (found.low, found.high) == (pytest.approx(50 - T2), pytest.approx(50 + T2))
+    assert "1 seed, spread borrowed from the reference's 3" in found.rule
+    found = claims.judge(claim(0, 100), seeds(49.0, 51.0), SPREAD)
+    assert found.high == pytest.approx(50 + T2 / math.sqrt(2))
+    alone = claims.judge(claim(0, 100), seeds(49.0, 51.0), [50.0, 50.0])
+    assert (alone.verdict, alone.mean) == ("inconclusive", None)
+    assert alone.rule == "2 of at least 3 seeds, and no reference to borrow from"
+
+
+def test_without_runs_or_without_the_measure_nothing_is_concluded():
+    found = claims.judge(claim(0, 1), {}, SPREAD, missing=["step 6e-4 seed 0"])
+    assert (found.verdict, found.rule, found.missing) == ("inconclusive", "no run", ("step 6e-4 seed 0",))
+    assert claims.judge(claim(0, 1), seeds(0.5, 0.5, math.nan), SPREAD).verdict == "inconclusive"
+
+
+def test_seeds_of_which_some_never_got_there_are_inconclusive():
+    assert claims.judge(claim(-math.inf, -1), seeds(-math.inf, -3.0, -3.0), []).verdict == "inconclusive"
+
+
+# Measures.
+
+# 10 steps at 2; 18 falls of 0.11, those to steps 20 and 21 of 0.16; 5 steps at the least, -0.08; then 1, 2, 3, 4, 5.
+FALLS = np.where(np.isin(np.arange(11, 29), (20, 21)), 0.16, 0.11)
+RAMP = np.concatenate([np.full(10, 2.0), 2.0 - np.cumsum([0, *FALLS]), np.full(5, 0.0), np.arange(1.0, 6.0)])
+CURVE = Curve(np.logspace(-6, 0, len(RAMP)), RAMP)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("onset_step", 12),  # 0.22 of 2.08 fallen; 0.11 at step 11
+        ("descent_steps", 15),  # 1.97 of 2.08 fallen at step 27; 1.86, not nine tenths, at step 26
+        ("explosion_step", 36),  # 1, 2, 3 from step 34 on: above 2 at 36
+        ("steepest_step", 20),
+        ("proposed_log10", -6 + 6 * 20 / 38),
+    ],
+)
+def test_measures_of_a_curve(kind, value):
+    assert claims.of_curve(kind, CURVE, smoothing=0.0) == pytest.approx(value)
+
+
+def test_a_curve_without_the_point_has_no_such_measure():
+    flat = Curve(np.logspace(-3, 0, 5), np.ones(5))
+    rising = Curve(np.logspace(-3, 0, 5), np.arange(5.0))
+    for kind in ("onset_step", "descent_steps", "steepest_step", "proposed_log10"):
+        assert math.isnan(claims.of_curve(kind, flat, 0.0))
+        assert math.isnan(claims.of_curve(kind, rising, 0.0))
+    assert math.isnan(claims.of_curve("explosion_step", Curve(CURVE.learning_rates[:30], RAMP[:30]), 0.0))
+    assert math.isnan(claims.of_curve("onset_step", Curve(np.array([]), np.array([])), 0.98))
+
+
+EPOCHS = {
+    "test_accuracy_batch_mean": [0.5, 0.94, 0.95, 0.96, 0.96, 0.96, 0.96, 0.96, 0.96, 0.97, 0.98, 0.99],
+    "train_loss": [10.0, 9.0, 8.0, 7.0, 6.0, 5.5, 3.5, 1.5, 0.5, 0.4, 0.3, 0.2],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("final_accuracy", 0.99), ("accuracy_after_10_epochs", 0.97), ("epochs_to_95_percent", 3)],
+)
+def test_measures_of_a_model(kind, value):
+    assert claims.of_epochs(kind, EPOCHS, None) == value
+
+
+def test_what_a_decay_gains_in_worked_numbers():
+    # The rate falls in epoch 6. Before: 9 to 6 over epochs 2 to 5, 1 an epoch. From its end: 5.5 to 0.5, 5/3 an epoch.
+    assert claims.of_epochs("fall_gained_by_decay", EPOCHS, 6) == pytest.approx(5 / 3 - 1)
+    assert math.isnan(claims.of_epochs("fall_gained_by_decay", EPOCHS, 4))  # no three epochs before
+    assert math.isnan(claims.of_epochs("fall_gained_by_decay", EPOCHS, 10))  # none after
+
+
+def test_what_was_never_reached_or_trained():
+    short = {name: values[:2] for name, values in EPOCHS.items()}
+    assert claims.of_epochs("epochs_to_95_percent", short, None) == math.inf
+    assert math.isnan(claims.of_epochs("accuracy_after_10_epochs", short, None))
+
+
+# The file.
+
+
+def test_every_claim_of_the_paper_is_there_and_about_models_it_has(paper):
+    families = {found.id[:2] for found in paper.claims}
+    assert families == {"C1", "C2", "C3", "C4", "C5", "C6", "C7", "C9"}
+    for found in paper.claims:
+        for model in filter(None, (found.measure.of, found.measure.minus)):
+            assert model.learning_rate in paper.sweep(model.scheduler).learning_rates, found.id
+
+
+def test_the_expected_values_are_those_of_the_papers_table(paper):
+    for found in paper.claims:
+        measure = found.measure
+        plain = measure.kind == "final_accuracy" and measure.minus is None and found.expected[0] == found.expected[1]
+        if plain and found.id != "C4b":  # the text's own, which is not the output's
+            (trial,) = study.of_model(paper, study.Wishes(), measure.of)
+            assert found.expected[0] == pytest.approx(paper.reported(trial).test_accuracy, abs=5e-5), found.id
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"kind": "onset_step", "of": {"scheduler": "step", "learning_rate": 1}}, {"kind": "final_accuracy"},
+     {"kind": "onset_step", "minus": {"scheduler": "step", "learning_rate": 1}}, {"kind": "beauty"}],
+)  # fmt: skip
+def test_a_measure_that_is_of_the_wrong_thing_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        Measure(**wrong)
+
+
+def test_two_claims_of_one_name_are_refused(paper):
+    content = paper.model_dump()
+    content["claims"] = [content["claims"][0]] * 2
+    with pytest.raises(ValidationError, match="claim C1a is there twice"):
+        study.Paper.model_validate(content)
