@@ -28,6 +28,7 @@ from reproduce.trial import (
     Trial,
 )  # fmt: skip
 
+SHOWN = 100  # characters of what was wrong
 PAPER_FILE = Path(__file__).with_name("paper.yaml")
 Protocol = Literal["as-drawn", "as-written"]
 
@@ -194,7 +195,8 @@ def describe(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error":
         return f"{where}: {message}" if where else message
-    return f"{where}: {message}, got {first['input']!r}"
+    got = repr(first["input"])
+    return f"{where}: {message}, got {got if len(got) <= SHOWN else got[:SHOWN] + '…'}"
 
 
 def trials(paper: Paper, wishes: Wishes) -> list[Trial]:

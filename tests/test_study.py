@@ -108,3 +108,12 @@ def test_rates_are_written_as_the_field_writes_them():
     assert [format_rate(rate) for rate in rates] == ["0.6", "0.06", "6e-4", "6.05e-5", "1e-6"]
     assert format_rate(8.009856e-05, 3) == "8.01e-5"
     assert all(float(format_rate(a)) > float(format_rate(b)) for a, b in pairwise(rates))
+
+
+def test_what_was_wrong_is_shown_in_part_when_it_is_long(tmp_path):
+    path = tmp_path / "paper.yaml"
+    path.write_text(study.PAPER_FILE.read_text() + f"extra: {list(range(200))}\n")
+    with pytest.raises(UserError) as refused:
+        study.load_paper(path)
+    shown = repr(list(range(200)))[:100]
+    assert str(refused.value) == f"{path}: extra: Extra inputs are not permitted, got {shown}…"
