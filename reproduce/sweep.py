@@ -160,6 +160,8 @@ def run_trial(task: Task) -> Done:
 
 
 def _train_and_record(task: Task, store: Store) -> Done:
+    # What training imports starts a pool of compilers in every worker, and nothing here is compiled.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     from reproduce import training  # takes seconds to import: only where something is trained
 
     trial = task.trial
