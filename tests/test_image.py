@@ -222,6 +222,12 @@ def test_what_a_user_got_wrong_ends_in_one_line_and_exit_code_2(start, directory
     assert list(directory.iterdir()) == []
 
 
+def test_claims_without_runs_are_inconclusive_in_the_container_too(start, directory):
+    code, said = finish(start("verify", directory=directory))
+    assert code == 3
+    assert "C3a  inconclusive" in said
+
+
 def test_a_directory_of_somebody_else_is_refused_before_any_work(start, tmp_path):
     if os.geteuid() != 0:
         pytest.skip("only root can make a directory that the container's user may not write to")
