@@ -53,6 +53,8 @@ ENV REPRODUCE_DATA_DIR=/opt/data
 
 COPY --from=kernel /opt/fused /opt/fused
 ENV REPRODUCE_FUSED_DIR=/opt/fused
+# The image's own code and no other: the working directory may well be a checkout.
+ENV PYTHONSAFEPATH=1
 
 # This checkout. It stays where it is, and may be read by everybody whatever the builder's umask was.
 COPY . /opt/reproduce

@@ -34,11 +34,11 @@ def contents() -> list[str]:
 def main() -> None:
     """Print it."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--base", default="unknown")
-    parser.add_argument("--commit", default="unknown")
-    given = parser.parse_args()
+    parser.add_argument("--base")
+    parser.add_argument("--commit")
+    given = {name: value for name, value in vars(parser.parse_args()).items() if value is not None}
     digest = hashlib.sha256("\n".join(contents()).encode()).hexdigest()
-    print(json.dumps({"contents": f"sha256:{digest}", "base": given.base, "commit": given.commit}, indent=1))
+    print(json.dumps({"contents": f"sha256:{digest}", **given}, indent=1))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ there at once. Exit codes: 0 done, 1 something failed, 2 something to put right,
 and 143 interrupted.
 """
 
+import difflib
 import functools
 import os
 import signal
@@ -17,7 +18,7 @@ import click
 
 from reproduce import study
 from reproduce.errors import TrackingError, TrialsFailedError, UserError
-from reproduce.options import AUTO, COMMANDS, OPTION, PAPER, SCHEDULE_PARAMETERS, Named, options
+from reproduce.options import AUTO, COMMANDS, OPTION, PAPER, SCHEDULE_PARAMETERS, options
 from reproduce.progress import say
 from reproduce.trial import Trial, format_rate
 
@@ -62,7 +63,9 @@ class Commands(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
         """The command of that name."""
         if args and args[0] not in self.commands:
-            Named(tuple(self.commands)).convert(args[0], None, ctx)
+            near = difflib.get_close_matches(args[0], self.commands, n=1)
+            hint = f", did you mean {near[0]}?" if near else ""
+            raise click.UsageError(f"there is no command {args[0]!r}, expected one of {', '.join(self.commands)}{hint}")
         return super().resolve_command(ctx, args)
 
 
@@ -323,7 +326,7 @@ def _report(
     missing = report.write(store, paper, wishes, smoothing, output)
     store.log_folder(parent_id, output, "report")
     if missing:
-        say(f"the report names {missing} runs that are missing")
+        say(f"the report names {missing} run{'s' if missing > 1 else ''} that {'are' if missing > 1 else 'is'} missing")
     click.echo(f"report: {output / 'report.md'}")
 
 

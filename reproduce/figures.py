@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from reproduce import spread
 from reproduce.checkpoints import EpochRecord
@@ -147,7 +147,7 @@ def rules(
         if points:
             axes.plot(
                 *zip(*points, strict=True), MARKERS[index % len(MARKERS)], color=COLOURS[index % len(COLOURS)],
-                markersize=9, markeredgecolor="black", linestyle="none", label=name,
+                markersize=13 - index, markeredgecolor="black", linestyle="none", label=name,  # none hides another
             )  # fmt: skip
     axes.set_yscale("symlog", linthresh=2.5, linscale=2)
     axes.set_yticks([0, 0.5, 1, 1.5, 2, 2.5, 10, 100], ["0", "0.5", "1", "1.5", "2", "2.5", "10", "100"])
@@ -216,6 +216,8 @@ def schedule(scheduler: str, results: Sequence[Result], paper: Paper) -> Figure:
                     beside, value, marker, color="none", markeredgecolor=colour, markersize=12, markeredgewidth=1.6,
                     clip_on=False,
                 )  # fmt: skip
+    for axes in (loss, accuracy):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     loss.set(xlabel="epoch", ylabel="training loss (mean over the epoch)")
     _log_of_losses(loss)
     accuracy.set(xlabel="epoch", ylabel="test accuracy (mean over batches)", ylim=(0, 1.02))

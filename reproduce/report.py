@@ -77,7 +77,7 @@ def check_output(output: Path) -> None:
     foreign = sorted(path.name for path in output.iterdir() if path.is_dir() or not _is_ours(path.name))
     if foreign:
         raise UserError(
-            f"--output {output} holds {foreign[0]}, which is no part of a report: "
+            f"--output {output} holds {foreign[0]!r}, which is no part of a report: "
             "name a directory that is new or empty, or holds a report only"
         )
 
@@ -97,7 +97,8 @@ def write(store: Store, paper: Paper, wishes: Wishes, smoothing: float, output: 
     found = store.results(tests + trials)
     if not found and (output / "report.md").exists():
         raise UserError(
-            f"the store has no run of this kind, and {output} holds a report, which is kept: ask for runs it has"
+            f"the store has no run of this kind, and {output} holds a report, which is kept: "
+            "give the options that the runs were made with, as --epochs 1 --train-size 10000"
         )
     rows = [Row(trial, wishes.protocol, found.get(trial), paper.reported(trial)) for trial in trials]
     curves = {trial.seed: _curve(store, found[trial]) for trial in tests if trial in found}
@@ -185,7 +186,8 @@ def _environment(results: list[Result]) -> dict[str, list[str]]:
     names = {"commit": "commit", "uncommitted_changes": "uncommitted changes", "code_sha256": "code"}
     keys = sorted({key for result in results for key in result.tags if key.startswith("environment.")})
     names |= {key: key.removeprefix("environment.") for key in keys}
-    return {name: sorted({result.tags.get(key, "unknown") for result in results}) for key, name in names.items()}
+    found = {name: sorted({result.tags.get(key, "unknown") for result in results}) for key, name in names.items()}
+    return found | {"engine": sorted({result.trial.engine for result in results})}
 
 
 def _render(

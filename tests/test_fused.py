@@ -263,7 +263,7 @@ def test_without_the_kernel_auto_falls_back_in_one_line_and_fused_is_refused(tmp
     monkeypatch.delenv("REPRODUCE_FUSED_DIR", raising=False)
     if why == "no compiler":
         monkeypatch.setenv("CXX", "no-such-compiler")
-        reason = "no-such-compiler is not installed"
+        reason = "the compiler that CXX names, 'no-such-compiler', is not installed"
     elif why == "broken compiler":
         monkeypatch.setenv("CXX", "false")
         reason = "/false cannot compile it: "

@@ -209,7 +209,7 @@ def test_a_container_that_was_ended_half_way_goes_on_to_the_same_bits(start, dir
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("sweeep",), "error: Invalid value: got 'sweeep', expected one of main, "),
+        (("sweeep",), "error: there is no command 'sweeep', expected one of main, "),
         (("sweep", "--epochs", "0"), "error: Invalid value for '--epochs': got '0', expected a whole number above 0"),
         (("range_test", "--device", "cuda"), "error: --device cuda: no CUDA device is to be seen here"),
     ],
@@ -267,6 +267,9 @@ def mlflow_run(image, tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
 
+    (tmp_path / "reproduce").mkdir()  # as in a checkout: what runs is the image's code all the same
+    (tmp_path / "reproduce" / "__init__.py").write_text("raise SystemExit('the code of the working directory')")
+
     def run(*arguments):
         command = ["mlflow", "run", f"{ROOT}#docker", "-e", "sweep", *arguments]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -274,12 +277,14 @@ def mlflow_run(image, tmp_path):
     return run
 
 
-def test_mlflow_run_works_in_the_image(mlflow_run, image, tmp_path):
+def test_mlflow_run_works_in_the_image(mlflow_run, image, commit, tmp_path):
     done = mlflow_run("-P", "scheduler=step", "-P", "learning_rates=6e-4", "-P", "epochs=1", "-P", "train_size=1280")
     assert done.returncode == 0, done.stderr
     parent, child = sorted(runs(tmp_path), key=lambda run: "mlflow.parentRunId" in run)
     assert (parent["status"], child["status"], child["mlflow.parentRunId"]) == ("FINISHED", "FINISHED", parent["id"])
     assert parent["mlflow.docker.image.id"] == child["environment.image_id"] == image.id
+    assert child["environment.image"].startswith("sha256:")
+    assert child["commit"] == commit.removesuffix("-dirty")
     (artifacts,) = tmp_path.glob(f"mlruns/*/{child['id']}/artifacts")  # where MLflow outside looks for them
     assert {path.name for path in artifacts.iterdir()} >= {"curve.csv", "environment.json"}
     assert {path.stat().st_uid for path in tmp_path.rglob("*")} == {os.getuid()}

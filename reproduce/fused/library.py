@@ -56,7 +56,8 @@ def build(directory: Path, target: str) -> Path:
     named = os.environ.get("CXX")
     compiler = next(filter(None, map(shutil.which, [named] if named else COMPILERS)), None)
     if compiler is None:
-        raise UnavailableError(f"{named or 'a C++ compiler (g++ or clang++)'} is not installed")
+        wanted = f"the compiler that CXX names, {named!r}," if named else "a C++ compiler (g++ or clang++)"
+        raise UnavailableError(f"{wanted} is not installed")
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory, prefix=".build-") as folder:
         made = Path(folder) / "made.so"
