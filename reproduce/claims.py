@@ -128,6 +128,9 @@ def judge(
 
     if not own:
         return result("inconclusive", "no run")
+    least, most = _possible(claim)
+    if allowed[0] <= least and most <= allowed[1]:
+        return result("inconclusive", f"seeds differ so much that every value would do: give or take {beyond:.3g}")
     if any(math.isnan(value) for value in own):
         return result("inconclusive", "the measure is not there in every run")
     if len(own) >= ENOUGH_SEEDS:
@@ -146,6 +149,13 @@ def judge(
         f"the mean's interval ({how}) lies {where} {_text(allowed)}: {_text(claim.expected)} give or take {beyond:.3g}"
     )
     return result(verdict, rule, (mean, low, high))
+
+
+def _possible(claim: Claim) -> tuple[float, float]:
+    """The least and the most that the measure can be: a claim that no run could fail is not settled by any."""
+    if "accuracy" not in claim.measure.kind:
+        return -math.inf, math.inf
+    return (-1.0, 1.0) if claim.measure.minus else (0.0, 1.0)
 
 
 def _mean(values: Sequence[float]) -> float:

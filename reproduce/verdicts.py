@@ -84,12 +84,13 @@ def sentence(judgements: list[Judgement]) -> str:
 
 def command(judgement: Judgement) -> str:
     """What to type to have the runs that an inconclusive claim wants."""
+    seeds = "0-2" if len(judgement.values) < claims.ENOUGH_SEEDS else "0-9"
     parts = []
     for model in filter(None, (judgement.claim.measure.of, judgement.claim.measure.minus)):
         protocol = "" if model.protocol == "as-drawn" else f" --protocol {model.protocol}"
         rate = format_rate(model.learning_rate)
-        parts.append(f"reproduce sweep --scheduler {model.scheduler} --learning-rates {rate}{protocol} --seeds 0-2")
-    return " && ".join(parts or ["reproduce range_test --seeds 0-2"])
+        parts.append(f"reproduce sweep --scheduler {model.scheduler} --learning-rates {rate}{protocol} --seeds {seeds}")
+    return " && ".join(parts or [f"reproduce range_test --seeds {seeds}"])
 
 
 def paper_value(claim: Claim) -> str:

@@ -13,9 +13,11 @@ from reproduce.study import Claim, Measure, Model
 T2 = 4.302652729911275  # Student's t, 2 degrees of freedom, 97.5%
 
 
-def claim(low, high, reading=0.0):
-    model = Model(scheduler="step", learning_rate=6e-4)
-    measure = Measure(kind="final_accuracy", of=model)
+STEP = Measure(kind="onset_step")
+ACCURACY = Measure(kind="final_accuracy", of=Model(scheduler="step", learning_rate=6e-4))
+
+
+def claim(low, high, reading=0.0, measure=STEP):
     return Claim(id="C", says="", where="", measure=measure, expected=(low, high), reading=reading, reason="")
 
 
@@ -62,6 +64,16 @@ def test_an_interval_across_a_bound_is_inconclusive():
 )  # fmt: skip
 def test_one_sided_and_ranged_claims_at_their_bounds(low, high, value, verdict):
     assert claims.judge(claim(low, high), seeds(value, value, value), []).verdict == verdict
+
+
+def test_a_claim_that_no_run_could_fail_is_not_settled():
+    # An accuracy is at least 0 and at most 1: give or take 1 about 0.5 is anything, give or take 0.49 is not.
+    found = claims.judge(claim(0.5, 0.5, reading=0.5, measure=ACCURACY), seeds(0.5, 0.5, 0.5), [])
+    assert (found.verdict, found.rule) == (
+        "inconclusive", "seeds differ so much that every value would do: give or take 0.5",
+    )  # fmt: skip
+    narrower = claim(0.5, 0.5, reading=0.49, measure=ACCURACY)
+    assert claims.judge(narrower, seeds(0.5, 0.5, 0.5), []).verdict == "reproduced"
 
 
 def test_with_fewer_than_three_seeds_the_spread_is_borrowed_and_said_to_be():
