@@ -56,6 +56,7 @@ def test_the_slide_stops_where_the_slope_has_become_even():
     # back, the right end of the 15 steps last differs at step 71: the left end is then at 56.
     assert slide(rates, bend) == Proposal(rates[56], 56)
     assert slide(rates, np.ones(100)).step == 84  # even at once: 15 steps before the last
+    assert slide(rates, 0.1 * steps).step == 84  # and so is a straight climb
     assert slide(rates[:16], bend[:16]) is None
 
 
