@@ -120,10 +120,8 @@ def range_test(
     if zoomed:
         axes.set(xlim=(0.17 * total, 0.56 * total), ylim=(0, 2.6))  # steps 400 to 1,300 of the paper's 2,345
     else:
-        # A loss that explodes to 50 would leave the descent flat on the floor: linear below 2.5, logarithmic above.
-        axes.set_yscale("symlog", linthresh=2.5, linscale=2)
-        axes.set_yticks([0, 0.5, 1, 1.5, 2, 2.5, 10, 100], ["0", "0.5", "1", "1.5", "2", "2.5", "10", "100"])
-        axes.set(xlim=(0, total), ylim=(0, max(2.6, 1.3 * max(c.losses.max() for c in curves.values()))))
+        _axis_of_explosion(axes, max(curve.losses.max() for curve in curves.values()))
+        axes.set(xlim=(0, total))
     axes.set(xlabel="step", ylabel="training loss of the batch (cross entropy)")
     _rate_axis(axes, longest)
     figure.legend(loc="outside lower center", ncols=2)
@@ -136,12 +134,13 @@ def rules(
 ) -> Figure:
     """What each rule suggests, a colour and a marker a rule, on the smoothed curve of every seed."""
     figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
-    for curve in curves.values():
-        axes.plot(curve.learning_rates, smooth(curve.losses, smoothing), color=GREY, linewidth=1.2)
+    smoothed = {seed: smooth(curve.losses, smoothing) for seed, curve in curves.items()}
+    for seed, curve in curves.items():
+        axes.plot(curve.learning_rates, smoothed[seed], color=GREY, linewidth=1.2)
     for index, (name, by_seed) in enumerate(suggested.items()):
         points = [
-            (proposal.learning_rate, np.interp(proposal.learning_rate, curves[seed].learning_rates,
-                                               smooth(curves[seed].losses, smoothing)))
+            (proposal.learning_rate,
+             np.interp(proposal.learning_rate, curves[seed].learning_rates, smoothed[seed]))
             for seed, proposal in by_seed.items() if proposal is not None
         ]  # fmt: skip
         if points:
@@ -149,10 +148,8 @@ def rules(
                 *zip(*points, strict=True), MARKERS[index % len(MARKERS)], color=COLOURS[index % len(COLOURS)],
                 markersize=13 - index, markeredgecolor="black", linestyle="none", label=name,  # none hides another
             )  # fmt: skip
-    axes.set_yscale("symlog", linthresh=2.5, linscale=2)
-    axes.set_yticks([0, 0.5, 1, 1.5, 2, 2.5, 10, 100], ["0", "0.5", "1", "1.5", "2", "2.5", "10", "100"])
-    highest = max(smooth(curve.losses, smoothing).max() for curve in curves.values())
-    axes.set(xscale="log", ylim=(0, max(2.6, 1.3 * highest)), xlabel="learning rate")
+    _axis_of_explosion(axes, max(losses.max() for losses in smoothed.values()))
+    axes.set(xscale="log", xlabel="learning rate")
     axes.set_ylabel(f"training loss, smoothed by {smoothing:g}")
     figure.legend(loc="outside lower center", ncols=3)
     return figure
@@ -172,6 +169,13 @@ def _over_seeds(axes: plt.Axes, x: np.ndarray, lines: Sequence[Sequence[float]],
             x[:shortest], values.min(0), values.max(0), color=style["color"], alpha=BAND_ALPHA, linewidth=0
         )
     axes.plot(x[:shortest], values.mean(0), label=label, **style)
+
+
+def _axis_of_explosion(axes: plt.Axes, highest: float) -> None:
+    """Losses linear below 2.5 and logarithmic above: one that explodes to 50 would leave the descent on the floor."""
+    axes.set_yscale("symlog", linthresh=2.5, linscale=2)
+    axes.set_yticks([0, 0.5, 1, 1.5, 2, 2.5, 10, 100], ["0", "0.5", "1", "1.5", "2", "2.5", "10", "100"])
+    axes.set(ylim=(0, max(2.6, 1.3 * highest)))
 
 
 def _log_of_losses(axes: plt.Axes) -> None:

@@ -103,25 +103,30 @@ def write(store: Store, paper: Paper, wishes: Wishes, smoothing: float, output: 
     rows = [Row(trial, wishes.protocol, found.get(trial), paper.reported(trial)) for trial in trials]
     curves = {trial.seed: _curve(store, found[trial]) for trial in tests if trial in found}
     proposed = {seed: range_test.propose(curve, smoothing) for seed, curve in curves.items()}
+    suggested = _suggested(curves, smoothing)
     missing = [trial for trial in tests + trials if trial not in found]
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".report-") as folder:
         whole = Path(folder) / "report"
         whole.mkdir()
-        drawn = _draw(paper, rows, curves, smoothing, proposed, whole)
+        drawn = _draw(paper, rows, curves, smoothing, proposed, suggested, whole)
         environment = _environment(list(found.values()))
         # What departs from the paper's study says nothing about the paper's claims.
         judgements = [] if study.departures(paper, wishes) else verdicts.judge_all(store, paper, wishes)
         if judgements:
             (whole / "claims.json").write_text(json.dumps(verdicts.data(judgements), indent=1) + "\n")
         page = _render(
-            paper, wishes, rows, smoothing, tests, found, curves, proposed, missing, drawn, environment, judgements
-        )
+            paper, wishes, rows, smoothing, tests, found, curves, proposed, suggested, missing, drawn, environment,
+            judgements,
+        )  # fmt: skip
         (whole / "report.md").write_text(page, encoding="utf-8")
         (whole / "summary.csv").write_text(_csv(rows), encoding="utf-8")
         (whole / "summary.md").write_text(_markdown(rows), encoding="utf-8")
         (whole / "summary.json").write_text(
-            json.dumps(_json(paper, wishes, rows, smoothing, tests, found, curves), indent=1, allow_nan=True) + "\n"
+            json.dumps(
+                _json(paper, wishes, rows, smoothing, tests, found, proposed, suggested), indent=1, allow_nan=True
+            )
+            + "\n"
         )
         if curves:
             (whole / "range-test.csv").write_text(_curves_csv(curves, smoothing), encoding="utf-8")
@@ -157,6 +162,7 @@ def _draw(
     curves: dict[int, range_test.Curve],
     smoothing: float,
     proposed: dict[int, range_test.Proposal | None],
+    suggested: dict[str, dict[int, range_test.Proposal | None]],
     folder: Path,
 ) -> dict[str, str]:
     """Draw every figure for which there are runs; the names of the files, without ending, by what they show."""
@@ -168,7 +174,7 @@ def _draw(
         drawn[what] = name
 
     if curves:
-        keep("rules", "figure-rules", figures.rules, curves, smoothing, _suggested(curves, smoothing))
+        keep("rules", "figure-rules", figures.rules, curves, smoothing, suggested)
         keep("whole", "figure-1", figures.range_test, curves, smoothing, proposed, paper)
         keep("zoomed", "figure-2", figures.range_test, curves, smoothing, proposed, paper, zoomed=True)
     results = [row.result for row in rows if row.result is not None]
@@ -191,7 +197,7 @@ def _environment(results: list[Result]) -> dict[str, list[str]]:
 
 
 def _render(
-    paper, wishes, rows, smoothing, tests, found, curves, proposed, missing, drawn, environment, judgements
+    paper, wishes, rows, smoothing, tests, found, curves, proposed, suggested, missing, drawn, environment, judgements
 ) -> str:
     template = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATE.parent), trim_blocks=True, lstrip_blocks=True,
@@ -222,7 +228,7 @@ def _render(
         seeds=sorted(curves),
         rules={
             name: [format_rate(found.learning_rate, 3) if found else "none" for found in by_seed.values()]
-            for name, by_seed in _suggested(curves, smoothing).items()
+            for name, by_seed in suggested.items()
         },
         reported=paper.range_test.reported,
         reported_rate=format_rate(paper.range_test.reported.proposed_learning_rate),
@@ -296,11 +302,9 @@ def _curves_csv(curves: dict[int, range_test.Curve], smoothing: float) -> str:
     return text.getvalue()
 
 
-def _json(paper, wishes, rows, smoothing, tests, found, curves) -> dict[str, Any]:
+def _json(paper, wishes, rows, smoothing, tests, found, proposed, suggested) -> dict[str, Any]:
     """The same as data: every row and range test with the paper's values beside, and where this departs from it."""
     reported = paper.range_test.reported
-    suggested = _suggested(curves, smoothing)
-    proposed = {seed: range_test.propose(curve, smoothing) for seed, curve in curves.items()}
     return {
         "departures": study.departures(paper, wishes),
         "range_tests": [

@@ -26,7 +26,7 @@ def judge_all(store: Store, paper: Paper, wishes: Wishes, reference: Path = REFE
     own = Wishes(seeds=wishes.seeds, engine=wishes.engine)
     tests = study.range_tests(paper, own)
     wanted = {claim.id: _trials(paper, own, claim) or [tests] for claim in paper.claims}
-    found = store.results({trial: None for groups in wanted.values() for group in groups for trial in group})
+    found = store.results(trial for groups in wanted.values() for group in groups for trial in group)
     curves = {test: range_test.until_not_finite(*store.curve(found[test].run_id)) for test in tests if test in found}
     judgements = []
     for claim in paper.claims:
