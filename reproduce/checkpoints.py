@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 KEPT = 2
+RAGGED = ("step_losses", "step_learning_rates", "validation")  # of another length in each epoch
 WEIGHTS, OPTIMIZER, SCHEDULE, HISTORY = "weights.safetensors", "optimizer.pt", "schedule.pt", "history.npz"
 HASHES = "sha256.json"
 
@@ -25,7 +26,8 @@ class EpochRecord:
 
     `step_losses` (steps,) float32 and `step_learning_rates` (steps,) float64 are the curve of this epoch; it
     ends with the first loss that is not finite. `train_loss` is the mean over all the epoch's batches, `learning_rate`
-    that of its last step, `finished_at` the seconds since 1970.
+    that of its last step, `finished_at` the seconds since 1970. A trial does not go on after an epoch that `diverged`.
+    `validation` (times, 3) float64 is a range test's on held-out images: step of the trial from 0, loss, accuracy.
     """
 
     epoch: int  # from 1
@@ -37,11 +39,8 @@ class EpochRecord:
     finished_at: float
     step_losses: np.ndarray
     step_learning_rates: np.ndarray
-
-    @property
-    def diverged(self) -> bool:
-        """Whether a loss of this epoch was not finite, after which a trial does not go on."""
-        return not np.isfinite(self.train_loss)
+    diverged: bool
+    validation: np.ndarray
 
 
 class Checkpoints:
@@ -108,19 +107,18 @@ def _is_whole(folder: Path) -> bool:
 
 def _save_history(path: Path, history: list[EpochRecord]) -> None:
     arrays = {field.name: [getattr(record, field.name) for record in history] for field in fields(EpochRecord)}
-    lengths = [len(record.step_losses) for record in history]
-    for name in ("step_losses", "step_learning_rates"):
+    for name in RAGGED:
+        arrays[f"{name}_lengths"] = [len(part) for part in arrays[name]]
         arrays[name] = np.concatenate(arrays[name])
-    np.savez(path, steps=lengths, **arrays)
+    np.savez(path, **arrays)
 
 
 def load_history(path: Path) -> list[EpochRecord]:
     """The records that `Checkpoints.save` wrote."""
     with np.load(path, allow_pickle=False) as saved:
         arrays = dict(saved)
-    ends = np.cumsum(arrays.pop("steps"))[:-1]
-    for name in ("step_losses", "step_learning_rates"):
-        arrays[name] = np.split(arrays[name], ends)
+    for name in RAGGED:
+        arrays[name] = np.split(arrays[name], np.cumsum(arrays.pop(f"{name}_lengths"))[:-1])
     rows = zip(*(arrays[field.name] for field in fields(EpochRecord)), strict=True)
     return [EpochRecord(*(value.item() if value.ndim == 0 else value for value in row)) for row in rows]
 

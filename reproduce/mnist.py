@@ -41,9 +41,9 @@ class Split:
     images: np.ndarray
     labels: np.ndarray
 
-    def first(self, size: int) -> "Split":
-        """The first `size` images."""
-        return Split(self.images[:size], self.labels[:size])
+    def part(self, start: int, stop: int) -> "Split":
+        """The images from `start` up to and without `stop`."""
+        return Split(self.images[start:stop], self.labels[start:stop])
 
 
 @dataclass(frozen=True)

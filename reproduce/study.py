@@ -175,6 +175,9 @@ class Wishes(Frozen):
     lr_start: Rate | None = None
     lr_end: Rate | None = None
     range_test_epochs: Count | None = None
+    validation_size: Count | None = None
+    validation_interval: Count | None = None
+    stop_factor: Rate | None = None
 
 
 @cache
@@ -218,6 +221,11 @@ def range_tests(paper: Paper, wishes: Wishes) -> list[Trial]:
     """One range test a seed. UserError where a wish cannot be met."""
     common = _common(paper, wishes) | {"epochs": wishes.range_test_epochs or paper.range_test.epochs}
     ramp = {"name": "ramp", "lr_end": wishes.lr_end or paper.range_test.lr_end}
+    for key in ("validation_size", "validation_interval", "stop_factor"):  # the paper had none of them
+        if (value := getattr(wishes, key)) is not None:
+            ramp[key] = value
+    if wishes.validation_interval and not wishes.validation_size:
+        raise UserError("--validation-interval has no effect without --validation-size: give both, or neither")
     rate = wishes.lr_start or paper.range_test.lr_start
     seeds = _once("seeds", wishes.seeds or paper.protocol.seeds)
     return [_valid(Trial, **common, schedule=ramp, learning_rate=rate, seed=seed) for seed in seeds]

@@ -81,10 +81,18 @@ class ExponentialDecay(Frozen):
 
 
 class Ramp(Frozen):
-    """The range test: the rate rises exponentially and would reach `lr_end` one step after the last."""
+    """The range test: the rate rises exponentially and would reach `lr_end` one step after the last.
+
+    The last `validation_size` training images are held out, and judged by the network after every `validation_interval`
+    steps, from the first on. With a `stop_factor` the test ends once the average of its losses exceeds that many times
+    the least average so far.
+    """
 
     name: Literal["ramp"] = "ramp"
     lr_end: Rate
+    validation_size: Annotated[int, Field(ge=0)] = 0
+    validation_interval: Count = 20
+    stop_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
 
 
 Schedule = Annotated[
@@ -114,8 +122,10 @@ class Trial(Frozen):
     def _fits(self) -> Trial:
         if self.train_size > SIZES[self.dataset]:
             raise ValueError(f"train_size {self.train_size} is more than the {SIZES[self.dataset]} images there are")
-        if self.batch_size > self.train_size:
-            raise ValueError(f"batch_size {self.batch_size} is more than the {self.train_size} training images")
+        if self.held_out >= self.train_size:
+            raise ValueError(f"validation_size {self.held_out} leaves none of the {self.train_size} training images")
+        if self.batch_size > self.images_per_epoch:
+            raise ValueError(f"batch_size {self.batch_size} is more than the {self.images_per_epoch} training images")
         if isinstance(self.schedule, OneCycle) and self.schedule.pct_start * self.total_steps <= 1:
             raise ValueError(
                 f"onecycle rises over pct_start {self.schedule.pct_start:g} of {self.total_steps} steps, "
@@ -131,9 +141,19 @@ class Trial(Frozen):
         return isinstance(self.schedule, Ramp)
 
     @property
+    def held_out(self) -> int:
+        """How many of the training images are not trained on."""
+        return self.schedule.validation_size if self.is_range_test else 0
+
+    @property
+    def images_per_epoch(self) -> int:
+        """How many images are trained on in an epoch."""
+        return self.train_size - self.held_out
+
+    @property
     def steps_per_epoch(self) -> int:
         """Batches in an epoch, the last short one included."""
-        return math.ceil(self.train_size / self.batch_size)
+        return math.ceil(self.images_per_epoch / self.batch_size)
 
     @property
     def total_steps(self) -> int:

@@ -6,7 +6,8 @@ from reproduce.checkpoints import EpochRecord
 
 
 def record(rates, losses):
-    return EpochRecord(1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, np.array(losses, np.float32), np.array(rates, np.float64))
+    curve = np.array(losses, np.float32), np.array(rates, np.float64)
+    return EpochRecord(1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, *curve, diverged=False, validation=np.empty((0, 3)))
 
 
 def test_smoothing_in_worked_numbers():

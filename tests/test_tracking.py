@@ -10,7 +10,6 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
-import torch
 from conftest import ROOT, kernel, run, small_wishes
 
 from reproduce import checkpoints, mnist, study, training
@@ -213,9 +212,3 @@ def test_processes_that_start_at_once_on_a_new_store_do_not_collide(tmp_path):
         for _ in range(3)
     ]
     assert [process.communicate()[0].strip() for process in started] == ["1", "1", "1"]
-
-
-def test_threads_do_not_change_with_the_machine(small_trial, whole_mnist, tmp_path):
-    torch.set_num_threads(2)
-    list(training.train(small_trial, whole_mnist, tmp_path, kernel=kernel()))
-    assert torch.get_num_threads() == 1

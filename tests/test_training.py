@@ -1,13 +1,15 @@
 import hashlib
+import random
 
 import joblib
 import numpy as np
 import pytest
 import torch
 from conftest import kernel, small_wishes
+from safetensors.torch import load_file
 from torch import nn
 
-from reproduce import checkpoints, mnist, study, training
+from reproduce import checkpoints, mnist, range_test, study, training
 from reproduce.lenet5 import LeNet5
 
 
@@ -140,6 +142,77 @@ def test_a_range_test_is_not_evaluated(paper, whole_mnist, tmp_path):
     assert all(np.isnan(record.test_accuracy) for record in records)
     rates = np.concatenate([record.step_learning_rates for record in records])
     np.testing.assert_allclose(rates, 1e-6 * 10 ** (6 * np.arange(10) / 10), rtol=1e-12)
+
+
+def validated(paper, **changes):
+    """A range test of four steps an epoch, as 128 of its 640 images are held out."""
+    return study.range_tests(paper, small_wishes(validation_size=128, validation_interval=3, **changes))[0]
+
+
+def test_held_out_images_are_judged_along_the_ramp_and_not_trained_on(paper, whole_mnist, tmp_path):
+    trial = validated(paper)
+    first, second = train(trial, whole_mnist, tmp_path / "validated")
+    assert [len(record.step_losses) for record in (first, second)] == [4, 4]
+    assert np.concatenate([first.validation, second.validation])[:, 0].tolist() == [0, 3, 6]
+    # The first 512 images alone give the same curve: looking at the others changes nothing.
+    alone = study.range_tests(paper, small_wishes(train_size=512))[0]
+    for record, other in zip((first, second), train(alone, whole_mnist, tmp_path / "alone"), strict=True):
+        np.testing.assert_array_equal(record.step_losses, other.step_losses)
+        assert other.validation.shape == (0, 3)
+
+
+def test_validation_is_that_of_a_tensor_computation_on_the_last_images(paper, whole_mnist, tmp_path):
+    trial = validated(paper, range_test_epochs=1)
+    (record,) = train(trial, whole_mnist, tmp_path)
+    model = LeNet5()
+    model.load_state_dict(load_file(checkpoints.last_weights(tmp_path)))
+    held_out = whole_mnist.train.part(512, 640)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(np.array(held_out.images)).float() / 255)
+    labels = torch.from_numpy(held_out.labels)
+    step, loss, accuracy = record.validation[-1]  # after step 3, the last of the only epoch
+    assert (step, accuracy) == (3, (logits.argmax(1) == labels).double().mean().item())
+    assert loss == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+
+
+def test_a_range_test_stops_where_its_average_loss_exceeds_so_many_times_the_least(paper, whole_mnist, tmp_path):
+    wishes = {"optimizer": "sgd", "lr_start": 1e-3, "lr_end": 1e3, "range_test_epochs": 10}
+    whole = train(study.range_tests(paper, small_wishes(**wishes))[0], whole_mnist, tmp_path / "whole")
+    losses = np.concatenate([record.step_losses for record in whole]).astype(float)
+    smoothed = range_test.smooth(losses, 0.98)
+    beyond = int(np.flatnonzero(~(smoothed <= 1.1 * np.minimum.accumulate(smoothed)))[0])
+
+    trial = study.range_tests(paper, small_wishes(stop_factor=1.1, **wishes))[0]
+    stopped = train(trial, whole_mnist, tmp_path / "stopped")
+    assert [record.diverged for record in stopped] == [False] * (len(stopped) - 1) + [True]
+    np.testing.assert_array_equal(np.concatenate([record.step_losses for record in stopped]), losses[: beyond + 1])
+    assert 5 < beyond < 50
+
+    running = training.train(trial, whole_mnist, tmp_path / "resumed", kernel=kernel())
+    next(running)
+    running.close()  # taken up again, it stops at the same step
+    resumed = train(trial, whole_mnist, tmp_path / "resumed")
+    assert [len(record.step_losses) for record in resumed] == [len(record.step_losses) for record in stopped]
+
+
+def test_generators_and_threads_are_the_callers_again_even_after_an_exception(paper, whole_mnist, tmp_path):
+    def state():
+        return (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(),
+                torch.get_num_threads(), torch.backends.cudnn.deterministic)  # fmt: skip
+
+    torch.set_num_threads(2)
+    try:
+        before = state()
+        train(validated(paper), whole_mnist, tmp_path / "whole")
+        assert state() == before
+        running = training.train(validated(paper), whole_mnist, tmp_path / "thrown", kernel=kernel())
+        next(running)
+        assert torch.get_num_threads() == 1
+        with pytest.raises(ZeroDivisionError):
+            running.throw(ZeroDivisionError)
+        assert state() == before
+    finally:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture
