@@ -164,11 +164,12 @@ def ours(home: Path, steps: int, engine: str) -> float:
     """A trial of this package as it trains: Colossal-AI's Booster, the schedule, losses and rates recorded."""
     sys.path.insert(0, str(ROOT))
     from reproduce import engines, mnist, study, training
+    from reproduce.paper import load_paper
 
     _, kernel = engines.resolve(engine, "cpu", home)
     # A range test is a trial without evaluation: its epochs hold steps and nothing else. The first one warms up.
     wishes = study.Wishes(engine=engine, range_test_epochs=2, train_size=BATCH * steps, lr_start=RATE / 2, lr_end=RATE)
-    (trial,) = study.range_tests(study.load_paper(), wishes)
+    (trial,) = study.range_tests(load_paper(), wishes)
     with tempfile.TemporaryDirectory() as folder:
         records = list(training.train(trial, mnist.open_dataset("mnist", home), Path(folder), kernel=kernel))
     return records[-1].wall_seconds

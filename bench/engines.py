@@ -25,6 +25,7 @@ def main() -> None:
     sys.path.insert(0, str(ROOT))
     from reproduce import study
     from reproduce.options import SEEDS as SEED_TYPE
+    from reproduce.paper import load_paper
     from reproduce.tracking import Store
 
     found = []
@@ -47,7 +48,7 @@ def main() -> None:
                 wishes = study.Wishes(
                     engine=engine, schedulers=(scheduler,), learning_rates=(float(rate),), seeds=seeds
                 )
-                results = store.results(study.trials(study.load_paper(), wishes)).values()
+                results = store.results(study.trials(load_paper(), wishes)).values()
                 row[engine] = [result.last("test_accuracy_batch_mean") for result in results]
             found.append(row)
             print(row["scheduler"], rate, *(f"{e} {statistics.mean(row[e]):.4f} {row[e]}" for e in ("torch", "fused")))

@@ -14,9 +14,10 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
+from reproduce import regret
+from reproduce.paper import Claim
 from reproduce.range_test import Curve, propose, smooth
 from reproduce.spread import CONFIDENCE
-from reproduce.study import Claim
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
 ENOUGH_SEEDS = 3  # for a spread of one's own
@@ -30,7 +31,8 @@ class Judgement:
     """A claim's verdict and what it rests on.
 
     `values` are the measure's, one a seed; `low` to `high` is the interval of their mean, `allowed` where it must lie.
-    `missing` names the runs that the claim wants and the store has not.
+    `runs` are the ids of those it rests on, by name; `missing` names those that it wants and the store has not, each
+    with its seed.
     """
 
     claim: Claim
@@ -41,8 +43,8 @@ class Judgement:
     high: float | None
     allowed: tuple[float, float]
     rule: str
-    run_ids: tuple[str, ...]
-    missing: tuple[str, ...]
+    runs: Mapping[str, str]
+    missing: Mapping[str, int]
 
 
 # Measures of a range test: a curve and its smoothing to a number.
@@ -102,6 +104,23 @@ def of_epochs(kind: str, epochs: Mapping[str, Sequence[float]], decay_epoch: int
     raise ValueError(kind)
 
 
+# Measures of a grid: accuracies by epoch at each of its rates and at the proposed one, to a number.
+
+
+def of_grid(kind: str, grid: Mapping[float, Sequence[float]], rate: float, proposed: Sequence[float]) -> float:
+    """That measure after the last epoch; NaN where a training did not get there. `rate` is the proposed one."""
+    epochs = max(map(len, grid.values()))
+    best, _ = regret.best(grid, epochs)
+    match kind:
+        case "best_log10":
+            return math.log10(best)
+        case "decades_from_best":
+            return math.log10(rate / best)
+        case "final_regret":
+            return regret.regret(grid, proposed, epochs)
+    raise ValueError(kind)
+
+
 # Judging.
 
 
@@ -114,20 +133,25 @@ def judge(
     claim: Claim,
     values: Mapping[int, float],
     reference: Sequence[float],
-    run_ids: Sequence[str] = (),
-    missing: Sequence[str] = (),
+    runs: Mapping[str, str] | None = None,
+    missing: Mapping[str, int] | None = None,
 ) -> Judgement:
-    """The verdict on a claim from its measure's values by seed, and those of the archived reference."""
+    """The verdict on a claim from its measure's values by seed, and those of the archived reference.
+
+    While a run is missing that is wanted, nothing is concluded from the others.
+    """
     beyond = tolerance(claim, reference)
     allowed = (claim.expected[0] - beyond, claim.expected[1] + beyond)
     own = list(values.values())
 
     def result(verdict: Verdict, rule: str, interval: tuple[float, float, float] | None = None) -> Judgement:
         mean, low, high = interval or (None, None, None)
-        return Judgement(claim, verdict, dict(values), mean, low, high, allowed, rule, tuple(run_ids), tuple(missing))
+        return Judgement(
+            claim, verdict, dict(values), mean, low, high, allowed, rule, dict(runs or {}), dict(missing or {})
+        )
 
-    if not own:
-        return result("inconclusive", "no run")
+    if missing or not own:
+        return result("inconclusive", "runs are missing")
     least, most = _possible(claim)
     if allowed[0] <= least and most <= allowed[1]:
         return result("inconclusive", f"seeds differ so much that every value would do: give or take {beyond:.3g}")
@@ -153,9 +177,10 @@ def judge(
 
 def _possible(claim: Claim) -> tuple[float, float]:
     """The least and the most that the measure can be: a claim that no run could fail is not settled by any."""
-    if "accuracy" not in claim.measure.kind:
+    kind = claim.measure.kind
+    if "accuracy" not in kind and "regret" not in kind:
         return -math.inf, math.inf
-    return (-1.0, 1.0) if claim.measure.minus else (0.0, 1.0)
+    return (-1.0, 1.0) if claim.measure.minus or "regret" in kind else (0.0, 1.0)
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -1,4 +1,4 @@
-"""The commands: `range_test`, `sweep`, `report` and `main`, which is all three; `verify`, `data` and `ui`.
+"""The commands: `range_test`, `sweep`, `report` and `main`, which is all three; `grid`, `verify`, `data` and `ui`.
 
 What takes seconds to import (MLflow, torch, matplotlib) is imported where it is needed, so that help and errors are
 there at once. Exit codes: 0 done, 1 something failed, 2 something to put right, 3 claims that could not be judged, 130
@@ -18,7 +18,8 @@ import click
 
 from reproduce import study
 from reproduce.errors import TrackingError, TrialsFailedError, UserError
-from reproduce.options import AUTO, COMMANDS, OPTION, PAPER, SCHEDULE_PARAMETERS, options
+from reproduce.options import AUTO, COMMANDS, OPTION, PAPER, PROPOSED, SCHEDULE_PARAMETERS, options
+from reproduce.paper import Paper, load_paper
 from reproduce.progress import say
 from reproduce.trial import Trial, format_rate
 
@@ -79,7 +80,7 @@ def cli() -> None:
 @options("main")
 def main_command(**given: Any) -> int:
     """Everything: the range test and all 15 models, then the report."""
-    paper = study.load_paper()
+    paper = load_paper()
     _check_output(given["output"])
 
     def plan(wishes: study.Wishes) -> list[Trial]:
@@ -96,9 +97,9 @@ def main_command(**given: Any) -> int:
 @options("range_test")
 def range_test_command(**given: Any) -> int:
     """The learning-rate range test: raise the rate step by step, and propose one."""
-    paper = study.load_paper()
+    paper = load_paper()
     wishes = _wishes(given | {"range_test_epochs": given["epochs"], "epochs": None})
-    smoothing = given["smoothing"] if given["smoothing"] is not None else paper.range_test.smoothing
+    smoothing = _smoothing(given, paper)
 
     def then(store: Any, parent_id: str, wishes: study.Wishes) -> None:
         _log_proposals(store, parent_id, paper, wishes, smoothing)
@@ -110,23 +111,57 @@ def range_test_command(**given: Any) -> int:
 @options("sweep")
 def sweep_command(**given: Any) -> int:
     """Train with one schedule, or all, at several initial rates."""
-    plan = functools.partial(study.trials, study.load_paper())
-    return _run("sweep", given, _wishes(given), plan, lambda store, parent_id, wishes: None)
+    paper = load_paper()
+    return _run("sweep", given, _wishes(given), functools.partial(study.trials, paper))
+
+
+@cli.command("grid")
+@options("grid")
+def grid_command(**given: Any) -> int:
+    """How good is a proposed rate? The range test, and fixed rates all over, trained to compare its proposal with."""
+    paper = load_paper()
+    wishes, smoothing = _wishes(given), _smoothing(given, paper)
+
+    def plan(wishes: study.Wishes) -> list[Trial]:
+        return study.range_tests(paper, wishes) + study.grid(paper, wishes)
+
+    def beside(store: Any, wishes: study.Wishes) -> list[Trial]:
+        from reproduce.evidence import Evidence
+
+        found = Evidence(store, paper, wishes, smoothing)
+        suggested = {test.seed: found.suggested(test).values() for test in study.range_tests(paper, wishes)}
+        rates = {
+            seed: [study.as_printed(proposal.learning_rate) for proposal in proposals if proposal]
+            for seed, proposals in suggested.items()
+        }
+        return study.beside_grid(paper, wishes, rates)
+
+    def then(store: Any, parent_id: str, wishes: study.Wishes) -> None:
+        _log_proposals(store, parent_id, paper, wishes, smoothing)
+        from reproduce import comparisons
+        from reproduce.evidence import Evidence
+
+        seeds = wishes.seeds or paper.protocol.seeds
+        compared = comparisons.regrets(Evidence(store, paper, wishes, smoothing), wishes.optimizer or "adam", seeds)
+        if compared:
+            click.echo(comparisons.regret_text(compared))
+
+    return _run("grid", given, wishes, plan, then, beside)
 
 
 @cli.command("report")
 @options("report")
 def report_command(**given: Any) -> int:
     """Write tables and figures from the tracking store. The options choose the trials it is about."""
-    paper, wishes = study.load_paper(), _wishes(given)
-    smoothing = given["smoothing"] if given["smoothing"] is not None else paper.range_test.smoothing
+    paper, wishes = load_paper(), _wishes(given)
+    smoothing = _smoothing(given, paper)
     study.trials(paper, wishes), study.range_tests(paper, wishes)  # a wish that cannot be met ends here
     _check_output(given["output"])
     from reproduce.tracking import Store
 
     store = Store(home())
     store.close_abandoned()
-    wishes = _recorded_engine(given["engine"], store, paper, wishes)
+    wishes = _recorded_engine(given["engine"], store, paper, _at_proposed_rates(given, store, paper, wishes))
     with store.parent("report", _texts(given)) as parent_id:
         _report(store, parent_id, paper, wishes, smoothing, given["output"])
     return 0
@@ -139,14 +174,18 @@ def verify_command(seeds: tuple[int, ...] | None, engine: str, strict: bool) -> 
 
     Exits with 0 if every claim could be judged, 3 if some are inconclusive; --strict with 1 if any is not reproduced.
     """
-    paper = study.load_paper()
+    paper = load_paper()
     from reproduce import verdicts
+    from reproduce.evidence import Evidence
     from reproduce.tracking import Store
 
     store = Store(home())
-    wishes = study.Wishes(seeds=seeds or store.seeds() or None)
+    every = store.seeds()
+    wishes = study.Wishes(seeds=seeds or every or None)
     wishes = _recorded_engine(engine, store, paper, wishes.model_copy(update={"engine": engine}))
-    judgements = verdicts.judge_all(store, paper, wishes)
+    evidence = Evidence(store, paper, wishes, paper.range_test.smoothing)
+    wanted = seeds or verdicts.studied(evidence, every) or paper.protocol.seeds
+    judgements = verdicts.judge_all(evidence, wanted, () if seeds else every)
     for judgement in judgements:
         claim = judgement.claim
         click.echo(f"{claim.id:4} {judgement.verdict:15} {claim.says}")
@@ -200,11 +239,35 @@ def _usual_data_dir() -> Path | None:
 
 def _wishes(given: dict[str, Any]) -> study.Wishes:
     """What the options ask for, as the study understands it."""
-    fields = {key: given[key] for key in study.Wishes.model_fields if given.get(key) not in (None, AUTO)}
+    fields = {key: given[key] for key in study.Wishes.model_fields if given.get(key) not in (None, AUTO, PROPOSED)}
     if given.get("scheduler", "all") != "all":
         fields["schedulers"] = (given["scheduler"],)
     own = {key: given[key] for key in SCHEDULE_PARAMETERS if given.get(key) is not None}
     return study.Wishes(**fields, schedule_parameters=own)
+
+
+def _smoothing(given: dict[str, Any], paper: Paper) -> float:
+    """The weight of the past in the average that smooths a range test's loss."""
+    return given["smoothing"] if given.get("smoothing") is not None else paper.range_test.smoothing
+
+
+def _at_proposed_rates(given: dict[str, Any], store: Any, paper: Paper, wishes: study.Wishes) -> study.Wishes:
+    """The wishes with each seed's proposed rate, ten times it and a tenth of it, where that is asked for."""
+    if given["learning_rates"] != PROPOSED:
+        return wishes
+    rates = {}
+    for test in study.range_tests(paper, wishes):
+        proposed, run_id = store.newest_proposal(test)
+        if proposed is None:
+            why = f"run {run_id} found none, its loss never fell" if run_id else "there is no such range test"
+            raise UserError(
+                f"--learning-rates proposed needs what a range test with {test.optimizer}, {test.dataset}, "
+                f"{test.train_size} images, batches of {test.batch_size} and seed {test.seed} proposes, and {why}: "
+                f"run reproduce range_test with the same options first"
+            )
+        rates[test.seed] = tuple(study.as_printed(proposed * factor) for factor in (1, 10, 0.1))
+        say(f"seed {test.seed}: {format_rate(proposed, 3)} is what run {run_id} proposes")
+    return wishes.model_copy(update={"rates_by_seed": rates})
 
 
 def _texts(given: dict[str, Any]) -> dict[str, str]:
@@ -223,9 +286,13 @@ def _run(
     given: dict[str, Any],
     wishes: study.Wishes,
     plan: Callable[[study.Wishes], list[Trial]],
-    then: Callable[[Any, str, study.Wishes], None],
+    then: Callable[[Any, str, study.Wishes], None] | None = None,
+    beside: Callable[[Any, study.Wishes], list[Trial]] | None = None,
 ) -> int:
-    """Have the plan's trials finished under one parent run, then do what follows; the exit code."""
+    """Have the plan's trials finished under one parent run, then do what follows; the exit code.
+
+    `beside` plans further trials by what the first have recorded.
+    """
     plan(wishes)  # a wish that cannot be met ends here, before anything that takes seconds
     device, devices = _device(given["device"])
     if given["optimizer"] == "hybridadam":
@@ -237,39 +304,41 @@ def _run(
 
     store = Store(home())
     engine, kernel = engines.resolve(given["engine"], device, home(), say)
+    paper = load_paper()
     wishes = wishes.model_copy(update={"engine": engine})
+    if "learning_rates" in given:
+        wishes = _at_proposed_rates(given, store, paper, wishes)
     mnist_files.prepare(given["dataset"], home(), given["data_dir"] or _usual_data_dir(), say)
     store.close_abandoned()
-    smoothing = given.get("smoothing")
-    if smoothing is None:
-        smoothing = study.load_paper().range_test.smoothing
+    how = functools.partial(
+        sweep.run,
+        device=device,
+        devices=devices,
+        kernel=kernel,
+        jobs=given["jobs"] or provenance.cores(),
+        force=given["force"],
+        artifacts=functools.partial(artifacts.leave_behind, smoothing=_smoothing(given, paper)),
+    )
     with store.parent(command, _texts(given)) as parent_id:
         store.log_dataset(parent_id, given["dataset"])
         try:
-            done = sweep.run(
-                trials := plan(wishes),
-                store,
-                parent_id,
-                device=device,
-                devices=devices,
-                kernel=kernel,
-                jobs=given["jobs"] or provenance.cores(),
-                force=given["force"],
-                artifacts=functools.partial(artifacts.leave_behind, smoothing=smoothing),
-            )
+            done = how(plan(wishes), store, parent_id)
+            if beside is not None:
+                done += how(beside(store, wishes), store, parent_id)
         finally:
             store.close_abandoned()  # trials whose workers were ended in the middle
         store.describe_parent(parent_id, [(item.trial, item.run_id, item.how) for item in done])
         counts = {how: sum(item.how == how for item in done) for how in ("trained", "resumed", "reused", "failed")}
         say(", ".join(f"{count} {how}" for how, count in counts.items() if count))
-        then(store, parent_id, wishes)
+        if then is not None:
+            then(store, parent_id, wishes)
         failed = [item.trial.label for item in done if item.how == "failed"]
         if failed:
-            raise TrialsFailedError(f"{len(failed)} of {len(trials)} trials failed: {', '.join(failed)}")
+            raise TrialsFailedError(f"{len(failed)} of {len(done)} trials failed: {', '.join(failed)}")
     return 0
 
 
-def _recorded_engine(wanted: str, store: Any, paper: study.Paper, wishes: study.Wishes) -> study.Wishes:
+def _recorded_engine(wanted: str, store: Any, paper: Paper, wishes: study.Wishes) -> study.Wishes:
     """The wishes with the engine that is wanted; auto is the one of which the store has more finished trials."""
     if wanted != AUTO:
         return wishes
@@ -294,7 +363,7 @@ def _device(wanted: str) -> tuple[str, int]:
     return "cpu", 1
 
 
-def _log_proposals(store: Any, parent_id: str, paper: study.Paper, wishes: study.Wishes, smoothing: float) -> None:
+def _log_proposals(store: Any, parent_id: str, paper: Paper, wishes: study.Wishes, smoothing: float) -> None:
     from reproduce import report
 
     proposals = report.proposals(store, paper, wishes, smoothing)
@@ -307,7 +376,11 @@ def _log_proposals(store: Any, parent_id: str, paper: study.Paper, wishes: study
                 f"{trial.label}: proposes {format_rate(proposal.learning_rate, 3)}, read at step {proposal.step} "
                 f"(the paper: {format_rate(stated.proposed_learning_rate)}, around step {stated.step})"
             )
-    found = {trial.seed: proposal.learning_rate for trial, proposal in proposals.items() if proposal is not None}
+    found = {
+        store.results([trial])[trial].run_id: (trial.seed, proposal.learning_rate)
+        for trial, proposal in proposals.items()
+        if proposal is not None
+    }
     store.log_proposals(parent_id, smoothing, found)
 
 
@@ -318,9 +391,7 @@ def _check_output(output: Path) -> None:
     report.check_output(output)
 
 
-def _report(
-    store: Any, parent_id: str, paper: study.Paper, wishes: study.Wishes, smoothing: float, output: Path
-) -> None:
+def _report(store: Any, parent_id: str, paper: Paper, wishes: study.Wishes, smoothing: float, output: Path) -> None:
     from reproduce import report
 
     missing = report.write(store, paper, wishes, smoothing, output)

@@ -19,8 +19,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from reproduce import spread
 from reproduce.checkpoints import EpochRecord
+from reproduce.paper import Paper
 from reproduce.range_test import Curve, Proposal, smooth
-from reproduce.study import Paper
 from reproduce.tracking import Result
 from reproduce.trial import Trial, format_rate
 

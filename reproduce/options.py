@@ -16,6 +16,7 @@ from reproduce.trial import SCHEDULERS, SIZES
 
 PAPER = "paper"
 AUTO = "auto"
+PROPOSED = "proposed"
 MAX_SEED = 2**32 - 1
 
 
@@ -65,6 +66,10 @@ def _list(parse: Callable[[str], Any], text: str) -> tuple:
     return tuple(parse(part.strip()) for part in text.split(","))
 
 
+def _rates_or_proposed(text: str) -> tuple[float, ...] | str:
+    return PROPOSED if text == PROPOSED else _list(_real, text)
+
+
 def _seeds(text: str) -> tuple[int, ...]:
     seeds = []
     for part in text.split(","):
@@ -89,6 +94,9 @@ RATE = OrPaper("rate", "a number above 0", _real)
 FRACTION = OrPaper("fraction", "a number between 0 and 1", functools.partial(_real, high=1.0))
 SMOOTHING = OrPaper("factor", "a number from 0 to below 1", functools.partial(_real, high=1.0, low_included=True))
 RATES = OrPaper("rates", "numbers above 0 with commas between, as 1e-3,3e-4", functools.partial(_list, _real))
+OWN_RATES = OrPaper("rates", "numbers above 0 with commas between, as 1e-3,3e-4, the word proposed", _rates_or_proposed)
+FACTOR = OrPaper("factor", "a number above 1", functools.partial(_real, low=1.0), word="none")
+HELD_OUT = OrPaper("count", "a whole number above 0", functools.partial(_whole, 1), word="none")
 STEPS = OrPaper(
     "steps", "whole numbers above 0 with commas between", functools.partial(_list, functools.partial(_whole, 1))
 )
@@ -119,7 +127,16 @@ OPTION: dict[str, Callable] = {
         "When the rate decays: as the paper's curves show, or as its text says.", "as-drawn",
     ),
     "scheduler": _option("--scheduler", Named((*SCHEDULERS, "all")), "One schedule, or all five.", "all"),
-    "learning_rates": _option("--learning-rates", RATES, "Initial rates (max_lr for onecycle): three in the paper."),
+    "learning_rates": _option(
+        "--learning-rates", OWN_RATES,
+        "Initial rates (max_lr for onecycle): three in the paper. proposed is what the newest range test of the same "
+        "optimizer, data and seed proposes, ten times that, and a tenth of it.",
+    ),
+    "grid_rates": _option("--learning-rates", RATES, "The grid's rates: half-decades from 1e-6 to 0.1."),
+    "validation_size": _option("--validation-size", HELD_OUT, "Hold so many of the last training images out, and "
+                               "judge them along the ramp.", "none"),
+    "validation_interval": _option("--validation-interval", COUNT, "Steps from one judgement to the next: 20."),
+    "stop_factor": _option("--stop-factor", FACTOR, "Stop once the average loss is so many times its least.", "none"),
     "decay_steps": _option("--decay-steps", COUNT, "step, exponential: steps for one factor of gamma."),
     "milestones": _option("--milestones", STEPS, "multistep: the steps at which the rate falls."),
     "gamma": _option("--gamma", RATE, "step, multistep, exponential: the factor of each decay."),
@@ -145,15 +162,15 @@ OPTION: dict[str, Callable] = {
 SCHEDULE_PARAMETERS = ("decay_steps", "milestones", "gamma", "pct_start", "div_factor", "final_div_factor")
 _COMMON = ("dataset", "optimizer", "batch_size", "seeds", "train_size", "engine")
 _WORK = ("data_dir", "jobs", "device", "force")
+_RAMP = ("lr_start", "lr_end", "validation_size", "validation_interval", "stop_factor", "smoothing")
 _MODELS = ("scheduler", "learning_rates", *SCHEDULE_PARAMETERS)
 # The options of each command, and so the parameters of each entry point of MLproject.
 COMMANDS = {
     "main": (*_COMMON, "epochs", "range_test_epochs", "protocol", *_WORK, "output"),
-    "range_test": (*_COMMON, "epochs", "lr_start", "lr_end", "smoothing", *_WORK),
+    "range_test": (*_COMMON, "epochs", *_RAMP, *_WORK),
     "sweep": (*_COMMON, "epochs", "protocol", *_MODELS, *_WORK),
-    "report": (
-        *_COMMON, "epochs", "protocol", *_MODELS, "range_test_epochs", "lr_start", "lr_end", "smoothing", "output",
-    ),
+    "grid": (*_COMMON, "epochs", "grid_rates", "range_test_epochs", *_RAMP, *_WORK),
+    "report": (*_COMMON, "epochs", "protocol", *_MODELS, "range_test_epochs", *_RAMP, "output"),
     "verify": ("every_seed", "engine", "strict"),
 }  # fmt: skip
 

@@ -17,8 +17,10 @@ import jinja2
 
 from reproduce import figures, range_test, spread, study, suggestions, verdicts
 from reproduce.errors import UserError
+from reproduce.evidence import Evidence
+from reproduce.paper import Paper, Reported
 from reproduce.provenance import ROOT
-from reproduce.study import Paper, Wishes
+from reproduce.study import Wishes
 from reproduce.tracking import Result, Store
 from reproduce.trial import Trial, format_rate
 
@@ -38,7 +40,7 @@ class Row:
     trial: Trial
     protocol: str
     result: Result | None
-    reported: study.Reported | None
+    reported: Reported | None
 
     def values(self) -> dict[str, Any]:
         """The columns of summary.csv, under their names; None where there is no run."""
@@ -112,7 +114,9 @@ def write(store: Store, paper: Paper, wishes: Wishes, smoothing: float, output: 
         drawn = _draw(paper, rows, curves, smoothing, proposed, suggested, whole)
         environment = _environment(list(found.values()))
         # What departs from the paper's study says nothing about the paper's claims.
-        judgements = [] if study.departures(paper, wishes) else verdicts.judge_all(store, paper, wishes)
+        seeds = wishes.seeds or paper.protocol.seeds
+        evidence = Evidence(store, paper, wishes, smoothing)
+        judgements = [] if study.departures(paper, wishes) else verdicts.judge_all(evidence, seeds)
         if judgements:
             (whole / "claims.json").write_text(json.dumps(verdicts.data(judgements), indent=1) + "\n")
         page = _render(

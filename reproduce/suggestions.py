@@ -85,9 +85,10 @@ def _at(learning_rates: np.ndarray, step: int) -> Proposal:
     return Proposal(float(learning_rates[step]), step)
 
 
+PAPERS_RULE = "steepest by log rate"
 # In the order of the report, the paper's own first.
 RULES: dict[str, Callable[[np.ndarray, np.ndarray], Proposal | None]] = {
-    "steepest by log rate": steepest,
+    PAPERS_RULE: steepest,
     "steepest by step": steepest_by_step,
     "steepest by rate": steepest_by_rate,
     "minimum / 10": tenth_of_minimum,

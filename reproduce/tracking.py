@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from reproduce.trial import SIZES, Trial
 
 EXPERIMENT = "lenet5-mnist"  # where runs go unless `mlflow run` or the usual variables choose
 METRICS = ("train_loss", "test_accuracy", "test_accuracy_batch_mean", "learning_rate")
+PROPOSED = "proposed_learning_rate"
 CURVE_FILE, MODEL_NAME = "curve.csv", "model"
 PAGE = 1000  # runs fetched at a time
 MODEL_CODE = Path(__file__).with_name("serving.py")
@@ -50,6 +52,8 @@ class Result:
     outcome: str
     epochs: dict[str, list[float]]
     tags: dict[str, str]
+    started_at: datetime
+    ended_at: datetime
 
     def last(self, metric: str) -> float:
         """The metric's value after the last epoch."""
@@ -277,28 +281,48 @@ class Store:
 
     # Reading.
 
+    def finished_runs(self) -> dict[str, Run]:
+        """The newest finished run of each specification."""
+        found: dict[str, Run] = {}
+        for run in self._runs("tags.outcome LIKE '%'"):
+            if _is_finished(run):
+                found.setdefault(run.data.tags.get("specification"), run)
+        return found
+
     def results(self, trials: Iterable[Trial]) -> dict[Trial, Result]:
         """For each trial the newest finished run of exactly that specification; those without one are left out."""
-        wanted = {trial.specification: trial for trial in trials}
-        found: dict[Trial, Run] = {}
-        for run in self._runs("tags.outcome LIKE '%'"):
-            trial = wanted.get(run.data.tags.get("specification"))
-            if trial is not None and trial not in found and _is_finished(run):
-                found[trial] = run
-        return {trial: self._result(trial, found[trial]) for trial in wanted.values() if trial in found}
+        found = self.finished_runs()
+        return {trial: self.result(trial, found[trial.specification]) for trial in trials
+                if trial.specification in found}  # fmt: skip
+
+    def newest_proposal(self, like: Trial) -> tuple[float | None, str | None]:
+        """What the newest finished range test of the same data, optimizer, batch and seed proposes, and its run.
+
+        Its ramp and engine may be any. None, None without such a run; None and the run where its loss never fell.
+        """
+        same = {key: str(getattr(like, key)) for key in ("dataset", "train_size", "optimizer", "batch_size", "seed")}
+        for run in self._runs("tags.kind = 'range_test'"):
+            if _is_finished(run) and same.items() <= run.data.params.items():
+                try:
+                    return float(run.data.tags[PROPOSED]), run.info.run_id
+                except ValueError:  # in words, that there is none
+                    return None, run.info.run_id
+        return None, None
 
     def seeds(self) -> tuple[int, ...]:
         """The seeds of all finished trials, in rising order."""
         return tuple(sorted({int(run.data.tags["seed"]) for run in self._runs("tags.outcome LIKE '%'")}))
 
-    def _result(self, trial: Trial, run: Run) -> Result:
+    def result(self, trial: Trial, run: Run) -> Result:
+        """What that run recorded of the trial."""
         epochs = {}
         for name in METRICS:
             if name in run.data.metrics:
                 history = self.client.get_metric_history(run.info.run_id, name)
                 epochs[name] = [metric.value for metric in sorted(history, key=lambda metric: metric.step)]
         tags = run.data.tags
-        return Result(trial, run.info.run_id, run.info.experiment_id, tags["outcome"], epochs, tags)
+        begin, end = (datetime.fromtimestamp(at / 1000, UTC) for at in (run.info.start_time, run.info.end_time))
+        return Result(trial, run.info.run_id, run.info.experiment_id, tags["outcome"], epochs, tags, begin, end)
 
     def curve(self, run_id: str) -> tuple[np.ndarray, np.ndarray]:
         """The rates and raw losses of every step of a finished trial, both (steps,) float64."""
@@ -315,11 +339,13 @@ class Store:
         """Write the files of a folder to a run."""
         self._write(self.client.log_artifacts, run_id, str(folder), under)
 
-    def log_proposals(self, run_id: str, smoothing: float, proposals: dict[int, float]) -> None:
-        """Write a range test's proposed rates to its parent: a metric whose steps are the seeds."""
+    def log_proposals(self, run_id: str, smoothing: float, proposals: dict[str, tuple[int, float]]) -> None:
+        """Write what range tests, by run id, propose for their seed: to each, and to the parent by seed."""
         now = int(time.time() * 1000)
-        metrics = [Metric("proposed_learning_rate", rate, now, seed) for seed, rate in proposals.items()]
+        metrics = [Metric(PROPOSED, rate, now, seed) for seed, rate in proposals.values()]
         self._write(self.client.log_batch, run_id, metrics=metrics, tags=_tags({"smoothing_used": str(smoothing)}))
+        for test_id, (_, rate) in proposals.items():  # a finished test may have been read with another smoothing
+            self._write(self.client.log_batch, test_id, tags=_tags({"smoothing": str(smoothing), PROPOSED: repr(rate)}))
 
     def _runs(self, condition: str) -> list[Run]:
         """All runs that meet the condition, in every experiment, the newest first."""

@@ -165,7 +165,8 @@ class Trial(Frozen):
         """A name to read, unique within one sweep: `step 6e-04 seed 0`."""
         if self.is_range_test:
             return f"range_test {self.optimizer} seed {self.seed}"
-        return f"{self.schedule.name} {format_rate(self.learning_rate)} seed {self.seed}"
+        name = f"{self.schedule.name} {format_rate(self.learning_rate)} seed {self.seed}"
+        return name if self.optimizer == "adam" else f"{self.optimizer} {name}"  # the paper's goes without saying
 
     def parameters(self) -> dict[str, Any]:
         """The specification flat, under the names it has in MLflow: the schedule's own parameters beside the rest."""

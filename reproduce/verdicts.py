@@ -3,60 +3,107 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from reproduce import claims, range_test, study
+from reproduce import claims, study
 from reproduce.claims import Judgement
+from reproduce.evidence import Evidence
+from reproduce.paper import Claim, GridKind, Measure, Model, Test
 from reproduce.provenance import ROOT
-from reproduce.study import Claim, Paper, Wishes
-from reproduce.tracking import Result, Store
 from reproduce.trial import Trial, format_rate
 
 REFERENCE = ROOT / "report" / "reference" / "claims.json"
 
 
-def judge_all(store: Store, paper: Paper, wishes: Wishes, reference: Path = REFERENCE) -> list[Judgement]:
-    """A judgement of each claim, in the paper's order. Of the wishes only seeds and engine count.
+def judge_all(
+    evidence: Evidence, seeds: Sequence[int], further: Sequence[int] = (), reference: Path = REFERENCE
+) -> list[Judgement]:
+    """A judgement of each claim by the runs of these seeds, and of such `further` ones as have all that it wants.
 
-    The claims are about the paper's own study, so no other run is taken for one of its.
+    In the paper's order. The claims are about the paper's own study, so that has to be what the evidence is of.
     """
     borrowed = read_values(reference)
-    own = Wishes(seeds=wishes.seeds, engine=wishes.engine)
-    tests = study.range_tests(paper, own)
-    wanted = {claim.id: _trials(paper, own, claim) or [tests] for claim in paper.claims}
-    found = store.results(trial for groups in wanted.values() for group in groups for trial in group)
-    curves = {test: range_test.until_not_finite(*store.curve(found[test].run_id)) for test in tests if test in found}
     judgements = []
-    for claim in paper.claims:
-        values: dict[int, float] = {}
-        for group in zip(*wanted[claim.id], strict=True):  # the trials of one seed
-            if all(trial in found for trial in group):
-                values[group[0].seed] = _value(claim, group, found, curves, paper.range_test.smoothing)
-        trials = [trial for group in wanted[claim.id] for trial in group]
-        judgements.append(
-            claims.judge(
-                claim,
-                values,
-                borrowed.get(claim.id, list(values.values())),
-                [found[trial].run_id for trial in trials if trial in found],
-                [trial.label for trial in trials if trial not in found],
-            )
-        )
+    for claim in evidence.paper.claims:
+        values, runs, missing = {}, {}, {}
+        for seed in sorted({*seeds, *further}):
+            used = _Used(evidence)
+            value = _value(claim.measure, seed, used)
+            if value is not None:
+                values[seed] = value
+            if value is not None or seed in seeds:
+                runs |= used.runs
+                missing |= dict.fromkeys(used.missing, seed)
+        spread_of = borrowed.get(claim.id, list(values.values()))
+        judgements.append(claims.judge(claim, values, spread_of, runs, missing))
     return judgements
 
 
-def _trials(paper: Paper, wishes: Wishes, claim: Claim) -> list[list[Trial]]:
-    """The trials of each model that a claim is about, one a seed; none for a range test's."""
-    return [study.of_model(paper, wishes, model) for model in (claim.measure.of, claim.measure.minus) if model]
+def studied(evidence: Evidence, seeds: Sequence[int]) -> tuple[int, ...]:
+    """Those of the seeds with which at least half of the paper's own study was run: the rest were asked for singly."""
+
+    def share(seed: int) -> float:
+        own = evidence.like("adam", seed)
+        wanted = study.range_tests(evidence.paper, own) + study.trials(evidence.paper, own)
+        return sum(evidence.has(trial) for trial in wanted) / len(wanted)
+
+    return tuple(seed for seed in seeds if share(seed) >= 0.5)
 
 
-def _value(claim: Claim, group: tuple[Trial, ...], found: Mapping[Trial, Result], curves: Mapping, smoothing: float):
-    if claim.measure.of is None:
-        return claims.of_curve(claim.measure.kind, curves[group[0]], smoothing)
-    values = [claims.of_epochs(claim.measure.kind, found[trial].epochs, _decay_epoch(trial)) for trial in group]
-    return values[0] - values[1] if len(values) == 2 else values[0]
+class _Used:
+    """The runs that a claim rests on, and those it wants and the store has not."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence = evidence
+        self.runs: dict[str, str] = {}
+        self.missing: list[str] = []
+
+    def has(self, trial: Trial) -> bool:
+        """Whether there is a run of that trial, which is then counted as used, else as missing."""
+        result = self.evidence.result(trial)
+        if result is None:
+            if trial.label not in self.missing:
+                self.missing.append(trial.label)
+            return False
+        self.runs[trial.label] = result.run_id
+        return True
+
+
+def _value(measure: Measure, seed: int, used: _Used) -> float | None:
+    """The measure's value for that seed; None where a run is missing, NaN where the runs have no such value."""
+    terms = [_term(measure.kind, term, seed, used) for term in (measure.of, measure.minus) if term is not None]
+    if None in terms:
+        return None
+    return terms[0] - terms[1] if len(terms) == 2 else terms[0]
+
+
+def _term(kind: str, term: Model | Test, seed: int, used: _Used) -> float | None:
+    evidence = used.evidence
+    test = evidence.test(term.optimizer, seed)
+    if isinstance(term, Model):
+        if term.learning_rate != "proposed":
+            trial = study.of_model(evidence.paper, evidence.like(term.optimizer, seed), term, term.learning_rate)
+        elif not used.has(test):
+            return None
+        elif (proposal := evidence.proposal(test)) is None:
+            return math.nan
+        else:
+            trial = evidence.at_rate(term.optimizer, seed, proposal)
+        return claims.of_epochs(kind, evidence.result(trial).epochs, _decay_epoch(trial)) if used.has(trial) else None
+    if kind not in get_args(GridKind):
+        return claims.of_curve(kind, evidence.curve(test), evidence.smoothing) if used.has(test) else None
+    grid = evidence.grid(term.optimizer, seed)
+    have = [used.has(trial) for trial in (test, *grid)]
+    proposal = evidence.proposal(test) if have[0] else None
+    trial = evidence.at_rate(term.optimizer, seed, proposal) if proposal else None
+    if not all(have) or (trial and not used.has(trial)):
+        return None
+    if trial is None:
+        return math.nan
+    accuracies = {trial.learning_rate: evidence.accuracies(trial) for trial in grid}
+    return claims.of_grid(kind, accuracies, trial.learning_rate, evidence.accuracies(trial))
 
 
 def _decay_epoch(trial: Trial) -> int | None:
@@ -83,39 +130,68 @@ def sentence(judgements: list[Judgement]) -> str:
 
 
 def command(judgement: Judgement) -> str:
-    """What to type to have the runs that an inconclusive claim wants."""
-    seeds = "0-2" if len(judgement.values) < claims.ENOUGH_SEEDS else "0-9"
-    parts = []
-    for model in filter(None, (judgement.claim.measure.of, judgement.claim.measure.minus)):
-        protocol = "" if model.protocol == "as-drawn" else f" --protocol {model.protocol}"
-        rate = format_rate(model.learning_rate)
-        parts.append(f"reproduce sweep --scheduler {model.scheduler} --learning-rates {rate}{protocol} --seeds {seeds}")
-    return " && ".join(parts or [f"reproduce range_test --seeds {seeds}"])
+    """What to type to have the runs that a claim rests on or wants; more seeds where its own could not settle it."""
+    if judgement.missing:
+        seeds = ",".join(map(str, sorted(set(judgement.missing.values()))))
+    elif judgement.verdict != "inconclusive":
+        seeds = ",".join(map(str, judgement.values))
+    else:
+        seeds = "0-9" if len(judgement.values) >= claims.ENOUGH_SEEDS else "0-2"
+    measure = judgement.claim.measure
+    if measure.is_of_grid:
+        return f"reproduce grid --seeds {seeds}"
+    parts: dict[str, None] = {}
+    for term in filter(None, (measure.of, measure.minus)):
+        own = "" if term.optimizer == "adam" else f" --optimizer {term.optimizer}"
+        if isinstance(term, Test) or term.learning_rate == "proposed":
+            parts[f"reproduce range_test{own} --seeds {seeds}"] = None
+        if isinstance(term, Model):
+            protocol = "" if term.protocol == "as-drawn" else f" --protocol {term.protocol}"
+            rate = term.learning_rate if term.learning_rate == "proposed" else format_rate(term.learning_rate)
+            options = f"--scheduler {term.scheduler} --learning-rates {rate}{protocol}"
+            parts[f"reproduce sweep{own} {options} --seeds {seeds}"] = None
+    return " && ".join(parts)
 
 
 def paper_value(claim: Claim) -> str:
     """What the paper says, as a number."""
     low, high = claim.expected
-    if claim.measure.kind == "proposed_log10":
+    if _is_rate(claim.measure):
         return format_rate(10**low, 3)
     difference = "difference " if claim.measure.minus else ""
     if low == high:
-        return f"{difference}{low:.5g}"
-    if math.isinf(low):
-        return f"{difference}≤ {high:.5g}"
-    return f"{difference}≥ {low:.5g}" if math.isinf(high) else f"{difference}{low:.5g} to {high:.5g}"
+        text = f"{low:.5g}"
+    elif math.isinf(low):
+        text = f"≤ {high:.5g}"
+    else:
+        text = f"≥ {low:.5g}" if math.isinf(high) else f"{low:.5g} to {high:.5g}"
+    return difference + text + _unit(claim.measure)
 
 
 def our_value(judgement: Judgement) -> str:
     """What was measured: mean, interval and number of seeds."""
     if judgement.mean is None:
         return "—"
-    if judgement.claim.measure.kind == "proposed_log10":
-        mean, low, high = (format_rate(10**value, 3) for value in (judgement.mean, judgement.low, judgement.high))
-    else:
-        mean, low, high = (f"{value:.4g}" for value in (judgement.mean, judgement.low, judgement.high))
+    mean, low, high = (one_value(judgement.claim, value) for value in (judgement.mean, judgement.low, judgement.high))
     interval = "" if low == high else f" ({low} to {high})"
-    return f"{mean}{interval}, n = {len(judgement.values)}"
+    return f"{mean}{interval}{_unit(judgement.claim.measure)}, n = {len(judgement.values)}"
+
+
+def one_value(claim: Claim, value: float) -> str:
+    """A value of the claim's measure: a rate where the measure is a rate's logarithm."""
+    return format_rate(10**value, 3) if _is_rate(claim.measure) else f"{value:.4g}"
+
+
+def _is_rate(measure: Measure) -> bool:
+    return measure.kind in ("proposed_log10", "best_log10") and measure.minus is None
+
+
+def _unit(measure: Measure) -> str:
+    if measure.kind.endswith("_step") or measure.kind.endswith("_steps"):
+        return " steps"
+    if measure.kind == "epochs_to_95_percent":
+        return " epochs"
+    return " decades" if not _is_rate(measure) and ("log10" in measure.kind or "decades" in measure.kind) else ""
 
 
 def markdown(judgements: list[Judgement]) -> str:
@@ -150,8 +226,9 @@ def data(judgements: list[Judgement]) -> dict[str, Any]:
                 "interval": [_number(judgement.low), _number(judgement.high)],
                 "values": {str(seed): _number(value) for seed, value in judgement.values.items()},
                 "rule": judgement.rule,
-                "run_ids": judgement.run_ids,
-                "missing": judgement.missing,
+                "runs": judgement.runs,
+                "missing": list(judgement.missing),
+                "command": command(judgement),
             }
             for judgement in judgements
         ]

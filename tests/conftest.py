@@ -43,9 +43,9 @@ def own_home(mnist_cache, tmp_path) -> Path:
 
 @pytest.fixture
 def paper():
-    from reproduce import study
+    from reproduce.paper import load_paper
 
-    return study.load_paper()
+    return load_paper()
 
 
 def small_wishes(**changes):

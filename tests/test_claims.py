@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from reproduce import claims, study
+from reproduce.paper import Claim, Measure, Model, Paper
 from reproduce.range_test import Curve
-from reproduce.study import Claim, Measure, Model
 
 T2 = 4.302652729911275  # Student's t, 2 degrees of freedom, 97.5%
 
@@ -88,8 +88,10 @@ def test_with_fewer_than_three_seeds_the_spread_is_borrowed_and_said_to_be():
 
 
 def test_without_runs_or_without_the_measure_nothing_is_concluded():
-    found = claims.judge(claim(0, 1), {}, SPREAD, missing=["step 6e-4 seed 0"])
-    assert (found.verdict, found.rule, found.missing) == ("inconclusive", "no run", ("step 6e-4 seed 0",))
+    found = claims.judge(claim(0, 1), {}, SPREAD, missing={"step 6e-4 seed 0": 0})
+    assert (found.verdict, found.rule, found.missing) == ("inconclusive", "runs are missing", {"step 6e-4 seed 0": 0})
+    rest = claims.judge(claim(0, 1), seeds(0.5, 0.5, 0.5), SPREAD, missing={"step 6e-4 seed 3": 3})
+    assert rest.verdict == "inconclusive"  # though the three that are there would do
     assert claims.judge(claim(0, 1), seeds(0.5, 0.5, math.nan), SPREAD).verdict == "inconclusive"
 
 
@@ -150,6 +152,21 @@ def test_what_a_decay_gains_in_worked_numbers():
     assert math.isnan(claims.of_epochs("fall_gained_by_decay", EPOCHS, 10))  # none after
 
 
+GRID = {1e-5: [0.1, 0.5, 0.8], 1e-3: [0.6, 0.9, 0.95], 1e-1: [0.7, 0.1]}  # the last diverged
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("best_log10", -3.0), ("decades_from_best", -1.0), ("final_regret", 0.95 - 0.93)],
+)
+def test_measures_of_a_grid(kind, value):
+    assert claims.of_grid(kind, GRID, 1e-4, [0.3, 0.8, 0.93]) == pytest.approx(value)
+
+
+def test_a_proposal_that_diverged_has_no_regret():
+    assert math.isnan(claims.of_grid("final_regret", GRID, 1e-4, [0.3, 0.8]))
+
+
 def test_what_was_never_reached_or_trained():
     short = {name: values[:2] for name, values in EPOCHS.items()}
     assert claims.of_epochs("epochs_to_95_percent", short, None) == math.inf
@@ -161,10 +178,11 @@ def test_what_was_never_reached_or_trained():
 
 def test_every_claim_of_the_paper_is_there_and_about_models_it_has(paper):
     families = {found.id[:2] for found in paper.claims}
-    assert families == {"C1", "C2", "C3", "C4", "C5", "C6", "C7", "C9"}
+    assert families == {"C1", "C2", "C3", "C4", "C5", "C6", "C7", "C8", "C9"}
     for found in paper.claims:
-        for model in filter(None, (found.measure.of, found.measure.minus)):
-            assert model.learning_rate in paper.sweep(model.scheduler).learning_rates, found.id
+        for model in (found.measure.of, found.measure.minus):
+            if isinstance(model, Model) and model.learning_rate != "proposed":
+                assert model.learning_rate in paper.sweep(model.scheduler).learning_rates, found.id
 
 
 def test_the_expected_values_are_those_of_the_papers_table(paper):
@@ -172,14 +190,15 @@ def test_the_expected_values_are_those_of_the_papers_table(paper):
         measure = found.measure
         plain = measure.kind == "final_accuracy" and measure.minus is None and found.expected[0] == found.expected[1]
         if plain and found.id != "C4b":  # the text's own, which is not the output's
-            (trial,) = study.of_model(paper, study.Wishes(), measure.of)
+            trial = study.of_model(paper, study.Wishes(), measure.of, measure.of.learning_rate)
             assert found.expected[0] == pytest.approx(paper.reported(trial).test_accuracy, abs=5e-5), found.id
 
 
 @pytest.mark.parametrize(
     "wrong",
     [{"kind": "onset_step", "of": {"scheduler": "step", "learning_rate": 1}}, {"kind": "final_accuracy"},
-     {"kind": "onset_step", "minus": {"scheduler": "step", "learning_rate": 1}}, {"kind": "beauty"}],
+     {"kind": "onset_step", "minus": {"scheduler": "step", "learning_rate": 1}}, {"kind": "beauty"},
+     {"kind": "final_regret", "minus": {"optimizer": "sgd"}}, {"kind": "final_regret", "of": {"scheduler": "none"}}],
 )  # fmt: skip
 def test_a_measure_that_is_of_the_wrong_thing_is_refused(wrong):
     with pytest.raises(ValidationError):
@@ -190,4 +209,4 @@ def test_two_claims_of_one_name_are_refused(paper):
     content = paper.model_dump()
     content["claims"] = [content["claims"][0]] * 2
     with pytest.raises(ValidationError, match="claim C1a is there twice"):
-        study.Paper.model_validate(content)
+        Paper.model_validate(content)

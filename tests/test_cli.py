@@ -20,7 +20,10 @@ PAPER_OR = "or the word paper"
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["sweeep"], "there is no command 'sweeep', expected one of main, range_test, sweep, report, verify, data, ui"),
+        (
+            ["sweeep"],
+            "there is no command 'sweeep', expected one of main, range_test, sweep, grid, report, verify, data, ui",
+        ),
         (["sweep", "--scheduler", "multistp"], "did you mean multistep?"),
         (["sweep", "--x", "1"], "No such option '--x'."),
         (["range_test", "--gamma", "0.1"], "No such option '--gamma'."),

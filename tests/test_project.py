@@ -18,6 +18,7 @@ from conftest import ROOT
 from reproduce import provenance, spread, study
 from reproduce.cli import cli
 from reproduce.options import COMMANDS
+from reproduce.paper import load_paper
 from reproduce.trial import format_rate
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -29,9 +30,10 @@ README = (ROOT / "README.md").read_text()
 
 # In the order in which data flows: a module imports only from those before it, and cli from all.
 ORDER = (
-    "errors", "trial", "study", "provenance", "sources", "mnist", "mnist_files", "lenet5", "fused.library",
+    "errors", "trial", "paper", "study", "provenance", "sources", "mnist", "mnist_files", "lenet5", "fused.library",
     "fused.network", "engines", "optimizers", "schedules", "checkpoints", "training", "range_test", "suggestions",
-    "spread", "claims", "tracking", "serving", "progress", "sweep", "figures", "artifacts", "verdicts", "report",
+    "spread", "regret", "claims", "tracking", "serving", "progress", "sweep", "figures", "artifacts", "evidence",
+    "comparisons", "verdicts", "report",
     "options", "cli",
 )  # fmt: skip
 NEVER = {
@@ -40,7 +42,8 @@ NEVER = {
     "engines": {"mlflow"},
     "optimizers": {"mlflow"}, "schedules": {"mlflow"}, "training": {"mlflow"}, "range_test": {"mlflow"},
     "suggestions": {"torch", "mlflow"}, "spread": {"torch", "mlflow", "reproduce"},
-    "claims": {"torch", "mlflow"},
+    "claims": {"torch", "mlflow"}, "regret": {"torch", "mlflow"}, "paper": {"torch", "mlflow"},
+    "evidence": {"torch", "mlflow", "matplotlib"},
     "report": {"torch"}, "figures": {"torch"}, "tracking": {"matplotlib"}, "sweep": {"matplotlib"},
 }  # fmt: skip
 
@@ -231,7 +234,7 @@ def test_the_readmes_speeds_are_those_of_the_last_bench():
 def test_the_archived_run_is_the_papers_own_study_whole_and_of_this_code():
     summary = json.loads((REFERENCE / "summary.json").read_text())
     assert summary["departures"] == []
-    wanted = study.trials(study.load_paper(), study.Wishes(engine="fused", seeds=SEEDS))
+    wanted = study.trials(load_paper(), study.Wishes(engine="fused", seeds=SEEDS))
     assert [row["parameters"] for row in summary["trials"]] == [json.loads(json.dumps(t.parameters())) for t in wanted]
     with (REFERENCE / "summary.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

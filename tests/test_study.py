@@ -5,6 +5,7 @@ from conftest import small_wishes
 
 from reproduce import study
 from reproduce.errors import UserError
+from reproduce.paper import PAPER_FILE, load_paper
 from reproduce.study import Wishes
 from reproduce.trial import StepDecay, format_rate
 
@@ -97,9 +98,9 @@ def test_the_papers_own_study_departs_in_nothing_and_a_quick_one_says_in_what(pa
 
 def test_a_wrong_paper_is_refused_by_file_and_key(tmp_path):
     path = tmp_path / "paper.yaml"
-    path.write_text(study.PAPER_FILE.read_text().replace("epochs: 30 ", "epochs: -3 "))
+    path.write_text(PAPER_FILE.read_text().replace("epochs: 30 ", "epochs: -3 "))
     with pytest.raises(UserError) as refused:
-        study.load_paper(path)
+        load_paper(path)
     assert str(refused.value) == f"{path}: protocol.epochs: Input should be greater than 0, got -3"
 
 
@@ -112,8 +113,8 @@ def test_rates_are_written_as_the_field_writes_them():
 
 def test_what_was_wrong_is_shown_in_part_when_it_is_long(tmp_path):
     path = tmp_path / "paper.yaml"
-    path.write_text(study.PAPER_FILE.read_text() + f"extra: {list(range(200))}\n")
+    path.write_text(PAPER_FILE.read_text() + f"extra: {list(range(200))}\n")
     with pytest.raises(UserError) as refused:
-        study.load_paper(path)
+        load_paper(path)
     shown = repr(list(range(200)))[:100]
     assert str(refused.value) == f"{path}: extra: Extra inputs are not permitted, got {shown}…"

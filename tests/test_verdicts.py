@@ -8,7 +8,9 @@ from mlflow.entities import Metric
 
 from reproduce import study, verdicts
 from reproduce.cli import cli
-from reproduce.study import Model, Wishes
+from reproduce.evidence import Evidence
+from reproduce.paper import Model
+from reproduce.study import Wishes
 
 FAST, SLOW = Model(scheduler="none", learning_rate=6e-5), Model(scheduler="none", learning_rate=6e-6)
 SEEDS = (0, 1, 2)
@@ -20,7 +22,8 @@ def add(store, paper):
 
     def add(model, accuracies, seeds=SEEDS):
         ids = []
-        for trial in study.of_model(paper, Wishes(seeds=seeds, engine="fused"), model):
+        for seed in seeds:
+            trial = study.of_model(paper, Wishes(seeds=(seed,), engine="fused"), model, model.learning_rate)
             tags = {"specification": trial.specification, "outcome": "finished", "seed": str(trial.seed)}
             run_id = store.client.create_run(store.experiment_id, tags=tags).info.run_id
             final = accuracies[trial.seed]
@@ -44,25 +47,28 @@ def add(store, paper):
 
 
 def judged(store, paper, reference, seeds=SEEDS):
-    wishes = Wishes(seeds=seeds, engine="fused")
-    return {found.claim.id: found for found in verdicts.judge_all(store, paper, wishes, reference)}
+    evidence = Evidence(store, paper, Wishes(engine="fused"), paper.range_test.smoothing)
+    return {found.claim.id: found for found in verdicts.judge_all(evidence, seeds, (), reference)}
 
 
 def test_claims_are_judged_by_their_own_runs_and_the_rest_wait(store, paper, add, tmp_path):
     ids = add(FAST, (0.981, 0.980, 0.982))
     slow = add(SLOW, (0.80, 0.81, 0.82))
     found = judged(store, paper, tmp_path / "none.json")
-    assert (found["C3a"].verdict, found["C3a"].run_ids) == ("reproduced", tuple(ids))
+    assert (found["C3a"].verdict, list(found["C3a"].runs.values())) == ("reproduced", ids)
     assert found["C3a"].mean == pytest.approx(0.981)
     assert found["C3c"].verdict == "not reproduced"  # 0.81 where the paper has 0.91
     # Seed by seed: the fast one reaches 0.95 in epoch 30 (0.95 / 0.981 of 30 is 29.05), the slow one never.
     assert found["C3e"].values == {0: -float("inf"), 1: -float("inf"), 2: -float("inf")}
-    assert (found["C3e"].verdict, found["C3e"].run_ids) == ("reproduced", (*ids, *slow))
+    assert (found["C3e"].verdict, set(found["C3e"].runs.values())) == ("reproduced", {*ids, *slow})
     settled = {name for name, judgement in found.items() if judgement.verdict != "inconclusive"}
     assert settled == {"C3a", "C3c", "C3e", "C7b"}
-    assert found["C3b"].missing == tuple(f"none 0.06 seed {seed}" for seed in SEEDS)
-    assert verdicts.command(found["C3b"]) == "reproduce sweep --scheduler none --learning-rates 0.06 --seeds 0-2"
-    assert verdicts.command(found["C1a"]) == "reproduce range_test --seeds 0-2"
+    assert found["C3b"].missing == {f"none 0.06 seed {seed}": seed for seed in SEEDS}
+    assert verdicts.command(found["C3b"]) == "reproduce sweep --scheduler none --learning-rates 0.06 --seeds 0,1,2"
+    assert verdicts.command(found["C1a"]) == "reproduce range_test --seeds 0,1,2"
+    assert verdicts.command(found["C7e"]) == "reproduce grid --seeds 0,1,2"
+    tests = "reproduce range_test --seeds 0,1,2 && reproduce range_test --optimizer sgd --seeds 0,1,2"
+    assert verdicts.command(found["C8a"]) == tests
 
 
 def test_deleting_a_run_makes_just_its_claims_inconclusive(store, paper, add, tmp_path):
@@ -71,7 +77,10 @@ def test_deleting_a_run_makes_just_its_claims_inconclusive(store, paper, add, tm
     store.client.delete_run(slow[1])
     found = judged(store, paper, tmp_path / "none.json")
     assert {name for name, judgement in found.items() if judgement.verdict != "inconclusive"} == {"C3a"}
-    assert found["C3c"].missing == ("none 6e-6 seed 1",)
+    assert found["C3c"].missing == {"none 6e-6 seed 1": 1}
+    assert verdicts.command(found["C3c"]) == "reproduce sweep --scheduler none --learning-rates 6e-6 --seeds 1"
+    found = judged(store, paper, tmp_path / "none.json", seeds=(0,))
+    assert found["C3c"].missing == {}
 
 
 def test_one_seed_borrows_the_spread_of_the_reference(store, paper, add, tmp_path):
@@ -105,7 +114,7 @@ def test_verify_says_what_cannot_be_judged_with_exit_code_3(store, add, own_home
     code, said = verify()
     assert code == 3
     assert "C3a  reproduced" in said
-    assert "to settle it: reproduce sweep --scheduler none --learning-rates 0.06 --seeds 0-2" in said
+    assert "to settle it: reproduce sweep --scheduler none --learning-rates 0.06 --seeds 0" in said
     assert verify("--strict")[0] == 3
 
 

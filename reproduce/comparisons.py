@@ -1,0 +1,113 @@
+"""What the runs say beyond the paper: the regret of every rule's proposal, and optimizers at their own proposals."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from reproduce import claims, regret, spread, suggestions
+from reproduce.evidence import Evidence
+from reproduce.trial import Optimizer, Trial, format_rate
+
+OPTIMIZERS: tuple[Optimizer, ...] = ("adam", "adamw", "sgd", "radam", "lars", "lamb")  # the assignment's
+
+
+@dataclass(frozen=True)
+class Regrets:
+    """A grid and the proposals beside it. Accuracies are test accuracies by epoch, as the paper counts them.
+
+    `grid` maps a seed and a rate to them, `proposed` a rule and a seed to its rate and them; `regret` a rule and a
+    number of epochs to the regret of each seed. `cost` is that of the paper's rule.
+    """
+
+    grid: Mapping[int, Mapping[float, Sequence[float]]]
+    proposed: Mapping[str, Mapping[int, tuple[float, Sequence[float]]]]
+    epochs_compared: tuple[int, ...]
+    regret: Mapping[str, Mapping[int, Sequence[float]]]
+    cost: Mapping[int, regret.Cost]
+
+
+def regrets(evidence: Evidence, optimizer: Optimizer, seeds: Sequence[int]) -> Regrets | None:
+    """The regret of each rule, over those seeds of which the store has range test, grid and trainings at proposals.
+
+    None if it has no such seed.
+    """
+    grid: dict[int, dict[float, Sequence[float]]] = {}
+    proposed: dict[str, dict[int, tuple[float, Sequence[float]]]] = {name: {} for name in suggestions.RULES}
+    whole: Trial | None = None
+    for seed in seeds:
+        test, trials = evidence.test(optimizer, seed), evidence.grid(optimizer, seed)
+        suggested = {name: found for name, found in evidence.suggested(test).items() if found}
+        at_rates = {name: evidence.at_rate(optimizer, seed, found) for name, found in suggested.items()}
+        found = {trial: evidence.accuracies(trial) for trial in (*trials, *at_rates.values())}
+        if not suggested or None in found.values():
+            continue
+        whole = test
+        grid[seed] = {trial.learning_rate: found[trial] for trial in trials}
+        for name, trial in at_rates.items():
+            proposed[name][seed] = (trial.learning_rate, found[trial])
+    if whole is None:
+        return None
+    last = trials[0].epochs
+    epochs = tuple(sorted({n for n in evidence.paper.grid.epochs_compared if n < last} | {last}))
+    return Regrets(
+        grid,
+        proposed,
+        epochs,
+        {
+            name: {n: [regret.regret(grid[seed], accuracies, n) for seed, (_, accuracies) in by_seed.items()]
+                   for n in epochs}
+            for name, by_seed in proposed.items()
+        },
+        {n: regret.cost(whole, trials, n) for n in epochs},
+    )  # fmt: skip
+
+
+def regret_rows(found: Regrets) -> tuple[list[str], list[list[str]]]:
+    """The table of regrets: its head, and a row a rule, accuracies in percentage points."""
+    head = ["rule", "proposes", *(f"after {n} epoch{'s' * (n > 1)}" for n in found.epochs_compared)]
+    rows = []
+    for name, by_seed in found.proposed.items():
+        if by_seed:
+            rates = ", ".join(format_rate(rate) for rate, _ in by_seed.values())
+            cells = [spread.of([100 * value for value in found.regret[name][n]]).text(2) for n in found.epochs_compared]
+            rows.append([name, rates, *cells])
+    return head, rows
+
+
+def regret_text(found: Regrets) -> str:
+    """The table of regrets as text, for a terminal."""
+    head, rows = regret_rows(found)
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+             for row in (head, *rows)]  # fmt: skip
+    seeds = len(found.grid)
+    over = f" over {seeds} seeds" if seeds > 1 else ""
+    lines.insert(0, f"Regret in percentage points of test accuracy against the best fixed rate of the grid{over}:")
+    lines += [
+        f"{n} epoch{'s' * (n > 1)}: {cost.of_proposal:,} images for the range test and one training, "
+        f"{cost.of_grid:,} for the grid"
+        for n, cost in found.cost.items()
+    ]
+    return "\n".join(lines)
+
+
+def optimizer_rows(evidence: Evidence, seeds: Sequence[int]) -> tuple[list[str], list[list[str]]]:
+    """The table of optimizers, each without a schedule at what its own range tests propose, ten times it, a tenth."""
+    head = ["optimizer", "rate", "proposed", "epochs to 95%", "final accuracy"]
+    rows = []
+    for optimizer in OPTIMIZERS:
+        for factor, name in ((1, "proposed"), (10, "× 10"), (0.1, "× 0.1")):
+            found = []
+            for seed in seeds:
+                proposal = evidence.proposal(evidence.test(optimizer, seed))
+                trial = proposal and evidence.at_rate(optimizer, seed, proposal, factor)
+                result = trial and evidence.result(trial)
+                if result:
+                    found.append(result)
+            if found:
+                reached = [claims.of_epochs("epochs_to_95_percent", result.epochs, None) for result in found]
+                rows.append([
+                    optimizer, name, ", ".join(format_rate(result.trial.learning_rate) for result in found),
+                    ", ".join("never" if epochs == float("inf") else f"{epochs:g}" for epochs in reached),
+                    spread.of([result.epochs[regret.METRIC][-1] for result in found]).text(),
+                ])  # fmt: skip
+    return head, rows

@@ -1,0 +1,74 @@
+"""What the store has of one study: range tests and what they propose, models, grids. Each run is read at most once."""
+
+from collections.abc import Mapping
+from functools import cache
+
+from reproduce import range_test, regret, study, suggestions
+from reproduce.paper import Paper
+from reproduce.range_test import Curve, Proposal
+from reproduce.study import Wishes
+from reproduce.tracking import Result, Store
+from reproduce.trial import Optimizer, Trial
+
+
+class Evidence:
+    """The runs of a study of the wishes' kind: their data, length and engine, with any optimizer and seed.
+
+    Curves are smoothed by `smoothing` where something is read off them.
+    """
+
+    def __init__(self, store: Store, paper: Paper, wishes: Wishes, smoothing: float) -> None:
+        self.store, self.paper, self.wishes, self.smoothing = store, paper, wishes, smoothing
+        self._finished = store.finished_runs()
+        self.result = cache(self._result)
+        self.curve = cache(self._curve)
+        self.suggested = cache(self._suggested)
+
+    def _result(self, trial: Trial) -> Result | None:
+        """The newest finished run of exactly that specification."""
+        run = self._finished.get(trial.specification)
+        return run and self.store.result(trial, run)
+
+    def has(self, trial: Trial) -> bool:
+        """Whether there is such a run."""
+        return trial.specification in self._finished
+
+    def like(self, optimizer: Optimizer, seed: int) -> Wishes:
+        """The wishes with that optimizer and that seed alone."""
+        return self.wishes.model_copy(update={"optimizer": optimizer, "seeds": (seed,), "rates_by_seed": None})
+
+    def test(self, optimizer: Optimizer, seed: int) -> Trial:
+        """The range test."""
+        return study.range_tests(self.paper, self.like(optimizer, seed))[0]
+
+    def _curve(self, test: Trial) -> Curve | None:
+        """What a range test recorded, up to the first loss that is not finite."""
+        result = self.result(test)
+        return result and range_test.until_not_finite(*self.store.curve(result.run_id))
+
+    def _suggested(self, test: Trial) -> Mapping[str, Proposal | None]:
+        """What each rule reads off a range test's curve; nothing without a curve."""
+        curve = self.curve(test)
+        if curve is None:
+            return {}
+        smoothed = range_test.smooth(curve.losses, self.smoothing)
+        return {name: rule(curve.learning_rates, smoothed) for name, rule in suggestions.RULES.items()}
+
+    def proposal(self, test: Trial) -> Proposal | None:
+        """What a range test proposes by the paper's rule."""
+        return self.suggested(test).get(suggestions.PAPERS_RULE)
+
+    def grid(self, optimizer: Optimizer, seed: int) -> list[Trial]:
+        """The trials of the grid."""
+        return study.grid(self.paper, self.like(optimizer, seed))
+
+    def at_rate(self, optimizer: Optimizer, seed: int, proposal: Proposal, factor: float = 1) -> Trial:
+        """The trial at a proposed rate, or so many times it, without a schedule."""
+        rate = study.as_printed(proposal.learning_rate * factor)
+        wishes = self.like(optimizer, seed).model_copy(update={"schedulers": ("none",), "learning_rates": (rate,)})
+        return study.trials(self.paper, wishes)[0]
+
+    def accuracies(self, trial: Trial) -> list[float] | None:
+        """Test accuracy by epoch, as the paper counts it; None where there is no run."""
+        result = self.result(trial)
+        return result and result.epochs[regret.METRIC]
