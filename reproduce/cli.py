@@ -88,7 +88,7 @@ def main_command(**given: Any) -> int:
 
     def then(store: Any, parent_id: str, wishes: study.Wishes) -> None:
         _log_proposals(store, parent_id, paper, wishes, paper.range_test.smoothing)
-        _report(store, parent_id, paper, wishes, paper.range_test.smoothing, given["output"])
+        _report(store, parent_id, paper, wishes, paper.range_test.smoothing, given)
 
     return _run("main", given, _wishes(given), plan, then)
 
@@ -126,9 +126,7 @@ def grid_command(**given: Any) -> int:
         return study.range_tests(paper, wishes) + study.grid(paper, wishes)
 
     def beside(store: Any, wishes: study.Wishes) -> list[Trial]:
-        from reproduce.evidence import Evidence
-
-        found = Evidence(store, paper, wishes, smoothing)
+        found = _evidence(store, paper, wishes, smoothing)
         suggested = {test.seed: found.suggested(test).values() for test in study.range_tests(paper, wishes)}
         rates = {
             seed: [study.as_printed(proposal.learning_rate) for proposal in proposals if proposal]
@@ -139,10 +137,9 @@ def grid_command(**given: Any) -> int:
     def then(store: Any, parent_id: str, wishes: study.Wishes) -> None:
         _log_proposals(store, parent_id, paper, wishes, smoothing)
         from reproduce import comparisons
-        from reproduce.evidence import Evidence
 
-        seeds = wishes.seeds or paper.protocol.seeds
-        compared = comparisons.regrets(Evidence(store, paper, wishes, smoothing), wishes.optimizer or "adam", seeds)
+        seeds, optimizer = wishes.seeds or paper.protocol.seeds, wishes.optimizer or paper.protocol.optimizer
+        compared = comparisons.regrets(_evidence(store, paper, wishes, smoothing), optimizer, seeds)
         if compared:
             click.echo(comparisons.regret_text(compared))
 
@@ -152,7 +149,12 @@ def grid_command(**given: Any) -> int:
 @cli.command("report")
 @options("report")
 def report_command(**given: Any) -> int:
-    """Write tables and figures from the tracking store. The options choose the trials it is about."""
+    """Write tables, figures and the page from the tracking store. The options choose the trials it is about.
+
+    --check writes nothing and exits with 1 if the report is not what the runs recorded in it give.
+    """
+    if given["check"]:
+        return _check(given["output"])
     paper, wishes = load_paper(), _wishes(given)
     smoothing = _smoothing(given, paper)
     study.trials(paper, wishes), study.range_tests(paper, wishes)  # a wish that cannot be met ends here
@@ -163,8 +165,26 @@ def report_command(**given: Any) -> int:
     store.close_abandoned()
     wishes = _recorded_engine(given["engine"], store, paper, _at_proposed_rates(given, store, paper, wishes))
     with store.parent("report", _texts(given)) as parent_id:
-        _report(store, parent_id, paper, wishes, smoothing, given["output"])
+        _report(store, parent_id, paper, wishes, smoothing, given)
     return 0
+
+
+def _check(output: Path) -> int:
+    from reproduce import readme, report
+
+    stale = report.check(output)
+    if output.resolve() == readme.REFERENCE:
+        stale += readme.stale()
+    for found in stale:
+        click.echo(found)
+    click.echo(f"{output}: {f'{len(stale)} stale' if stale else 'all as its runs give it'}")
+    return EXIT_FAILED if stale else 0
+
+
+def _evidence(store: Any, paper: Paper, wishes: study.Wishes, smoothing: float) -> Any:
+    from reproduce.evidence import Evidence
+
+    return Evidence(store, paper, wishes, smoothing)
 
 
 @cli.command("verify")
@@ -176,14 +196,13 @@ def verify_command(seeds: tuple[int, ...] | None, engine: str, strict: bool) -> 
     """
     paper = load_paper()
     from reproduce import verdicts
-    from reproduce.evidence import Evidence
     from reproduce.tracking import Store
 
     store = Store(home())
     every = store.seeds()
     wishes = study.Wishes(seeds=seeds or every or None)
     wishes = _recorded_engine(engine, store, paper, wishes.model_copy(update={"engine": engine}))
-    evidence = Evidence(store, paper, wishes, paper.range_test.smoothing)
+    evidence = _evidence(store, paper, wishes, paper.range_test.smoothing)
     wanted = seeds or verdicts.studied(evidence, every) or paper.protocol.seeds
     judgements = verdicts.judge_all(evidence, wanted, () if seeds else every)
     for judgement in judgements:
@@ -364,10 +383,12 @@ def _device(wanted: str) -> tuple[str, int]:
 
 
 def _log_proposals(store: Any, parent_id: str, paper: Paper, wishes: study.Wishes, smoothing: float) -> None:
-    from reproduce import report
-
-    proposals = report.proposals(store, paper, wishes, smoothing)
-    for trial, proposal in proposals.items():
+    evidence, found = _evidence(store, paper, wishes, smoothing), {}
+    for trial in study.range_tests(paper, wishes):
+        result = evidence.result(trial)
+        if result is None:
+            continue  # it failed, and that was said
+        proposal = evidence.proposal(trial)
         if proposal is None:
             say(f"{trial.label}: the loss never fell, so there is no rate to propose")
         else:
@@ -376,11 +397,7 @@ def _log_proposals(store: Any, parent_id: str, paper: Paper, wishes: study.Wishe
                 f"{trial.label}: proposes {format_rate(proposal.learning_rate, 3)}, read at step {proposal.step} "
                 f"(the paper: {format_rate(stated.proposed_learning_rate)}, around step {stated.step})"
             )
-    found = {
-        store.results([trial])[trial].run_id: (trial.seed, proposal.learning_rate)
-        for trial, proposal in proposals.items()
-        if proposal is not None
-    }
+            found[result.run_id] = (trial.seed, proposal.learning_rate)
     store.log_proposals(parent_id, smoothing, found)
 
 
@@ -391,14 +408,17 @@ def _check_output(output: Path) -> None:
     report.check_output(output)
 
 
-def _report(store: Any, parent_id: str, paper: Paper, wishes: study.Wishes, smoothing: float, output: Path) -> None:
+def _report(
+    store: Any, parent_id: str, paper: Paper, wishes: study.Wishes, smoothing: float, given: dict[str, Any]
+) -> None:
     from reproduce import report
 
-    missing = report.write(store, paper, wishes, smoothing, output)
+    output = given["output"]
+    missing = report.write(_evidence(store, paper, wishes, smoothing), output, given["ui_url"])
     store.log_folder(parent_id, output, "report")
     if missing:
         say(f"the report names {missing} run{'s' if missing > 1 else ''} that {'are' if missing > 1 else 'is'} missing")
-    click.echo(f"report: {output / 'report.md'}")
+    click.echo(f"report: {output / 'index.html'}, the same as text in report.md beside it")
 
 
 assert COMMANDS.keys() <= cli.commands.keys()

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from reproduce import claims, regret, spread, suggestions
+from reproduce.archive import finite
 from reproduce.evidence import Evidence
 from reproduce.trial import Optimizer, Trial, format_rate
 
@@ -82,12 +84,32 @@ def regret_text(found: Regrets) -> str:
     seeds = len(found.grid)
     over = f" over {seeds} seeds" if seeds > 1 else ""
     lines.insert(0, f"Regret in percentage points of test accuracy against the best fixed rate of the grid{over}:")
-    lines += [
+    return "\n".join(lines + cost_lines(found))
+
+
+def cost_lines(found: Regrets) -> list[str]:
+    """What the answers cost, in images trained on."""
+    return [
         f"{n} epoch{'s' * (n > 1)}: {cost.of_proposal:,} images for the range test and one training, "
         f"{cost.of_grid:,} for the grid"
         for n, cost in found.cost.items()
     ]
-    return "\n".join(lines)
+
+
+def regret_data(found: Regrets) -> dict[str, Any]:
+    """The regrets as data: by rule the proposed rates and, by epochs, the regret of each seed as a fraction."""
+    return {
+        "seeds": list(found.grid),
+        "grid": sorted(next(iter(found.grid.values()))),
+        "rules": {
+            name: {
+                "proposed": {str(seed): rate for seed, (rate, _) in by_seed.items()},
+                "regret": {str(n): list(map(finite, values)) for n, values in found.regret[name].items()},
+            }
+            for name, by_seed in found.proposed.items()
+        },
+        "images": {str(n): {"proposal": cost.of_proposal, "grid": cost.of_grid} for n, cost in found.cost.items()},
+    }
 
 
 def optimizer_rows(evidence: Evidence, seeds: Sequence[int]) -> tuple[list[str], list[list[str]]]:

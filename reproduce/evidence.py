@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import cache
 
 from reproduce import range_test, regret, study, suggestions
+from reproduce.archive import Archive
 from reproduce.paper import Paper
 from reproduce.range_test import Curve, Proposal
 from reproduce.study import Wishes
@@ -14,20 +15,27 @@ from reproduce.trial import Optimizer, Trial
 class Evidence:
     """The runs of a study of the wishes' kind: their data, length and engine, with any optimizer and seed.
 
+    They are read from a tracking store, or from what a report recorded of one.
     Curves are smoothed by `smoothing` where something is read off them.
     """
 
-    def __init__(self, store: Store, paper: Paper, wishes: Wishes, smoothing: float) -> None:
+    def __init__(self, store: Store | Archive, paper: Paper, wishes: Wishes, smoothing: float) -> None:
         self.store, self.paper, self.wishes, self.smoothing = store, paper, wishes, smoothing
         self._finished = store.finished_runs()
-        self.result = cache(self._result)
+        self._results: dict[Trial, Result | None] = {}
         self.curve = cache(self._curve)
         self.suggested = cache(self._suggested)
 
-    def _result(self, trial: Trial) -> Result | None:
+    def result(self, trial: Trial) -> Result | None:
         """The newest finished run of exactly that specification."""
-        run = self._finished.get(trial.specification)
-        return run and self.store.result(trial, run)
+        if trial not in self._results:
+            run = self._finished.get(trial.specification)
+            self._results[trial] = None if run is None else self.store.result(trial, run)
+        return self._results[trial]
+
+    def used(self) -> list[Result]:
+        """All runs that were read so far."""
+        return [result for result in self._results.values() if result is not None]
 
     def has(self, trial: Trial) -> bool:
         """Whether there is such a run."""

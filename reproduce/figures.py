@@ -17,17 +17,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from reproduce import spread
 from reproduce.checkpoints import EpochRecord
 from reproduce.paper import Paper
 from reproduce.range_test import Curve, Proposal, smooth
+from reproduce.tables import NAMES, rate_of
 from reproduce.tracking import Result
 from reproduce.trial import Trial, format_rate
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-NAMES = {"none": "no schedule", "step": "StepLR", "multistep": "MultiStepLR", "onecycle": "OneCycleLR",
-         "exponential": "ExponentialLR"}  # fmt: skip
 GREY = "#555555"
 BAND_ALPHA = 0.2
 STYLE = {
@@ -101,7 +99,7 @@ def range_test(
         axes.plot(curve.losses, color=COLOURS[0], alpha=0.45, linewidth=0.6, label="thin: each batch")
     label = f"smoothed by {smoothing:g}" + (f", mean of {len(curves)} seeds" if len(curves) > 1 else "")
     steps = np.arange(max(map(len, smoothed.values())))
-    _over_seeds(axes, steps, list(smoothed.values()), label, {"color": COLOURS[0], "linewidth": 1.8})
+    over_seeds(axes, steps, list(smoothed.values()), label, {"color": COLOURS[0], "linewidth": 1.8})
     if len(curves) > 1:
         axes.fill_between([], [], [], color=COLOURS[0], alpha=BAND_ALPHA, label="lowest to highest, each seed thin")
     for index, (seed, proposal) in enumerate(proposals.items()):
@@ -155,7 +153,7 @@ def rules(
     return figure
 
 
-def _over_seeds(axes: plt.Axes, x: np.ndarray, lines: Sequence[Sequence[float]], label: str, style: dict) -> None:
+def over_seeds(axes: plt.Axes, x: np.ndarray, lines: Sequence[Sequence[float]], label: str, style: dict) -> None:
     """Draw the mean of several lines over `x`, each of them thinly, and the band between their lowest and highest.
 
     A line that ended early, having diverged, cuts the mean and the band off where it ends.
@@ -200,19 +198,20 @@ def _rate_axis(axes: plt.Axes, curve: Curve) -> None:
 
 
 @matplotlib.rc_context(STYLE)
-def schedule(scheduler: str, results: Sequence[Result], paper: Paper) -> Figure:
-    """Loss and test accuracy by epoch for one schedule: a colour a rate, a band over seeds, the paper's values."""
+def schedule(scheduler: str, models: Sequence[Sequence[Result]], paper: Paper) -> Figure:
+    """Loss and test accuracy by epoch for one schedule: a colour a model, a band over seeds, the paper's values."""
     figure, (loss, accuracy) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    rates = sorted({result.trial.learning_rate for result in results}, reverse=True)
+    models = sorted(models, key=lambda of_model: -of_model[0].trial.learning_rate)
+    results = [result for of_model in models for result in of_model]
     last = max(result.trial.epochs for result in results)
     seeds, epochs = len({result.trial.seed for result in results}), np.arange(1, last + 1)
-    for index, rate in enumerate(rates):
+    for index, of_model in enumerate(models):
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-        of_rate = [result for result in results if result.trial.learning_rate == rate]
+        label = rate_of([result.trial for result in of_model])
         style = {"color": colour, "marker": marker, "markersize": 4, "markevery": max(1, last // 10)}
         for axes, metric in ((loss, "train_loss"), (accuracy, "test_accuracy_batch_mean")):
-            _over_seeds(axes, epochs, [result.epochs[metric] for result in of_rate], format_rate(rate), style)
-        reported = paper.reported(of_rate[0].trial)
+            over_seeds(axes, epochs, [result.epochs[metric] for result in of_model], label, style)
+        reported = paper.reported(of_model[0].trial)
         if reported is not None and last == paper.protocol.epochs:
             beside = last * (1.03 + 0.03 * index)  # values that agree would hide each other
             for axes, value in ((loss, reported.train_loss), (accuracy, reported.test_accuracy)):
@@ -235,55 +234,4 @@ def schedule(scheduler: str, results: Sequence[Result], paper: Paper) -> Figure:
     title = "max_lr" if scheduler == "onecycle" else "initial learning rate"
     figure.legend(handles, labels, title=title, loc="outside lower center", ncols=len(handles))  # beside every line
     figure.suptitle(NAMES[scheduler])
-    return figure
-
-
-@matplotlib.rc_context(STYLE)
-def conclusion(
-    results: Sequence[Result], curves: Mapping[int, Curve], smoothing: float, proposals: Mapping[int, Proposal | None]
-) -> Figure:
-    """Final accuracy against initial rate for every schedule, above the range test's loss on the same axis of rates."""
-    figure, (accuracy, loss) = plt.subplots(
-        2, 1, figsize=(9, 8), sharex=True, layout="constrained", height_ratios=(3, 2)
-    )
-    schedulers = list(dict.fromkeys(result.trial.schedule.name for result in results))
-    for index, scheduler in enumerate(schedulers):
-        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-        of_schedule = [result for result in results if result.trial.schedule.name == scheduler]
-        rates = sorted({result.trial.learning_rate for result in of_schedule})
-        finals = [
-            [r.last("test_accuracy_batch_mean") for r in of_schedule if r.trial.learning_rate == rate] for rate in rates
-        ]
-        means = [np.mean(values) for values in finals]
-        beyond = [[mean - min(values), max(values) - mean] for mean, values in zip(means, finals, strict=True)]
-        apart = 1.07 ** (index - (len(schedulers) - 1) / 2)  # points of equal rate beside, not on, each other
-        accuracy.errorbar(
-            np.array(rates) * apart, means, np.transpose(beyond), marker=marker, color=colour, markersize=7, capsize=3,
-            label=NAMES[scheduler],
-        )  # fmt: skip
-    accuracy.set(ylabel="final test accuracy\n(mean over batches)", ylim=(0, 1.02))
-    longest = max(curves.values(), key=lambda curve: len(curve.losses))
-    label = f"range test, smoothed by {smoothing:g}"
-    if len(curves) > 1:
-        label += f": mean, each and band of {len(curves)} seeds"
-    smoothed = [smooth(curve.losses, smoothing) for curve in curves.values()]
-    _over_seeds(loss, longest.learning_rates, smoothed, label, {"color": GREY})
-    loss.set(
-        xscale="log", xlabel="learning rate (initial; max_lr for OneCycleLR)", ylabel="training loss\n(cross entropy)"
-    )
-    loss.set_ylim(0, 3)  # 2.3 is guessing; what explodes beyond is in figure 1
-    proposed = [proposal.learning_rate for proposal in proposals.values() if proposal is not None]
-    if proposed:
-        middle, low, high = spread.of_rates(proposed)
-        for axes in (accuracy, loss):
-            axes.axvline(
-                middle, color="black", linestyle="--", linewidth=1.2, label=f"proposed: {format_rate(middle, 3)}"
-            )
-            if len(proposed) > 1:
-                label = f"95% interval, {format_rate(low, 2)} to {format_rate(high, 2)}"
-                axes.axvspan(low, high, color="black", alpha=BAND_ALPHA / 2, linewidth=0, label=label)
-    handles, labels = accuracy.get_legend_handles_labels()
-    models = [(h, n) for h, n in zip(handles, labels, strict=True) if n in NAMES.values()]
-    figure.legend(*zip(*models, strict=True), loc="outside upper center", ncols=len(models))
-    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure

@@ -66,6 +66,12 @@ def _list(parse: Callable[[str], Any], text: str) -> tuple:
     return tuple(parse(part.strip()) for part in text.split(","))
 
 
+def _address(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise ValueError
+    return text.rstrip("/")
+
+
 def _rates_or_proposed(text: str) -> tuple[float, ...] | str:
     return PROPOSED if text == PROPOSED else _list(_real, text)
 
@@ -155,6 +161,10 @@ OPTION: dict[str, Callable] = {
     "device": _option("--device", Named(("auto", "cpu", "cuda")), "auto takes a GPU where there is one.", "auto"),
     "force": click.option("--force", type=bool, default=False, is_flag=False, flag_value="true", show_default=True,
                           help="Train again what is finished."),
+    "ui_url": _option("--ui-url", OrPaper("address", "an http address", _address, word="none"),
+                      "Where MLflow's UI is, for the page to link runs to.", "http://127.0.0.1:5000"),
+    "check": click.option("--check", type=bool, default=False, is_flag=False, flag_value="true", show_default=True,
+                          help="Write nothing; say whether the report in --output is what its own runs give."),
     "output": click.option("--output", type=click.Path(path_type=Path, file_okay=False), default="report/output",
                            show_default=True, help="Where the report goes."),
 }  # fmt: skip
@@ -166,11 +176,11 @@ _RAMP = ("lr_start", "lr_end", "validation_size", "validation_interval", "stop_f
 _MODELS = ("scheduler", "learning_rates", *SCHEDULE_PARAMETERS)
 # The options of each command, and so the parameters of each entry point of MLproject.
 COMMANDS = {
-    "main": (*_COMMON, "epochs", "range_test_epochs", "protocol", *_WORK, "output"),
+    "main": (*_COMMON, "epochs", "range_test_epochs", "protocol", *_WORK, "output", "ui_url"),
     "range_test": (*_COMMON, "epochs", *_RAMP, *_WORK),
     "sweep": (*_COMMON, "epochs", "protocol", *_MODELS, *_WORK),
     "grid": (*_COMMON, "epochs", "grid_rates", "range_test_epochs", *_RAMP, *_WORK),
-    "report": (*_COMMON, "epochs", "protocol", *_MODELS, "range_test_epochs", *_RAMP, "output"),
+    "report": (*_COMMON, "epochs", "protocol", *_MODELS, "range_test_epochs", *_RAMP, "output", "ui_url", "check"),
     "verify": ("every_seed", "engine", "strict"),
 }  # fmt: skip
 

@@ -137,6 +137,13 @@ class Claim(Frozen):
         return expected
 
 
+class Contradiction(Frozen):
+    """Where the paper disagrees with itself, and the claims that it is between; none where it is not about results."""
+
+    says: str
+    claims: tuple[str, ...] = ()
+
+
 class Paper(Frozen):
     """`paper.yaml`, validated."""
 
@@ -146,6 +153,15 @@ class Paper(Frozen):
     sweeps: tuple[Sweep, ...]
     grid: Grid
     claims: tuple[Claim, ...]
+    contradictions: tuple[Contradiction, ...]
+
+    @model_validator(mode="after")
+    def _contradict_claims(self) -> Paper:
+        known = {claim.id for claim in self.claims}
+        for name in (name for contradiction in self.contradictions for name in contradiction.claims):
+            if name not in known:
+                raise ValueError(f"contradictions: there is no claim {name}")
+        return self
 
     @field_validator("claims")
     @classmethod

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from reproduce import claims, study
+from reproduce.archive import finite
 from reproduce.claims import Judgement
 from reproduce.evidence import Evidence
 from reproduce.paper import Claim, GridKind, Measure, Model, Test
@@ -218,13 +219,13 @@ def data(judgements: list[Judgement]) -> dict[str, Any]:
                 "says": judgement.claim.says,
                 "where": judgement.claim.where,
                 "verdict": judgement.verdict,
-                "expected": list(map(_number, judgement.claim.expected)),
-                "allowed": list(map(_number, judgement.allowed)),
+                "expected": list(map(finite, judgement.claim.expected)),
+                "allowed": list(map(finite, judgement.allowed)),
                 "reading_error": judgement.claim.reading,
                 "reading_reason": judgement.claim.reason,
-                "mean": _number(judgement.mean),
-                "interval": [_number(judgement.low), _number(judgement.high)],
-                "values": {str(seed): _number(value) for seed, value in judgement.values.items()},
+                "mean": finite(judgement.mean),
+                "interval": [finite(judgement.low), finite(judgement.high)],
+                "values": {str(seed): finite(value) for seed, value in judgement.values.items()},
                 "rule": judgement.rule,
                 "runs": judgement.runs,
                 "missing": list(judgement.missing),
@@ -233,7 +234,3 @@ def data(judgements: list[Judgement]) -> dict[str, Any]:
             for judgement in judgements
         ]
     }
-
-
-def _number(value: float | None) -> float | str | None:
-    return value if value is None or math.isfinite(value) else str(float(value))

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from conftest import run, small_wishes
 
-from reproduce import range_test, report, study, suggestions
+from reproduce import crate, range_test, report, study, suggestions
+from reproduce.archive import Archive
 from reproduce.errors import UserError
+from reproduce.evidence import Evidence
 from reproduce.study import Wishes
 from reproduce.trial import format_rate
 
@@ -15,7 +17,7 @@ WISHES = small_wishes(learning_rates=(6e-4,), schedulers=("step", "multistep"))
 
 
 def write(store, paper, output, wishes=WISHES):
-    return report.write(store, paper, wishes, 0.9, output)
+    return report.write(Evidence(store, paper, wishes, 0.9), output)
 
 
 def test_the_tables_hold_what_the_store_holds(finished, paper, tmp_path):
@@ -104,8 +106,8 @@ def test_the_proposal_is_read_off_the_recorded_curve_with_the_smoothing_asked_fo
     store, _, done = finished
     (trial,) = study.range_tests(paper, WISHES)
     rates, losses = store.curve(done[0].run_id)
-    expected = report.range_test.propose(report.range_test.Curve(rates, losses), 0.5)
-    assert report.proposals(store, paper, WISHES, 0.5) == {trial: expected}
+    expected = range_test.propose(range_test.Curve(rates, losses), 0.5)
+    assert Evidence(store, paper, WISHES, 0.5).proposal(trial) == expected
 
 
 def test_the_newest_finished_run_of_a_specification_is_taken(finished, paper, trials, monkeypatch, tmp_path):
@@ -122,7 +124,7 @@ def test_the_newest_finished_run_of_a_specification_is_taken(finished, paper, tr
 
 
 def test_an_empty_store_gives_a_report_that_names_everything(store, paper, tmp_path):
-    assert report.write(store, paper, Wishes(), 0.98, tmp_path / "output") == 16
+    assert write(store, paper, tmp_path / "output", Wishes()) == 16
     text = (tmp_path / "output" / "report.md").read_text()
     assert "**16 of 16 runs are missing:** range_test adam seed 0; none 0.06 seed 0; none 6e-5 seed 0;" in text
 
@@ -144,3 +146,70 @@ def test_a_report_is_not_replaced_by_one_without_a_single_run(store, paper, tmp_
     with pytest.raises(UserError, match="holds a report, which is kept"):
         write(store, paper, tmp_path / "output")
     assert (tmp_path / "output" / "report.md").read_text() == "keep me"
+
+
+@pytest.fixture
+def written(finished, paper, tmp_path):
+    """The report on the three runs."""
+    write(finished[0], paper, tmp_path / "output")
+    return tmp_path / "output"
+
+
+def test_a_report_can_be_made_again_from_its_own_record_without_the_store(finished, paper, written, trials):
+    recorded = Archive(written / "runs.json")
+    assert recorded.wishes == WISHES
+    store = finished[0]
+    runs = recorded.finished_runs()
+    for trial, result in store.results(trials).items():
+        again = recorded.result(trial, runs[trial.specification])
+        assert (again.run_id, again.epochs, again.outcome) == (result.run_id, result.epochs, result.outcome)
+        assert (again.started_at, again.ended_at) == (result.started_at, result.ended_at)
+    for mine, theirs in zip(recorded.curve(finished[2][0].run_id), store.curve(finished[2][0].run_id), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    assert report.check(written) == []
+
+
+@pytest.mark.parametrize("name", ["summary.csv", "summary.json", "report.md", "index.html", "environment.json"])
+def test_a_falsified_file_is_found_even_if_the_crate_was_made_to_agree(written, name):
+    text = (written / name).read_text()
+    place = next(index for index, letter in enumerate(text) if letter.isdigit())
+    (written / name).write_text(f"{text[:place]}{9 - int(text[place])}{text[place + 1 :]}")
+    assert set(report.check(written)) == {
+        f"{name}: is not as the crate has it", f"{name}: is not what the runs in runs.json give",
+    }  # fmt: skip
+    graph = (written / crate.METADATA).read_text()
+    graph = graph.replace(hashlib.sha256(text.encode()).hexdigest(),
+                          hashlib.sha256((written / name).read_bytes()).hexdigest())  # fmt: skip
+    (written / crate.METADATA).write_text(graph)
+    assert report.check(written) == [f"{name}: is not what the runs in runs.json give"]
+
+
+def test_a_falsified_run_is_found(written):
+    record = json.loads((written / "runs.json").read_text())
+    run = next(run for run in record["runs"] if run["name"] == "step 6e-4 seed 0")
+    run["epochs"]["test_accuracy_batch_mean"][-1] = 0.999
+    (written / "runs.json").write_text(json.dumps(record) + "\n")
+    found = report.check(written)
+    assert "runs.json: is not as the crate has it" in found
+    assert "summary.csv: is not what the runs in runs.json give" in found
+
+
+def test_a_changed_or_missing_figure_is_found(written):
+    (written / "figure-1.svg").unlink()
+    with (written / "figure-2.png").open("ab") as file:
+        file.write(b"x")
+    assert [found.split(":")[0] for found in report.check(written)] == ["figure-1.svg", "figure-2.png"]
+
+
+def test_what_is_no_record_of_runs_is_refused_in_one_line(tmp_path):
+    (tmp_path / "runs.json").write_text('{"format": 9}')
+    with pytest.raises(UserError, match="is no record of runs: format 9, this version reads 1"):
+        report.check(tmp_path)
+
+
+def test_models_whose_rates_differ_by_seed_are_one_row(store, paper, tmp_path):
+    wishes = small_wishes(schedulers=("none",), seeds=(0, 1), rates_by_seed={0: (1e-4, 1e-3), 1: (4e-4, 4e-3)})
+    run(store, study.trials(paper, wishes))
+    write(store, paper, tmp_path / "output", wishes)
+    lines = (tmp_path / "output" / "summary.md").read_text().splitlines()
+    assert [line.split("|")[2].strip() for line in lines[2:]] == ["≈ 2e-4", "≈ 2e-3"]

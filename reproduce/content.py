@@ -1,0 +1,81 @@
+"""All that a report says, before it is put into words: gathered from recorded runs, by seed, rule and model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from reproduce import comparisons, study, verdicts
+from reproduce.claims import Judgement
+from reproduce.evidence import Evidence
+from reproduce.range_test import Curve, Proposal
+from reproduce.suggestions import PAPERS_RULE, RULES
+from reproduce.tables import Row
+from reproduce.tracking import Result
+from reproduce.trial import Trial
+
+
+@dataclass(frozen=True)
+class Content:
+    """What tables, figures and pages show. By seed: `curves`, and what each rule suggests. `ui` is MLflow's address."""
+
+    evidence: Evidence
+    departures: list[str]
+    rows: list[Row]
+    tests: list[Trial]
+    curves: Mapping[int, Curve]
+    suggested: Mapping[int, Mapping[str, Proposal | None]]
+    missing: list[Trial]
+    environment: dict[str, list[str]]
+    judgements: list[Judgement]
+    regrets: comparisons.Regrets | None
+    optimizers: tuple[list[str], list[list[str]]]
+    ui: str | None
+
+    @property
+    def proposed(self) -> dict[int, Proposal | None]:
+        """What each range test proposes by the paper's rule."""
+        return {seed: found[PAPERS_RULE] for seed, found in self.suggested.items()}
+
+    @property
+    def by_rule(self) -> dict[str, dict[int, Proposal | None]]:
+        """What each rule suggests for each seed."""
+        return {name: {seed: found[name] for seed, found in self.suggested.items()} for name in RULES}
+
+
+def gather(evidence: Evidence, ui: str | None = None) -> Content:
+    """Everything that the runs have to say."""
+    paper, wishes = evidence.paper, evidence.wishes
+    seeds = wishes.seeds or paper.protocol.seeds
+    tests, rows = study.range_tests(paper, wishes), []
+    for scheduler, of_schedule in study.by_scheduler(study.trials(paper, wishes)).items():
+        positions: dict[int, int] = {}
+        for trial in of_schedule:  # the first of every seed is one model, and so on
+            position = positions[trial.seed] = positions.get(trial.seed, -1) + 1
+            result, reported = evidence.result(trial), paper.reported(trial)
+            rows.append(Row(trial, (scheduler, position), wishes.protocol, result, reported))
+    departures = study.departures(paper, wishes)
+    optimizer = wishes.optimizer or paper.protocol.optimizer
+    found = [evidence.result(trial) for trial in (*tests, *(row.trial for row in rows))]
+    return Content(
+        evidence=evidence,
+        departures=departures,
+        rows=rows,
+        tests=tests,
+        curves={test.seed: curve for test in tests if (curve := evidence.curve(test)) is not None},
+        suggested={test.seed: suggested for test in tests if (suggested := evidence.suggested(test))},
+        missing=[trial for trial in (*tests, *(row.trial for row in rows)) if evidence.result(trial) is None],
+        environment=_environment([result for result in found if result is not None]),
+        # What departs from the paper's study says nothing about the paper's claims.
+        judgements=[] if departures else verdicts.judge_all(evidence, seeds),
+        regrets=comparisons.regrets(evidence, optimizer, seeds),
+        optimizers=comparisons.optimizer_rows(evidence, seeds),
+        ui=ui,
+    )
+
+
+def _environment(results: Sequence[Result]) -> dict[str, list[str]]:
+    """What the runs were made with and on: for each name its values, more than one where the runs differ."""
+    names = {"commit": "commit", "uncommitted_changes": "uncommitted changes", "code_sha256": "code"}
+    keys = sorted({key for result in results for key in result.tags if key.startswith("environment.")})
+    names |= {key: key.removeprefix("environment.") for key in keys}
+    found = {name: sorted({result.tags.get(key, "unknown") for result in results}) for key, name in names.items()}
+    return found | {"engine": sorted({result.trial.engine for result in results})}

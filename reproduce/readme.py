@@ -1,0 +1,71 @@
+"""The README's results, put there from the archived report: what stands between `<!-- results -->` and its end mark.
+
+`python -m reproduce.readme` writes them, `reproduce report --check` says whether they are stale.
+"""
+
+import json
+from collections import Counter
+
+from reproduce import spread
+from reproduce.provenance import ROOT
+from reproduce.suggestions import PAPERS_RULE
+from reproduce.trial import format_rate
+
+REFERENCE = ROOT / "report" / "reference"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- results -->\n", "<!-- /results -->"
+
+
+def results() -> str:
+    """The archived report's own words for what came out."""
+    summary = json.loads((REFERENCE / "summary.json").read_text(encoding="utf-8"))
+    claims = json.loads((REFERENCE / "claims.json").read_text(encoding="utf-8"))["claims"]
+    counts = Counter(claim["verdict"] for claim in claims)
+    tests = summary["range_tests"]
+    middle, low, high = (format_rate(rate, 3) for rate in spread.of_rates([t["proposed_learning_rate"] for t in tests]))
+    open_claims = ", ".join(claim["id"] for claim in claims if claim["verdict"] == "inconclusive")
+    lines = [
+        f"**{counts['reproduced']} of {counts.total()} statements of the report are reproduced, "
+        f"{counts['not reproduced']} are not, and {counts['inconclusive']} cannot be judged"
+        f"{f' ({open_claims})' if open_claims else ''}.**",
+        "",
+        f"The range test proposed {middle} (95% interval {low} to {high} over {len(tests)} seeds); "
+        f"the report has {format_rate(tests[0]['paper']['proposed_learning_rate'])}.",
+    ]
+    if summary["regret"]:
+        regret = {
+            name: {n: spread.of([100 * float(value) for value in values]) for n, values in rule["regret"].items()}
+            for name, rule in summary["regret"]["rules"].items()
+        }
+        last = max(map(int, regret[PAPERS_RULE]))
+        best = min(regret, key=lambda name: regret[name][str(last)].mean)
+        images = summary["regret"]["images"][str(last)]
+        lines[-1] += (
+            f" Trained for {last} epochs, its proposal ended {regret[PAPERS_RULE][str(last)].text(2)} points "
+            f"below the best of {len(summary['regret']['grid'])} fixed rates, for "
+            f"{images['proposal'] / images['grid']:.0%} of the images; the best rule, {best}, "
+            f"{regret[best][str(last)].text(2)}."
+        )
+    table = (REFERENCE / "summary.md").read_text(encoding="utf-8")
+    return "\n".join([*lines, "", table])
+
+
+def renewed(text: str) -> str:
+    """The README's text with the results as they are now. ValueError where it has no place for them."""
+    before, _, rest = text.partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise ValueError(f"{README} has no {BEGIN.strip()} with an {END}")
+    return before + BEGIN + results() + END + after
+
+
+def stale() -> list[str]:
+    """What is to be said if the README's results are not those of the archive."""
+    text = README.read_text(encoding="utf-8")
+    if text == renewed(text):
+        return []
+    return ["README.md: its results are not those of report/reference: run python -m reproduce.readme"]
+
+
+if __name__ == "__main__":
+    README.write_text(renewed(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,279 @@
+"""The report put into words: as Markdown and as the page, from one content. What is said is said in both."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from reproduce import comparisons, crate, mnist, page, spread, tables, verdicts
+from reproduce.claims import Judgement
+from reproduce.content import Content
+from reproduce.paper import Model
+from reproduce.provenance import ROOT
+from reproduce.trial import format_rate
+
+TEMPLATE = ROOT / "report" / "report.md.j2"
+TITLE = "LeNet-5 on MNIST: learning rates and schedules, run again"
+ORIGINAL = "P. Manocha, “CS5260 Assignment 6”, National University of Singapore, 2022"
+REGRET_INTRO = (
+    "The best test accuracy on a grid of fixed rates less that of a model trained at the rate each rule proposes, in "
+    "percentage points: what following the rule costs. Below zero the proposal beat the whole grid."
+)
+OPTIMIZERS_INTRO = (
+    "Each optimizer without a schedule, at the rate its own range test proposes for each seed, ten times it, and a "
+    "tenth of it; in the order of the seeds."
+)
+RULES_INTRO = (
+    "What learning-rate finders read off the same smoothed curves. The first rule is the paper's. Those that look at "
+    "the whole curve can be drawn into the explosion, where the smoothed loss also falls now and then; by the rate "
+    "itself, a fall within the noise at the tiniest rates counts most."
+)
+
+
+def markdown(content: Content, drawn: Mapping[str, str]) -> str:
+    """report.md. `drawn` names the figures' files, without ending, by what they show."""
+    template = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE.parent), trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False,
+    ).get_template(TEMPLATE.name)  # fmt: skip
+    paper, wishes = content.evidence.paper, content.evidence.wishes
+    sections = [
+        {"name": tables.NAMES[scheduler], "figure": paper.sweep(scheduler).figure, "file": drawn[scheduler]}
+        for scheduler in wishes.schedulers if scheduler in drawn
+    ]  # fmt: skip
+    return template.render(
+        title=TITLE,
+        over_seeds=_over_seeds(content),
+        several=_seeds(content) if _seeds(content) > 1 else None,
+        departures=content.departures,
+        verdict=verdicts.sentence(content.judgements) if content.judgements else None,
+        claims=verdicts.markdown(content.judgements) if content.judgements else None,
+        contradictions=_contradictions(content),
+        wanted=len(content.rows) + len(content.tests),
+        missing=[trial.label for trial in content.missing],
+        readings=_readings(content),
+        rules=tables.markdown(*_rules(content)) if content.suggested else None,
+        rules_intro=RULES_INTRO,
+        regret=tables.markdown(*comparisons.regret_rows(content.regrets)) if content.regrets else None,
+        regret_intro=REGRET_INTRO,
+        costs=comparisons.cost_lines(content.regrets) if content.regrets else [],
+        optimizers=tables.markdown(*content.optimizers) if len(content.optimizers[1]) > 1 else None,
+        optimizers_intro=OPTIMIZERS_INTRO,
+        reported=paper.range_test.reported,
+        reported_rate=format_rate(paper.range_test.reported.proposed_learning_rate),
+        smoothing=content.evidence.smoothing,
+        table=tables.markdown(tables.HEAD, tables.cells(content.rows)),
+        drawn=drawn,
+        sections=sections,
+        environment=content.environment,
+        differing=[name for name, values in content.environment.items() if len(values) > 1],
+        runs=[(result.trial.label, result.run_id) for result in content.evidence.used()],
+    )
+
+
+def _seeds(content: Content) -> int:
+    return len({row.trial.seed for row in content.rows})
+
+
+def _over_seeds(content: Content) -> list[str] | None:
+    """The proposed rate over seeds and its interval."""
+    rates = [proposal.learning_rate for proposal in content.proposed.values() if proposal]
+    return [format_rate(rate, 3) for rate in spread.of_rates(rates)] if len(rates) > 1 else None
+
+
+def _readings(content: Content) -> list[dict[str, Any]]:
+    """What each range test proposes."""
+    found = []
+    for test in content.tests:
+        if test.seed in content.curves:
+            proposal = content.proposed[test.seed]
+            found.append({
+                "seed": test.seed, "steps": len(content.curves[test.seed].losses),
+                "run_id": content.evidence.result(test).run_id,
+                "rate": format_rate(proposal.learning_rate, 3) if proposal else "none",
+                "step": proposal.step if proposal else "—",
+            })  # fmt: skip
+    return found
+
+
+def _rules(content: Content) -> tuple[list[str], list[list[str]]]:
+    """The table of rules: its head, and a row a rule."""
+    head = ["rule", *(f"seed {seed}" for seed in content.suggested)]
+    rows = [
+        [name, *(format_rate(found.learning_rate, 3) if found else "none" for found in by_seed.values())]
+        for name, by_seed in content.by_rule.items()
+    ]
+    return head, rows
+
+
+def _contradictions(content: Content) -> list[dict[str, str]]:
+    """Where the paper disagrees with itself, beside what was found."""
+    found = {judgement.claim.id: judgement for judgement in content.judgements}
+    return [
+        {
+            "says": contradiction.says,
+            "found": "; ".join(
+                f"{key}: {found[key].verdict}, ours {verdicts.our_value(found[key])}" for key in contradiction.claims
+            ),
+        }
+        for contradiction in content.evidence.paper.contradictions
+        if found
+    ]
+
+
+def page_html(content: Content, drawn: Mapping[str, str], folder: Path) -> str:
+    """index.html, with the figures that were drawn into `folder`."""
+    return page.render(
+        page.Page(
+            title=TITLE,
+            original=ORIGINAL,
+            verdict=verdicts.sentence(content.judgements) if content.judgements else None,
+            departures=tuple(content.departures),
+            missing=tuple(trial.label for trial in content.missing),
+            wanted=len(content.rows) + len(content.tests),
+            differing=tuple(name for name, values in content.environment.items() if len(values) > 1),
+            claims=tuple(_claim(judgement, content, drawn) for judgement in content.judgements),
+            figures=tuple(_figures(content, drawn, folder)),
+            tables=tuple(_tables(content)),
+            environment=tuple((name, ", ".join(values)) for name, values in content.environment.items()),
+            commands=_commands(content),
+            citation=_citation(),
+            files=tuple((path.name, crate.description(path.name)) for path in _files(folder)),
+        )
+    )
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix not in (".svg", ".png"))
+
+
+def _claim(judgement: Judgement, content: Content, drawn: Mapping[str, str]) -> page.ClaimRow:
+    claim = judgement.claim
+    notes = [found.says for found in content.evidence.paper.contradictions if claim.id in found.claims]
+    interval = None
+    if judgement.mean is not None:
+        interval = page.Interval(judgement.allowed, judgement.low, judgement.mean, judgement.high)
+    return page.ClaimRow(
+        id=claim.id,
+        says=claim.says,
+        where=claim.where,
+        paper_value=verdicts.paper_value(claim),
+        our_value=verdicts.our_value(judgement),
+        verdict=judgement.verdict,
+        rule=judgement.rule,
+        reason=claim.reason,
+        by_seed=tuple((str(seed), verdicts.one_value(claim, value)) for seed, value in judgement.values.items()),
+        runs=tuple(_run(label, run_id, content) for label, run_id in judgement.runs.items()),
+        missing=tuple(judgement.missing),
+        command=verdicts.command(judgement),
+        figure=_figure_of(judgement, drawn),
+        note=" ".join(notes) or None,
+        interval=interval,
+    )
+
+
+def _figure_of(judgement: Judgement, drawn: Mapping[str, str]) -> str | None:
+    """The figure that shows it, if it was drawn."""
+    measure = judgement.claim.measure
+    if isinstance(measure.of, Model):
+        what = measure.of.scheduler if measure.of.learning_rate != "proposed" else "conclusion"
+    else:
+        what = "conclusion" if measure.is_of_grid else "zoomed"
+    return what if what in drawn else None
+
+
+def _run(label: str, run_id: str, content: Content) -> page.Run:
+    experiments = {result.run_id: result.experiment_id for result in content.evidence.used()}
+    url = f"{content.ui}/#/experiments/{experiments[run_id]}/runs/{run_id}" if content.ui else None
+    return page.Run(label, run_id, url)
+
+
+def _figures(content: Content, drawn: Mapping[str, str], folder: Path) -> list[page.Figure]:
+    words = {
+        "whole": ("Figure 1: the whole range test",
+                  "Loss against step and rate, linear up to 2.5 and logarithmic above: flat, then falling, then "
+                  "exploding near the end.", "The whole ramp."),
+        "zoomed": ("Figure 2: the descent", "The same loss around its descent, with the proposed rates marked.",
+                   "The descent, closer, with what each seed and the paper propose."),
+        "rules": ("What each rule suggests", "The smoothed loss by rate with a marker for each rule's suggestion.",
+                  RULES_INTRO),
+        "conclusion": ("Accuracy and the proposed rate",
+                       "Final accuracy by initial rate for every schedule, above the range test's loss on the same "
+                       "axis of rates, the proposed rate marked.",
+                       "The dashed line is the rate that the range test proposes. Where a grid was run, its accuracy "
+                       "stands between, with what each rule's proposal came to: the gap is the regret."),
+    }  # fmt: skip
+    for scheduler, name in tables.NAMES.items():
+        number = content.evidence.paper.sweep(scheduler).figure
+        words[scheduler] = (
+            f"Figure {number}: {name}" if number else f"{name} (not shown in the paper)",
+            f"Training loss and test accuracy by epoch, {name}, a line for each initial rate.",
+            "Hollow markers are the paper's final values." if number else "The paper says only: the same pattern.",
+        )
+    order = ["conclusion", *(key for key in drawn if key != "conclusion")]
+    return [
+        page.Figure(key, *words[key], svg=(folder / f"{drawn[key]}.svg").read_text(encoding="utf-8"))
+        for key in order if key in drawn
+    ]  # fmt: skip
+
+
+def _tables(content: Content) -> list[page.Table]:
+    def table(title: str, intro: str, head: Any, rows: Any, numeric: tuple[bool, ...] = (), sortable: bool = False):
+        return page.Table(title, intro, tuple(head), tuple(map(tuple, rows)), sortable, numeric or (False,) * len(head))
+
+    several = f" “±” is half the 95% interval of the mean over {_seeds(content)} seeds." if _seeds(content) > 1 else ""
+    numbers = (False, True, True, True, True, True, True, False, False)
+    intro = (
+        "Values after the last epoch. An accuracy is the mean over test batches of each batch's accuracy, as the paper "
+        f"counts it, unless it says over 10,000; “≈” is read off a plot.{several}"
+    )
+    found = [table("Models", intro, tables.HEAD, tables.cells(content.rows), numbers, True)]
+    readings = _readings(content)
+    if readings:
+        rows = [[f"seed {row['seed']}", row["rate"], str(row["step"]), str(row["steps"])] for row in readings]
+        if over := _over_seeds(content):
+            rows.append(["all seeds", f"{over[0]} (95% interval {over[1]} to {over[2]})", "", ""])
+        reported = content.evidence.paper.range_test.reported
+        rows.insert(0, ["the paper", format_rate(reported.proposed_learning_rate), f"around {reported.step}", "2345"])
+        found.append(table("What the range test proposes", "", ["", "rate", "at step", "steps run"], rows))
+        found.append(table("What other rules suggest", RULES_INTRO, *_rules(content)))
+    if content.regrets:
+        costs = " ".join(f"{line}." for line in comparisons.cost_lines(content.regrets))
+        found.append(table("Regret", f"{REGRET_INTRO} {costs}", *comparisons.regret_rows(content.regrets)))
+    if len(content.optimizers[1]) > 1:
+        found.append(table("Optimizers", OPTIMIZERS_INTRO, *content.optimizers))
+    return found
+
+
+def _commands(content: Content) -> tuple[tuple[str, str], ...]:
+    seeds = ",".join(map(str, sorted({row.trial.seed for row in content.rows})))
+    if content.departures:
+        return (("the table of what this store has", "reproduce ui"),)
+    return (
+        ("the range test, all 15 models and this page", f"reproduce main --seeds {seeds}"),
+        ("the grid of fixed rates, for the regret", f"reproduce grid --seeds {seeds}"),
+        ("the verdicts alone", f"reproduce verify --seeds {seeds}"),
+        ("the same page again", f"reproduce report --seeds {seeds}"),
+    )
+
+
+def _citation() -> str:
+    own = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    names = ", ".join(author["name"] for author in own["authors"])
+    return f"{names}: {own['title']}. Version {own['version']}. It reruns {ORIGINAL}."
+
+
+def provenance(content: Content) -> dict[str, Any]:
+    """What the crate wants to know of how the report came about."""
+    versions = {name: ", ".join(values) for name, values in content.environment.items()
+                if name in ("python", "torch", "torchvision", "colossalai", "mlflow", "numpy")}  # fmt: skip
+    dataset = content.tests[0].dataset
+    return {
+        "command": _commands(content)[0][1],
+        "commit": ", ".join(content.environment["commit"]),
+        "versions": versions,
+        "dataset": mnist.SHA256[dataset],
+        "dataset_name": dataset,
+    }
