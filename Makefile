@@ -32,7 +32,7 @@ ui: env
 image:
 	docker build $(IMAGE_OPTIONS) --build-arg COMMIT=$(COMMIT) --tag lenet5-reproduction .
 
-test: env lint
+test: env lint tests/validator/.venv/installed
 	$(BIN)/python -m pytest
 
 test-image: env
@@ -42,9 +42,10 @@ bench: env bench/.venv/installed
 	$(BIN)/reproduce data
 	$(BIN)/python bench/run.py
 
-bench/.venv/installed: bench/requirements.lock | env
-	$(PYTHON) -m venv bench/.venv
-	VIRTUAL_ENV=bench/.venv $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes bench/requirements.lock
+# What needs other versions than the study has an environment of its own.
+bench/.venv/installed tests/validator/.venv/installed: %/.venv/installed: %/requirements.lock | env
+	$(PYTHON) -m venv $*/.venv
+	VIRTUAL_ENV=$*/.venv $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes $*/requirements.lock
 	@touch $@
 
 lint: env
@@ -69,7 +70,9 @@ lock: env
 	    --no-annotate --upgrade --output-file requirements.lock pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --upgrade --output-file bench/requirements.lock bench/requirements.in
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	    --upgrade --output-file tests/validator/requirements.lock tests/validator/requirements.in
 	sed -i "s/^name: .*/name: lenet5-reproduction-$$(sha256sum requirements.lock | cut -c1-12)/" conda.yaml
 
 clean:
-	rm -rf .venv bench/.venv .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv bench/.venv tests/validator/.venv .pytest_cache .ruff_cache *.egg-info
