@@ -31,7 +31,7 @@ case "${1:-main}" in
     check_directory "$@"
     exec reproduce main "$@"
     ;;
-main | range_test | sweep | report | verify | data)
+main | range_test | sweep | grid | report | verify | data)
     check_directory "$@"
     exec reproduce "${@:-main}"
     ;;

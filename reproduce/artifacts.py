@@ -1,7 +1,9 @@
-"""What a finished trial leaves in its run beside metrics: a picture, and for a range test the smoothed curve."""
+"""What a finished trial leaves in its run beside metrics: a picture, and for a range test the curves along its ramp."""
 
 import csv
 from pathlib import Path
+
+import numpy as np
 
 from reproduce import figures, range_test
 from reproduce.checkpoints import EpochRecord
@@ -15,14 +17,32 @@ def leave_behind(trial: Trial, history: list[EpochRecord], folder: Path, smoothi
         return {}
     found = range_test.curve(history)
     smoothed = range_test.smooth(found.losses, smoothing)
-    with (folder / "range_test.csv").open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["step", "learning_rate", "loss", "smoothed_loss"])
-        rows = zip(found.learning_rates.tolist(), found.losses.tolist(), smoothed.tolist(), strict=True)
-        writer.writerows([step, *map(repr, row)] for step, row in enumerate(rows))
+    rows = zip(found.learning_rates.tolist(), found.losses.tolist(), smoothed.tolist(), strict=True)
+    _write(
+        folder / "range_test.csv",
+        ["step", "learning_rate", "loss", "smoothed_loss"],
+        [[step, *map(repr, row)] for step, row in enumerate(rows)],
+    )
+    validation = range_test.validation(history)
+    if len(validation):
+        rates = np.concatenate([record.step_learning_rates for record in history])
+        _write(
+            folder / "validation.csv",
+            ["step", "learning_rate", "validation_loss", "validation_accuracy"],
+            [[int(step), repr(float(rates[int(step)])), repr(loss), repr(accuracy)]
+             for step, loss, accuracy in validation.tolist() if step < len(rates)],
+        )  # fmt: skip
     proposal = range_test.steepest(found.learning_rates, smoothed)
-    figures.save(figures.range_test({trial.seed: found}, smoothing, {trial.seed: proposal}), folder / "range_test.png")
+    figure = figures.range_test({trial.seed: found}, smoothing, {trial.seed: proposal}, validation=validation)
+    figures.save(figure, folder / "range_test.png")
     return {
         "smoothing": str(smoothing),
         "proposed_learning_rate": repr(proposal.learning_rate) if proposal else "none: the loss never fell",
     }
+
+
+def _write(path: Path, head: list[str], rows: list[list]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(head)
+        writer.writerows(rows)

@@ -3,8 +3,13 @@
 A verdict needs an interval. With three seeds or more it is Student's t over them; with fewer, the spread between seeds
 is borrowed from the archived reference. The interval has to lie wholly inside what the claim allows to be `reproduced`,
 wholly outside to be `not reproduced`; anything else is `inconclusive`.
+
+The tolerance has two parts: how well the paper's number can be read, and how far one more run may lie from it. Where
+the paper gives no number but an order, there is none that chance may have moved: to be reproduced the order has to hold
+without the second part, and to be not reproduced it has to fail even with it.
 """
 
+import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -15,9 +20,10 @@ import numpy as np
 from scipy import stats
 
 from reproduce import regret
-from reproduce.paper import Claim
+from reproduce.paper import Claim, Measure
 from reproduce.range_test import Curve, propose, smooth
 from reproduce.spread import CONFIDENCE
+from reproduce.trial import format_rate
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
 ENOUGH_SEEDS = 3  # for a spread of one's own
@@ -30,7 +36,8 @@ EPOCHS_COMPARED = 3  # on either side of a decay
 class Judgement:
     """A claim's verdict and what it rests on.
 
-    `values` are the measure's, one a seed; `low` to `high` is the interval of their mean, `allowed` where it must lie.
+    `values` are the measure's, one a seed; `low` to `high` is the interval of their mean, `allowed` where it must lie
+    to be reproduced.
     `runs` are the ids of those it rests on, by name; `missing` names those that it wants and the store has not, each
     with its seed.
     """
@@ -141,7 +148,12 @@ def judge(
     While a run is missing that is wanted, nothing is concluded from the others.
     """
     beyond = tolerance(claim, reference)
-    allowed = (claim.expected[0] - beyond, claim.expected[1] + beyond)
+    least, most = _possible(claim)
+    given, tolerated = (
+        (max(claim.expected[0] - allowance, least), min(claim.expected[1] + allowance, most))
+        for allowance in (claim.reading, beyond)
+    )
+    allowed = given if claim.is_an_order else tolerated
     own = list(values.values())
 
     def result(verdict: Verdict, rule: str, interval: tuple[float, float, float] | None = None) -> Judgement:
@@ -152,8 +164,7 @@ def judge(
 
     if missing or not own:
         return result("inconclusive", "runs are missing")
-    least, most = _possible(claim)
-    if allowed[0] <= least and most <= allowed[1]:
+    if tolerated == (least, most):
         return result("inconclusive", f"seeds differ so much that every value would do: give or take {beyond:.3g}")
     if any(math.isnan(value) for value in own):
         return result("inconclusive", "the measure is not there in every run")
@@ -166,13 +177,21 @@ def judge(
         return result("inconclusive", f"{len(own)} of at least {ENOUGH_SEEDS} seeds, and no reference to borrow from")
     mean = _mean(own)
     low, high = mean - half, mean + half
-    inside, outside = allowed[0] <= low and high <= allowed[1], high < allowed[0] or allowed[1] < low
-    verdict: Verdict = "reproduced" if inside else "not reproduced" if outside else "inconclusive"
-    where = {"reproduced": "inside", "not reproduced": "outside", "inconclusive": "across a bound of"}[verdict]
-    rule = (
-        f"the mean's interval ({how}) lies {where} {_text(allowed)}: {_text(claim.expected)} give or take {beyond:.3g}"
-    )
-    return result(verdict, rule, (mean, low, high))
+    as_text = functools.partial(_text, claim.measure)
+
+    def bounds(within: tuple[float, float], allowance: float) -> str:
+        unit = " decades" if claim.measure.is_rate else ""
+        return f"{as_text(within)}: {as_text(claim.expected)} give or take {allowance:.3g}{unit}"
+
+    certain, doubtful = bounds(allowed, claim.reading if claim.is_an_order else beyond), bounds(tolerated, beyond)
+    lies = f"the mean's interval ({how}) lies"
+    if allowed[0] <= low and high <= allowed[1]:
+        return result("reproduced", f"{lies} inside {certain}", (mean, low, high))
+    if high < tolerated[0] or tolerated[1] < low:
+        return result("not reproduced", f"{lies} outside {doubtful}", (mean, low, high))
+    if certain == doubtful:
+        return result("inconclusive", f"{lies} across a bound of {certain}", (mean, low, high))
+    return result("inconclusive", f"{lies} neither inside {certain}, nor outside {doubtful}", (mean, low, high))
 
 
 def _possible(claim: Claim) -> tuple[float, float]:
@@ -201,10 +220,10 @@ def _half_width(own: Sequence[float], spread_of: Sequence[float]) -> float:
     return _t(len(spread_of)) * _deviation(spread_of) / math.sqrt(len(own))
 
 
-def _text(bounds: tuple[float, float]) -> str:
-    low, high = bounds
+def _text(measure: Measure, bounds: tuple[float, float]) -> str:
+    low, high = (format_rate(10**bound, 3) if measure.is_rate else f"{bound:.5g}" for bound in bounds)
     if low == high:
-        return f"{low:.5g}"
-    if math.isinf(low):
-        return f"at most {high:.5g}"
-    return f"at least {low:.5g}" if math.isinf(high) else f"{low:.5g} to {high:.5g}"
+        return low
+    if math.isinf(bounds[0]):
+        return f"at most {high}"
+    return f"at least {low}" if math.isinf(bounds[1]) else f"{low} to {high}"

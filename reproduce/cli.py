@@ -393,9 +393,10 @@ def _log_proposals(store: Any, parent_id: str, paper: Paper, wishes: study.Wishe
             say(f"{trial.label}: the loss never fell, so there is no rate to propose")
         else:
             stated = paper.range_test.reported
+            beside = f" (the paper: {format_rate(stated.proposed_learning_rate)}, around step {stated.step})"
             say(
-                f"{trial.label}: proposes {format_rate(proposal.learning_rate, 3)}, read at step {proposal.step} "
-                f"(the paper: {format_rate(stated.proposed_learning_rate)}, around step {stated.step})"
+                f"{trial.label}: proposes {format_rate(proposal.learning_rate, 3)}, read at step {proposal.step}"
+                f"{beside if trial.optimizer == paper.protocol.optimizer else ''}"
             )
             found[result.run_id] = (trial.seed, proposal.learning_rate)
     store.log_proposals(parent_id, smoothing, found)

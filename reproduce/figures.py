@@ -87,12 +87,19 @@ def range_test(
     proposals: Mapping[int, Proposal | None],
     paper: Paper | None = None,
     zoomed: bool = False,
+    validation: np.ndarray | None = None,
 ) -> Figure:
     """Loss against step, and rate along the top, with the proposed rates: raw and smoothed, or a band over seeds.
 
-    Whole as the paper's figure 1, or zoomed on the descent as its figure 2.
+    Whole as the paper's figure 1, or zoomed on the descent as its figure 2. `validation` (times, 3), step, loss and
+    accuracy on held-out images, adds its loss and a panel for its accuracy.
     """
-    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    judged = validation is not None and len(validation) > 0
+    figure, panels = plt.subplots(
+        1 + judged, 1, figsize=(9, 5 + 2.5 * judged), layout="constrained", sharex=True, squeeze=False,
+        height_ratios=(2, 1)[: 1 + judged],
+    )  # fmt: skip
+    axes = panels[0, 0]
     smoothed = {seed: smooth(curve.losses, smoothing) for seed, curve in curves.items()}
     if len(curves) == 1:
         (curve,) = curves.values()
@@ -120,7 +127,14 @@ def range_test(
     else:
         _axis_of_explosion(axes, max(curve.losses.max() for curve in curves.values()))
         axes.set(xlim=(0, total))
-    axes.set(xlabel="step", ylabel="training loss of the batch (cross entropy)")
+    axes.set(ylabel="training loss of the batch (cross entropy)")
+    if judged:
+        steps, losses, accuracies = validation.T
+        axes.plot(steps, losses, "s-", color=COLOURS[1], markersize=3, linewidth=1, label="on the held-out images")
+        axes.set(ylabel="loss (cross entropy)")
+        panels[1, 0].plot(steps, accuracies, "s-", color=COLOURS[1], markersize=3, linewidth=1)
+        panels[1, 0].set(ylabel="accuracy on the\nheld-out images", ylim=(0, 1.02))
+    panels[-1, 0].set(xlabel="step")
     _rate_axis(axes, longest)
     figure.legend(loc="outside lower center", ncols=2)
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -105,6 +106,11 @@ class Measure(Frozen):
         """Whether the grid's runs are wanted, beside the range test."""
         return self.kind in get_args(GridKind)
 
+    @property
+    def is_rate(self) -> bool:
+        """Whether its values are the logarithms of learning rates, to base ten."""
+        return self.kind in ("proposed_log10", "best_log10") and self.minus is None
+
     @model_validator(mode="after")
     def _is_of_its_kind(self) -> Measure:
         wanted = Model if self.kind in get_args(ModelKind) else Test
@@ -128,6 +134,11 @@ class Claim(Frozen):
     expected: tuple[float, float]
     reading: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     reason: str
+
+    @property
+    def is_an_order(self) -> bool:
+        """Whether the paper gives no number for it that another run of its own might have moved."""
+        return any(map(math.isinf, self.expected)) or self.measure.kind == "decades_from_best"
 
     @field_validator("expected")
     @classmethod

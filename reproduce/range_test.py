@@ -34,6 +34,11 @@ def curve(history: list[EpochRecord]) -> Curve:
     return until_not_finite(rates, losses)
 
 
+def validation(history: list[EpochRecord]) -> np.ndarray:
+    """(times, 3) float64: step from 0, loss and accuracy on the held-out images, of all epochs; none without any."""
+    return np.concatenate([record.validation for record in history])
+
+
 def until_not_finite(learning_rates: np.ndarray, losses: np.ndarray) -> Curve:
     """The curve up to the first loss that is not finite, without it."""
     bad = np.flatnonzero(~np.isfinite(losses))

@@ -36,6 +36,7 @@ from reproduce.trial import SIZES, Trial
 
 EXPERIMENT = "lenet5-mnist"  # where runs go unless `mlflow run` or the usual variables choose
 METRICS = ("train_loss", "test_accuracy", "test_accuracy_batch_mean", "learning_rate")
+VALIDATION = ("validation_loss", "validation_accuracy")
 PROPOSED = "proposed_learning_rate"
 CURVE_FILE, MODEL_NAME = "curve.csv", "model"
 PAGE = 1000  # runs fetched at a time
@@ -211,6 +212,10 @@ class Store:
         if np.isnan(record.test_accuracy):  # a range test is not evaluated
             values = {name: value for name, value in values.items() if not name.startswith("test_")}
         metrics = [Metric(name, value, timestamp, record.epoch) for name, value in values.items()]
+        for step, *judged in record.validation.tolist():  # of a range test that holds images out: by step, not epoch
+            metrics += [
+                Metric(name, value, timestamp, int(step)) for name, value in zip(VALIDATION, judged, strict=True)
+            ]
         self._write(self.client.log_batch, run_id, metrics=metrics)
 
     def finish_trial(

@@ -157,7 +157,7 @@ def command(judgement: Judgement) -> str:
 def paper_value(claim: Claim) -> str:
     """What the paper says, as a number."""
     low, high = claim.expected
-    if _is_rate(claim.measure):
+    if claim.measure.is_rate:
         return format_rate(10**low, 3)
     difference = "difference " if claim.measure.minus else ""
     if low == high:
@@ -175,16 +175,17 @@ def our_value(judgement: Judgement) -> str:
         return "—"
     mean, low, high = (one_value(judgement.claim, value) for value in (judgement.mean, judgement.low, judgement.high))
     interval = "" if low == high else f" ({low} to {high})"
-    return f"{mean}{interval}{_unit(judgement.claim.measure)}, n = {len(judgement.values)}"
+    unit = _unit(judgement.claim.measure) if math.isfinite(judgement.mean) else ""
+    return f"{mean}{interval}{unit}, n = {len(judgement.values)}"
 
 
 def one_value(claim: Claim, value: float) -> str:
     """A value of the claim's measure: a rate where the measure is a rate's logarithm."""
-    return format_rate(10**value, 3) if _is_rate(claim.measure) else f"{value:.4g}"
-
-
-def _is_rate(measure: Measure) -> bool:
-    return measure.kind in ("proposed_log10", "best_log10") and measure.minus is None
+    if claim.measure.is_rate:
+        return format_rate(10**value, 3)
+    if claim.measure.kind == "epochs_to_95_percent" and not math.isfinite(value):  # one of two never got there
+        return {math.inf: "never", -math.inf: "the other never"}.get(value, "neither")
+    return f"{value:.4g}"
 
 
 def _unit(measure: Measure) -> str:
@@ -192,7 +193,7 @@ def _unit(measure: Measure) -> str:
         return " steps"
     if measure.kind == "epochs_to_95_percent":
         return " epochs"
-    return " decades" if not _is_rate(measure) and ("log10" in measure.kind or "decades" in measure.kind) else ""
+    return " decades" if not measure.is_rate and ("log10" in measure.kind or "decades" in measure.kind) else ""
 
 
 def markdown(judgements: list[Judgement]) -> str:

@@ -66,6 +66,42 @@ def test_one_sided_and_ranged_claims_at_their_bounds(low, high, value, verdict):
     assert claims.judge(claim(low, high), seeds(value, value, value), []).verdict == verdict
 
 
+def test_an_order_has_to_hold_without_what_one_more_run_may_differ_by():
+    # mean -2, interval -2 ± 2.484, and one more run may lie 4.968 away
+    near, across, far = (
+        seeds(*(value - shift for value in SPREAD)) for shift in (4.0, 2.0 + HALF * 0.99, 2.0 + HALF * 1.01)
+    )
+    order = claim(-math.inf, 0)
+    found = claims.judge(order, near, SPREAD)
+    assert (found.verdict, found.allowed) == ("inconclusive", (-math.inf, 0))
+    assert found.rule.endswith("lies neither inside at most 0: at most 0 give or take 0, "
+                               "nor outside at most 4.9683: at most 0 give or take 4.97")  # fmt: skip
+    assert claims.judge(order, far, SPREAD).verdict == "reproduced"
+    assert claims.judge(order, across, SPREAD).verdict == "inconclusive"
+    failed = seeds(*(value + PREDICTION + HALF - 2 for value in (1.01, 2.01, 3.01)))
+    assert claims.judge(order, failed, SPREAD).verdict == "not reproduced"
+    assert claims.judge(order, seeds(*(value - 0.02 for value in failed.values())), SPREAD).verdict == "inconclusive"
+    # A number may have been moved by chance, and the same values are inside what that allows.
+    assert claims.judge(claim(0, 0, reading=HALF), near, SPREAD).verdict == "reproduced"
+
+
+def test_how_far_a_proposal_lies_from_the_best_rate_is_no_number_of_the_papers():
+    measure = Measure(kind="decades_from_best")
+    found = claims.judge(claim(0, 0, reading=0.75, measure=measure), seeds(-0.5, -1.0, 0.0), [-0.5, -1.0, 0.0])
+    assert (found.verdict, found.allowed) == ("inconclusive", (-0.75, 0.75))
+
+
+def test_what_is_allowed_ends_where_the_measure_does():
+    found = claims.judge(claim(0.99, 0.99, reading=0.02, measure=ACCURACY), seeds(0.99, 0.99, 0.99), [])
+    assert found.allowed == (0.97, 1.0)
+
+
+def test_a_rule_about_a_rate_is_told_in_rates():
+    measure = Measure(kind="proposed_log10")
+    found = claims.judge(claim(-4, -4, reading=0.5, measure=measure), seeds(-4.0, -4.0, -4.0), [])
+    assert found.rule.endswith("lies inside 3.16e-5 to 3.16e-4: 1e-4 give or take 0.5 decades")
+
+
 def test_a_claim_that_no_run_could_fail_is_not_settled():
     # An accuracy is at least 0 and at most 1: give or take 1 about 0.5 is anything, give or take 0.49 is not.
     found = claims.judge(claim(0.5, 0.5, reading=0.5, measure=ACCURACY), seeds(0.5, 0.5, 0.5), [])

@@ -2,7 +2,6 @@ import hashlib
 import json
 import shutil
 import subprocess
-import time
 import tomllib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -299,14 +298,12 @@ def test_a_missing_folder_is_an_error_and_is_not_made(tmp_path):
     assert not (tmp_path / "output").exists()
 
 
-def test_three_hundred_runs_take_no_time(tmp_path):
+def test_what_runs_have_in_common_is_there_once_for_three_hundred(tmp_path):
     actions = [
         replace(FINISHED, run_id=f"{number:032x}", parameters=FINISHED.parameters | {"seed": str(number)})
         for number in range(300)
     ]
-    before = time.monotonic()
     crate.write(tmp_path, actions, **GIVEN)
-    assert time.monotonic() - before < 3
     kinds = [entity["@type"] for entity in graph(tmp_path).values()]
     assert kinds.count("CreateAction") == 301
     assert kinds.count("PropertyValue") == 300 * 3 + 300 + 3  # results, seeds, and what all have in common

@@ -13,7 +13,7 @@ import numpy as np
 from conftest import ROOT, kernel, run, small_wishes
 
 from reproduce import checkpoints, mnist, study, training
-from reproduce.tracking import METRICS, Store
+from reproduce.tracking import METRICS, VALIDATION, Store
 
 
 def test_a_sweep_records_a_parent_and_a_child_a_trial(finished):
@@ -212,3 +212,18 @@ def test_processes_that_start_at_once_on_a_new_store_do_not_collide(tmp_path):
         for _ in range(3)
     ]
     assert [process.communicate()[0].strip() for process in started] == ["1", "1", "1"]
+
+
+def test_a_range_tests_validation_stands_in_its_run_by_step(store, paper):
+    wishes = small_wishes(validation_size=128, validation_interval=3)
+    (item,) = run(store, study.range_tests(paper, wishes))[1]  # 512 images in 2 epochs: 8 steps
+    with Path(store.client.download_artifacts(item.run_id, "validation.csv")).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [0, 3, 6]
+    rates, _ = store.curve(item.run_id)
+    assert [float(row["learning_rate"]) for row in rows] == rates[[0, 3, 6]].tolist()
+    for name in VALIDATION:
+        history = sorted(store.client.get_metric_history(item.run_id, name), key=lambda metric: metric.step)
+        assert [(metric.step, metric.value) for metric in history] == [
+            (int(row["step"]), float(row[name])) for row in rows
+        ]
