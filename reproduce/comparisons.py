@@ -114,7 +114,7 @@ def regret_data(found: Regrets) -> dict[str, Any]:
 
 def optimizer_rows(evidence: Evidence, seeds: Sequence[int]) -> tuple[list[str], list[list[str]]]:
     """The table of optimizers, each without a schedule at what its own range tests propose, ten times it, a tenth."""
-    head = ["optimizer", "rate", "proposed", "epochs to 95%", "final accuracy"]
+    head = ["optimizer", "trained at", "rate, by seed", "epochs to 95%, by seed", "final accuracy"]
     rows = []
     for optimizer in OPTIMIZERS:
         for factor, name in ((1, "proposed"), (10, "× 10"), (0.1, "× 0.1")):

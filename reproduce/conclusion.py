@@ -77,12 +77,12 @@ def _grid(axes: plt.Axes, regrets: Regrets) -> None:
     for dash, epochs in zip(DASHES[-len(regrets.epochs_compared) :], regrets.epochs_compared, strict=True):
         lines = [[_after(accuracies[rate], epochs) for rate in rates] for accuracies in regrets.grid.values()]
         label = f"grid after {epochs} epoch{'s' * (epochs > 1)}"
-        over_seeds(axes, rates, lines, label, {"color": COLOURS[0], "linestyle": dash})
+        over_seeds(axes, rates, lines, label, {"color": GREY, "linestyle": dash})
     for index, (name, by_seed) in enumerate(regrets.proposed.items()):
         if by_seed:
             points = [(rate, _after(accuracies, last)) for rate, accuracies in by_seed.values()]
             axes.plot(
-                *zip(*points, strict=True), MARKERS[index % len(MARKERS)], color=COLOURS[(index + 1) % len(COLOURS)],
+                *zip(*points, strict=True), MARKERS[index % len(MARKERS)], color=COLOURS[index % len(COLOURS)],
                 markersize=11 - index, markeredgecolor="black", linestyle="none", label=name,
             )  # fmt: skip
     seeds = f", {len(regrets.grid)} seeds" * (len(regrets.grid) > 1)

@@ -26,7 +26,7 @@ def results() -> str:
     open_claims = ", ".join(claim["id"] for claim in claims if claim["verdict"] == "inconclusive")
     lines = [
         f"**{counts['reproduced']} of {counts.total()} statements of the report are reproduced, "
-        f"{counts['not reproduced']} are not, and {counts['inconclusive']} cannot be judged"
+        f"{counts['not reproduced']} are not, and {counts['inconclusive']} are inconclusive"
         f"{f' ({open_claims})' if open_claims else ''}.**",
         "",
         f"The range test proposed {middle} (95% interval {low} to {high} over {len(tests)} seeds); "
@@ -55,15 +55,18 @@ def renewed(text: str) -> str:
     before, _, rest = text.partition(BEGIN)
     _, found, after = rest.partition(END)
     if not found:
-        raise ValueError(f"{README} has no {BEGIN.strip()} with an {END}")
+        raise ValueError(f"{README.name}: has no {BEGIN.strip()} with an {END}")
     return before + BEGIN + results() + END + after
 
 
 def stale() -> list[str]:
     """What is to be said if the README's results are not those of the archive."""
     text = README.read_text(encoding="utf-8")
-    if text == renewed(text):
-        return []
+    try:
+        if text == renewed(text):
+            return []
+    except ValueError as error:
+        return [str(error)]
     return ["README.md: its results are not those of report/reference: run python -m reproduce.readme"]
 
 

@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from conftest import run, small_wishes
+from conftest import ROOT, run, small_wishes
+from jsonschema import Draft202012Validator
 
 from reproduce import crate, range_test, report, study, suggestions
 from reproduce.archive import Archive
@@ -213,3 +214,26 @@ def test_models_whose_rates_differ_by_seed_are_one_row(store, paper, tmp_path):
     write(store, paper, tmp_path / "output", wishes)
     lines = (tmp_path / "output" / "summary.md").read_text().splitlines()
     assert [line.split("|")[2].strip() for line in lines[2:]] == ["≈ 2e-4", "≈ 2e-3"]
+
+
+SCHEMA = json.loads((ROOT / "docs" / "report.schema.json").read_text())
+
+
+@pytest.mark.parametrize("of", ["written", "archived"])
+def test_every_json_file_is_as_its_schema_documents_it(of, written):
+    folder = written if of == "written" else ROOT / "report" / "reference"
+    names = {path.name for path in folder.glob("*.json")} - {crate.METADATA}
+    files = {"summary.json", "environment.json", "runs.json"}  # a taste has no verdicts
+    assert names == (files if of == "written" else files | {"claims.json"})
+    for name in names:
+        validator = Draft202012Validator({**SCHEMA, "$ref": f"#/$defs/{name}"})
+        assert [error.message for error in validator.iter_errors(json.loads((folder / name).read_text()))] == []
+
+
+def test_the_schema_describes_every_key_of_a_claim_and_admits_no_other():
+    claim = json.loads((ROOT / "report" / "reference" / "claims.json").read_text())["claims"][0]
+    validator = Draft202012Validator({**SCHEMA, "$ref": "#/$defs/claims.json"})
+    assert not list(validator.iter_errors({"claims": [claim]}))
+    for key in claim:
+        assert not validator.is_valid({"claims": [{name: value for name, value in claim.items() if name != key}]})
+    assert not validator.is_valid({"claims": [claim | {"beauty": 1}]})
