@@ -165,10 +165,10 @@ def plotted(interval: Interval) -> tuple[float, ...]:
     left, right = BAND
     if math.isfinite(low) and math.isfinite(high):
         bound, at, scale = low, left, (right - left) / ((high - low) or 1)
-    else:  # the farther end of the interval stands as far from the one bound as there is room for
+    else:  # the farthest of the three that is finite stands as far from the one bound as there is room for
         bound, at = (low, left) if math.isfinite(low) else (high, right)
-        ends = [abs(value - bound) for value in (interval.low, interval.high) if math.isfinite(value)]
-        scale = (left - EDGE) / (max(ends, default=0) or 1)
+        far = [abs(value - bound) for value in astuple(interval)[1:] if math.isfinite(value)]
+        scale = (left - EDGE) / (max(far, default=0) or 1)
     places = [min(max(at + (value - bound) * scale, EDGE), 100 - EDGE) for value in astuple(interval)[1:]]
     band = (left if math.isfinite(low) else 0, right if math.isfinite(high) else 100)
     return tuple(round(place, 2) for place in (*band, *places))
