@@ -32,7 +32,7 @@ ui: env
 image:
 	docker build $(IMAGE_OPTIONS) --build-arg COMMIT=$(COMMIT) --tag lenet5-reproduction .
 
-test: env lint tests/validator/.venv/installed
+test: env lint tests/validator/.venv/installed .venv/browser
 	$(BIN)/python -m pytest
 
 test-image: env
@@ -41,6 +41,14 @@ test-image: env
 bench: env bench/.venv/installed
 	$(BIN)/reproduce data
 	$(BIN)/python bench/run.py
+
+# A Chromium for the page's tests, where one can be had.
+.venv/browser: $(STAMP)
+	@for name in chromium chromium-browser google-chrome; do command -v $$name; done | grep -q . || \
+	    $(BIN)/playwright install $$([ "$$(id -u)" != 0 ] || echo --with-deps) chromium || \
+    { [ "$$(id -u)" = 0 ] && apt-get install -qy chromium; } || \
+	    echo "no Chromium to be had: the page's tests will be skipped"
+	@touch $@
 
 # What needs other versions than the study has an environment of its own.
 bench/.venv/installed tests/validator/.venv/installed: %/.venv/installed: %/requirements.lock | env

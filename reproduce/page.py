@@ -22,7 +22,7 @@ TEMPLATE = ROOT / "report" / "index.html.j2"
 VERDICTS = {"reproduced": "held", "not reproduced": "failed", "inconclusive": "open"}
 BAND = (30.0, 70.0)  # where a claim's bounds stand on its plot, in percent of the width
 EDGE = 4.0  # how near to an end of the plot a point may come, in percent
-NUMBER = r"\d[\d.]*e-\d+|n = \d+"  # 6e-4 is one word to a reader, and two to a browser
+NUMBER = r"(?:[≤≥≈] -?)?\d[\d.]*e-\d+|[≤≥≈] -?[\d.]*\d|n = \d+"  # 6e-4 and ≤ 1: one word to a reader, two to a browser
 
 
 @dataclass(frozen=True)

@@ -237,7 +237,7 @@ def _tables(content: Content) -> list[page.Table]:
             rows.append(["all seeds", f"{over[0]} (95% interval {over[1]} to {over[2]})", "", ""])
         reported = content.evidence.paper.range_test.reported
         rows.insert(0, ["the paper", format_rate(reported.proposed_learning_rate), f"around {reported.step}", "2345"])
-        found.append(table("What the range test proposes", "", ["", "rate", "at step", "steps run"], rows))
+        found.append(table("What the range test proposes", "", ["proposed by", "rate", "at step", "steps run"], rows))
         found.append(table("What other rules suggest", RULES_INTRO, *_rules(content)))
     if content.regrets:
         costs = " ".join(f"{line}." for line in comparisons.cost_lines(content.regrets))

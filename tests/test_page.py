@@ -465,5 +465,10 @@ def test_an_interval_is_plotted_to_the_scale_of_its_claim(interval, expected):
     assert page.plotted(interval) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("number", ["6e-4", "1.03e-2", "≤ -0.5", "≈ 0.88", "≥ 1876", "≈ 6.2e-5", "n = 3"])
+def test_no_line_ends_within_a_number(number):
+    assert page.unbroken(f"<{number}>, or.") == f'&lt;<span class="whole">{number}</span>&gt;, or.'
+
+
 def test_the_same_page_gives_the_same_bytes():
     assert page.render(WHOLE).encode() == page.render(replace(WHOLE)).encode()
