@@ -334,8 +334,16 @@ def test_no_window_scrolls_sideways(show, any_page, width, scheme):
     assert needed <= there == width
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [NARROW, WIDE])
+@pytest.mark.parametrize(
+    ("any_page", "width", "scheme"),
+    [
+        *(("made up", width, scheme) for width in (NARROW, WIDE) for scheme in ("light", "dark")),
+        # Contrast takes seconds on so long a page; each width and each scheme is there once.
+        ("archived", NARROW, "light"),
+        ("archived", WIDE, "dark"),
+    ],
+    indirect=["any_page"],
+)
 def test_nothing_keeps_a_reader_out(show, any_page, width, scheme):
     window = show(any_page, viewport={"width": width, "height": 800}, color_scheme=scheme)
     open_all(window)
