@@ -60,6 +60,7 @@ def test_claims_are_judged_by_their_own_runs_and_the_rest_wait(store, paper, add
     assert found["C3c"].verdict == "not reproduced"  # 0.81 where the paper has 0.91
     # Seed by seed: the fast one reaches 0.95 in epoch 30 (0.95 / 0.981 of 30 is 29.05), the slow one never.
     assert found["C3e"].values == {0: -float("inf"), 1: -float("inf"), 2: -float("inf")}
+    assert verdicts.our_value(found["C3e"]) == "the other never, n = 3"
     assert (found["C3e"].verdict, set(found["C3e"].runs.values())) == ("reproduced", {*ids, *slow})
     settled = {name for name, judgement in found.items() if judgement.verdict != "inconclusive"}
     assert settled == {"C3a", "C3c", "C3e", "C7b"}
