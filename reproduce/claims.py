@@ -180,6 +180,8 @@ def judge(
     as_text = functools.partial(_text, claim.measure)
 
     def bounds(within: tuple[float, float], allowance: float) -> str:
+        if within == claim.expected:
+            return as_text(within)
         unit = " decades" if claim.measure.is_rate else ""
         return f"{as_text(within)}: {as_text(claim.expected)} give or take {allowance:.3g}{unit}"
 
