@@ -31,6 +31,8 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if not path.is_file():
+            raise UserError(f"there is no {path}, in which a report keeps its runs: write one with reproduce report")
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:

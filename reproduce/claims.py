@@ -5,11 +5,9 @@ is borrowed from the archived reference. The interval has to lie wholly inside w
 wholly outside to be `not reproduced`; anything else is `inconclusive`.
 
 The tolerance has two parts: how well the paper's number can be read, and how far one more run may lie from it. Where
-the paper gives no number but an order, there is none that chance may have moved: to be reproduced the order has to hold
-without the second part, and to be not reproduced it has to fail even with it.
+the paper gives an order there is no number that chance may have moved, and so no second part.
 """
 
-import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -132,7 +130,12 @@ def of_grid(kind: str, grid: Mapping[float, Sequence[float]], rate: float, propo
 
 
 def tolerance(claim: Claim, reference: Sequence[float]) -> float:
-    """The reading error, plus a prediction interval: how far one more run may lie from the mean of the reference's."""
+    """The reading error, plus a prediction interval: how far one more run may lie from the mean of the reference's.
+
+    Of an order the reading error alone.
+    """
+    if claim.is_an_order:
+        return claim.reading
     return claim.reading + _t(len(reference)) * _deviation(reference) * math.sqrt(1 + 1 / max(len(reference), 1))
 
 
@@ -149,11 +152,7 @@ def judge(
     """
     beyond = tolerance(claim, reference)
     least, most = _possible(claim)
-    given, tolerated = (
-        (max(claim.expected[0] - allowance, least), min(claim.expected[1] + allowance, most))
-        for allowance in (claim.reading, beyond)
-    )
-    allowed = given if claim.is_an_order else tolerated
+    allowed = (max(claim.expected[0] - beyond, least), min(claim.expected[1] + beyond, most))
     own = list(values.values())
 
     def result(verdict: Verdict, rule: str, interval: tuple[float, float, float] | None = None) -> Judgement:
@@ -164,7 +163,7 @@ def judge(
 
     if missing or not own:
         return result("inconclusive", "runs are missing")
-    if tolerated == (least, most):
+    if allowed == (least, most):
         return result("inconclusive", f"seeds differ so much that every value would do: give or take {beyond:.3g}")
     if any(math.isnan(value) for value in own):
         return result("inconclusive", "the measure is not there in every run")
@@ -177,23 +176,14 @@ def judge(
         return result("inconclusive", f"{len(own)} of at least {ENOUGH_SEEDS} seeds, and no reference to borrow from")
     mean = _mean(own)
     low, high = mean - half, mean + half
-    as_text = functools.partial(_text, claim.measure)
-
-    def bounds(within: tuple[float, float], allowance: float) -> str:
-        if within == claim.expected:
-            return as_text(within)
+    inside, outside = allowed[0] <= low and high <= allowed[1], high < allowed[0] or allowed[1] < low
+    verdict: Verdict = "reproduced" if inside else "not reproduced" if outside else "inconclusive"
+    where = {"reproduced": "inside", "not reproduced": "outside", "inconclusive": "across a bound of"}[verdict]
+    rule = f"the mean's interval ({how}) lies {where} {_text(claim.measure, allowed)}"
+    if allowed != claim.expected:
         unit = " decades" if claim.measure.is_rate else ""
-        return f"{as_text(within)}: {as_text(claim.expected)} give or take {allowance:.3g}{unit}"
-
-    certain, doubtful = bounds(allowed, claim.reading if claim.is_an_order else beyond), bounds(tolerated, beyond)
-    lies = f"the mean's interval ({how}) lies"
-    if allowed[0] <= low and high <= allowed[1]:
-        return result("reproduced", f"{lies} inside {certain}", (mean, low, high))
-    if high < tolerated[0] or tolerated[1] < low:
-        return result("not reproduced", f"{lies} outside {doubtful}", (mean, low, high))
-    if certain == doubtful:
-        return result("inconclusive", f"{lies} across a bound of {certain}", (mean, low, high))
-    return result("inconclusive", f"{lies} neither inside {certain}, nor outside {doubtful}", (mean, low, high))
+        rule += f": {_text(claim.measure, claim.expected)} give or take {beyond:.3g}{unit}"
+    return result(verdict, rule, (mean, low, high))
 
 
 def _possible(claim: Claim) -> tuple[float, float]:

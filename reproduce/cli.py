@@ -205,6 +205,13 @@ def verify_command(seeds: tuple[int, ...] | None, engine: str, strict: bool) -> 
     evidence = _evidence(store, paper, wishes, paper.range_test.smoothing)
     wanted = seeds or verdicts.studied(evidence, every) or paper.protocol.seeds
     judgements = verdicts.judge_all(evidence, wanted, () if seeds else every)
+    if not any(judgement.runs for judgement in judgements):
+        click.echo(
+            f"{store.uri} has no run of the paper's own study, of {paper.protocol.epochs} epochs with "
+            f"{paper.protocol.train_size} images, so none of its {len(judgements)} statements can be judged: "
+            "reproduce main makes the runs"
+        )
+        return EXIT_INCONCLUSIVE
     for judgement in judgements:
         claim = judgement.claim
         click.echo(f"{claim.id:4} {judgement.verdict:15} {claim.says}")
@@ -396,7 +403,7 @@ def _log_proposals(store: Any, parent_id: str, paper: Paper, wishes: study.Wishe
             beside = f" (the paper: {format_rate(stated.proposed_learning_rate)}, around step {stated.step})"
             say(
                 f"{trial.label}: proposes {format_rate(proposal.learning_rate, 3)}, read at step {proposal.step}"
-                f"{beside if trial.optimizer == paper.protocol.optimizer else ''}"
+                f"{'' if study.departures(paper, wishes) else beside}"
             )
             found[result.run_id] = (trial.seed, proposal.learning_rate)
     store.log_proposals(parent_id, smoothing, found)

@@ -37,14 +37,19 @@ def results() -> str:
             name: {n: spread.of([100 * float(value) for value in values]) for n, values in rule["regret"].items()}
             for name, rule in summary["regret"]["rules"].items()
         }
-        last = max(map(int, regret[PAPERS_RULE]))
-        best = min(regret, key=lambda name: regret[name][str(last)].mean)
-        images = summary["regret"]["images"][str(last)]
+        horizons = sorted(map(int, regret[PAPERS_RULE]))
+        last = str(horizons[-1])
+        images = summary["regret"]["images"]
         lines[-1] += (
-            f" Trained for {last} epochs, its proposal ended {regret[PAPERS_RULE][str(last)].text(2)} points "
-            f"below the best of {len(summary['regret']['grid'])} fixed rates, for "
-            f"{images['proposal'] / images['grid']:.0%} of the images; the best rule, {best}, "
-            f"{regret[best][str(last)].text(2)}."
+            f" Trained there, a model ended below the best of {len(summary['regret']['grid'])} fixed rates by "
+            + ", ".join(
+                f"{regret[PAPERS_RULE][str(n)].text(2)} points after {n} epoch{'s' * (n > 1)} "
+                f"(for {images[str(n)]['proposal'] / images[str(n)]['grid']:.0%} of the grid's images)"
+                for n in horizons
+            )
+            + f"; by the other rules' proposals, after {last}: "
+            + ", ".join(f"{name} {found[last].text(2)}" for name, found in regret.items() if name != PAPERS_RULE)
+            + "."
         )
     table = (REFERENCE / "summary.md").read_text(encoding="utf-8")
     return "\n".join([*lines, "", table])

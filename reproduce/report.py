@@ -91,7 +91,6 @@ def _fill(content: Content, folder: Path) -> None:
     if content.judgements:
         keep("claims.json", _json(verdicts.data(content.judgements)))
     keep("report.md", rendering.markdown(content, drawn))
-    keep("index.html", rendering.page_html(content, drawn, folder))
     keep("summary.csv", tables.as_csv(content.rows))
     keep("summary.md", tables.markdown(tables.HEAD, tables.cells(content.rows)))
     keep("summary.json", _json(_summary(content)))
@@ -101,6 +100,7 @@ def _fill(content: Content, folder: Path) -> None:
     used = evidence.used()
     curves = {result.run_id: evidence.curve(result.trial) for result in used if result.trial.is_range_test}
     archive.write(folder / archive.NAME, evidence.wishes, evidence.smoothing, content.ui, used, curves)
+    keep("index.html", rendering.page_html(content, drawn, folder))
     crate.write(folder, [_action(result) for result in used], **rendering.provenance(content))
 
 

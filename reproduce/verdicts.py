@@ -126,7 +126,7 @@ def sentence(judgements: list[Judgement]) -> str:
     counts = Counter(judgement.verdict for judgement in judgements)
     return (
         f"{counts['reproduced']} of {len(judgements)} statements of the paper are reproduced, "
-        f"{counts['not reproduced']} are not, and {counts['inconclusive']} cannot be judged from these runs."
+        f"{counts['not reproduced']} are not, and {counts['inconclusive']} are inconclusive."
     )
 
 
@@ -138,9 +138,13 @@ def command(judgement: Judgement) -> str:
         seeds = ",".join(map(str, judgement.values))
     else:
         seeds = "0-9" if len(judgement.values) >= claims.ENOUGH_SEEDS else "0-2"
-    measure = judgement.claim.measure
+    return " && ".join(commands(judgement.claim.measure, seeds))
+
+
+def commands(measure: Measure, seeds: str) -> list[str]:
+    """What to type, line by line, to have the runs of a measure for these seeds."""
     if measure.is_of_grid:
-        return f"reproduce grid --seeds {seeds}"
+        return [f"reproduce grid --seeds {seeds}"]
     parts: dict[str, None] = {}
     for term in filter(None, (measure.of, measure.minus)):
         own = "" if term.optimizer == "adam" else f" --optimizer {term.optimizer}"
@@ -151,7 +155,7 @@ def command(judgement: Judgement) -> str:
             rate = term.learning_rate if term.learning_rate == "proposed" else format_rate(term.learning_rate)
             options = f"--scheduler {term.scheduler} --learning-rates {rate}{protocol}"
             parts[f"reproduce sweep{own} {options} --seeds {seeds}"] = None
-    return " && ".join(parts)
+    return list(parts)
 
 
 def paper_value(claim: Claim) -> str:

@@ -1,6 +1,7 @@
 import csv
 import hashlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -200,6 +201,25 @@ def test_a_changed_or_missing_figure_is_found(written):
     with (written / "figure-2.png").open("ab") as file:
         file.write(b"x")
     assert [found.split(":")[0] for found in report.check(written)] == ["figure-1.svg", "figure-2.png"]
+
+
+def test_the_page_links_to_every_file_beside_it_but_the_figures(written):
+    linked = set(re.findall(r'<dt><a href="([^"]+)">', (written / "index.html").read_text()))
+    beside = {path.name for path in written.iterdir() if path.suffix not in (".svg", ".png")}
+    assert linked == beside - {"index.html"}
+
+
+def test_the_archived_page_names_what_made_every_run_it_rests_on():
+    page = re.sub(r"<[^>]*>", "", (ROOT / "report" / "reference" / "index.html").read_text())
+    for command in ("main", "grid", "range_test --optimizer lamb",
+                    "sweep --optimizer sgd --scheduler none --learning-rates proposed",
+                    "sweep --scheduler step --learning-rates 6e-6 --protocol as-written"):  # fmt: skip
+        assert f"reproduce {command} --seeds 0,1,2" in page.partition("To run it again")[2]
+
+
+def test_a_report_that_is_not_there_cannot_be_checked(tmp_path):
+    with pytest.raises(UserError, match="in which a report keeps its runs: write one with reproduce report"):
+        report.check(tmp_path / "nowhere")
 
 
 def test_what_is_no_record_of_runs_is_refused_in_one_line(tmp_path):

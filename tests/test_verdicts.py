@@ -119,6 +119,17 @@ def test_verify_says_what_cannot_be_judged_with_exit_code_3(store, add, own_home
     assert verify("--strict")[0] == 3
 
 
+def test_verify_of_a_store_without_the_papers_runs_is_one_line(store, own_home, monkeypatch):
+    monkeypatch.setenv("REPRODUCE_HOME", str(own_home))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    code, said = verify()
+    assert code == 3
+    assert said == (
+        f"{store.uri} has no run of the paper's own study, of 30 epochs with 60000 images, so none of its 42 "
+        "statements can be judged: reproduce main makes the runs\n"
+    )
+
+
 def test_verify_is_strict_about_what_is_not_reproduced(store, add, own_home, monkeypatch):
     monkeypatch.setenv("REPRODUCE_HOME", str(own_home))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
@@ -133,7 +144,7 @@ def test_verify_exits_with_0_when_every_claim_is_judged(store, own_home, monkeyp
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     value = {"reproduced": 0.0, "not reproduced": 9.0}[verdict]
     claim = paper.claims[5].model_copy(update={"expected": (0.0, 0.0)})
-    judgement = verdicts.claims.judge(claim, {0: value, 1: value, 2: value}, [])
+    judgement = verdicts.claims.judge(claim, {0: value, 1: value, 2: value}, [], {"none 6e-5 seed 0": "0"})
     monkeypatch.setattr(verdicts, "judge_all", lambda *arguments: [judgement])
     assert verify()[0] == code
     assert verify("--strict")[0] == strict
