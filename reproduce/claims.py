@@ -152,7 +152,9 @@ def judge(
     """
     beyond = tolerance(claim, reference)
     least, most = _possible(claim)
-    allowed = (max(claim.expected[0] - beyond, least), min(claim.expected[1] + beyond, most))
+    low, high = claim.expected[0] - beyond, claim.expected[1] + beyond
+    anything = low <= least and most <= high
+    allowed = (low if math.isinf(low) else max(low, least), high if math.isinf(high) else min(high, most))
     own = list(values.values())
 
     def result(verdict: Verdict, rule: str, interval: tuple[float, float, float] | None = None) -> Judgement:
@@ -163,10 +165,12 @@ def judge(
 
     if missing or not own:
         return result("inconclusive", "runs are missing")
-    if allowed == (least, most):
+    if anything:
         return result("inconclusive", f"seeds differ so much that every value would do: give or take {beyond:.3g}")
     if any(math.isnan(value) for value in own):
         return result("inconclusive", "the measure is not there in every run")
+    if not all(map(math.isfinite, own)) and len(set(own)) > 1:
+        return result("inconclusive", "some seeds get there, others never do")
     if len(own) >= ENOUGH_SEEDS:
         half, how = _half_width(own, own), f"Student's t over {len(own)} seeds"
     elif len(reference) >= ENOUGH_SEEDS:

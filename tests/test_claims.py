@@ -93,6 +93,8 @@ def test_how_far_a_proposal_lies_from_the_best_rate_is_no_number_of_the_papers()
 def test_what_is_allowed_ends_where_the_measure_does():
     found = claims.judge(claim(0.99, 0.99, reading=0.02, measure=ACCURACY), seeds(0.99, 0.99, 0.99), [])
     assert found.allowed == (0.97, 1.0)
+    order = claim(-math.inf, 0.5, reading=0.1, measure=ACCURACY)  # and no bound stays none
+    assert claims.judge(order, seeds(0.5, 0.5, 0.5), []).allowed == (-math.inf, 0.6)
 
 
 def test_a_rule_about_a_rate_is_told_in_rates():
@@ -131,7 +133,8 @@ def test_without_runs_or_without_the_measure_nothing_is_concluded():
 
 
 def test_seeds_of_which_some_never_got_there_are_inconclusive():
-    assert claims.judge(claim(-math.inf, -1), seeds(-math.inf, -3.0, -3.0), []).verdict == "inconclusive"
+    found = claims.judge(claim(-math.inf, -1), seeds(-math.inf, -3.0, -3.0), [])
+    assert (found.verdict, found.mean, found.rule) == ("inconclusive", None, "some seeds get there, others never do")
 
 
 # Measures.
