@@ -26,6 +26,11 @@ CITATION = ROOT / "CITATION.cff"
 PAPER = Path(__file__).with_name("paper.yaml")
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 SHA256_TERM = "https://w3id.org/ro/terms/workflow-run#sha256"  # RO-Crate 1.1's own context has no word for it
+# The projects' own sites: what ran is theirs, wherever it was installed from.
+HOMES = {
+    "colossalai": "https://colossalai.org/", "mlflow": "https://mlflow.org/", "numpy": "https://numpy.org/",
+    "python": "https://www.python.org/", "torch": "https://pytorch.org/", "torchvision": "https://docs.pytorch.org/vision/",
+}  # fmt: skip
 COMPLETED = "http://schema.org/CompletedActionStatus"
 UNDATED = datetime(1970, 1, 1, tzinfo=UTC)  # a report on no runs has no date, and the format demands one
 DESCRIPTIONS = {
@@ -188,18 +193,14 @@ def _package(crate: ROCrate, citation: dict[str, Any], commit: str, versions: Ma
     address, licence = citation.get("repository-code"), citation["license"]
     names = [author["name"] for author in citation["authors"]]
     authors = [_add(crate, _id("author", name), "Organization", name=name, url=address) for name in names]
-    # The index has one page for 2.5.1 and 2.5.1+cpu.
-    pages = {name: f"https://pypi.org/project/{name}/{versions[name].partition('+')[0]}/" for name in sorted(versions)}
-    if "python" in pages:
-        pages["python"] = f"https://www.python.org/downloads/release/python-{versions['python'].replace('.', '')}/"
     return _add(
         crate, address or "#package", ["SoftwareApplication", "SoftwareSourceCode"],
         name="lenet5-reproduction", description=citation["title"], version=citation["version"], identifier=commit,
         url=address, codeRepository=address, author=authors,
         license=_add(crate, f"https://spdx.org/licenses/{licence}", "CreativeWork", name=licence),
         softwareRequirements=[
-            _add(crate, page, "SoftwareApplication", name=name, softwareVersion=versions[name], url=page)
-            for name, page in pages.items()
+            _add(crate, HOMES[name], "SoftwareApplication", name=name, softwareVersion=versions[name], url=HOMES[name])
+            for name in sorted(versions)
         ],
     )  # fmt: skip
 

@@ -277,7 +277,7 @@ def _citation() -> str:
 def provenance(content: Content) -> dict[str, Any]:
     """What the crate wants to know of how the report came about."""
     versions = {name: ", ".join(values) for name, values in content.environment.items()
-                if name in ("python", "torch", "torchvision", "colossalai", "mlflow", "numpy")}  # fmt: skip
+                if name in crate.HOMES}  # fmt: skip
     dataset = content.tests[0].dataset
     return {
         "command": _commands(content)[0][1],
