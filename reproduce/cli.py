@@ -212,15 +212,7 @@ def verify_command(seeds: tuple[int, ...] | None, engine: str, strict: bool) -> 
             "reproduce main makes the runs"
         )
         return EXIT_INCONCLUSIVE
-    for judgement in judgements:
-        claim = judgement.claim
-        click.echo(f"{claim.id:4} {judgement.verdict:15} {claim.says}")
-        click.echo(
-            f"     the paper {verdicts.paper_value(claim)}, here {verdicts.our_value(judgement)}; {judgement.rule}"
-        )
-        if judgement.verdict == "inconclusive":
-            click.echo(f"     to settle it: {verdicts.command(judgement)}")
-    click.echo(verdicts.sentence(judgements))
+    click.echo(verdicts.text(judgements))
     found = {judgement.verdict for judgement in judgements}
     if strict and "not reproduced" in found:
         return EXIT_FAILED

@@ -200,6 +200,18 @@ def _unit(measure: Measure) -> str:
     return " decades" if not measure.is_rate and ("log10" in measure.kind or "decades" in measure.kind) else ""
 
 
+def text(judgements: list[Judgement]) -> str:
+    """The verdicts for a terminal: two lines a claim, a third where something would settle it, and how many held."""
+    lines = []
+    for judgement in judgements:
+        claim = judgement.claim
+        lines.append(f"{claim.id:4} {judgement.verdict:15} {claim.says}")
+        lines.append(f"     the paper {paper_value(claim)}, here {our_value(judgement)}; {judgement.rule}")
+        if judgement.verdict == "inconclusive":
+            lines.append(f"     to settle it: {command(judgement)}")
+    return "\n".join([*lines, sentence(judgements)])
+
+
 def markdown(judgements: list[Judgement]) -> str:
     """The verdicts as a table."""
     head = ["", "the paper says", "where", "its value", "ours", "verdict", "by which rule"]
