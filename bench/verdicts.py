@@ -22,7 +22,8 @@ from mlflow.entities import Metric, Param
 from reproduce import study
 from reproduce.comparisons import OPTIMIZERS
 from reproduce.paper import load_paper
-from reproduce.tracking import CURVE_FILE, METRICS, Store
+from reproduce.records import CURVE_FILE, METRICS
+from reproduce.tracking import Store
 from reproduce.trial import Trial
 
 TRIALS = 1000

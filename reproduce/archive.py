@@ -14,8 +14,8 @@ import numpy as np
 
 from reproduce.errors import UserError
 from reproduce.range_test import Curve
+from reproduce.records import Result
 from reproduce.study import Wishes
-from reproduce.tracking import Result
 from reproduce.trial import Trial
 
 NAME = "runs.json"

@@ -11,8 +11,8 @@ from reproduce import spread
 from reproduce.comparisons import Regrets
 from reproduce.figures import BAND_ALPHA, COLOURS, GREY, MARKERS, STYLE, over_seeds
 from reproduce.range_test import Curve, Proposal, smooth
+from reproduce.records import Result
 from reproduce.tables import NAMES
-from reproduce.tracking import Result
 from reproduce.trial import format_rate
 
 DASHES = (":", "--", "-")  # of the grid's accuracies, from the fewest epochs to the most

@@ -7,9 +7,9 @@ from reproduce import comparisons, study, verdicts
 from reproduce.claims import Judgement
 from reproduce.evidence import Evidence
 from reproduce.range_test import Curve, Proposal
+from reproduce.records import Result
 from reproduce.suggestions import PAPERS_RULE, RULES
 from reproduce.tables import Row
-from reproduce.tracking import Result
 from reproduce.trial import Trial
 
 

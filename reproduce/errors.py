@@ -11,3 +11,7 @@ class TrialsFailedError(Exception):
 
 class TrackingError(Exception):
     """Something measured could not be recorded; its checkpoints hold it. The command line exits with 1."""
+
+
+class StoreAwayError(TrackingError):
+    """The tracking store did not answer for as long as it was waited for."""

@@ -7,8 +7,9 @@ from reproduce import range_test, regret, study, suggestions
 from reproduce.archive import Archive
 from reproduce.paper import Paper
 from reproduce.range_test import Curve, Proposal
+from reproduce.records import Result
 from reproduce.study import Wishes
-from reproduce.tracking import Result, Store
+from reproduce.tracking import Store
 from reproduce.trial import Optimizer, Trial
 
 

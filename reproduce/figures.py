@@ -20,8 +20,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from reproduce.checkpoints import EpochRecord
 from reproduce.paper import Paper
 from reproduce.range_test import Curve, Proposal, smooth
+from reproduce.records import Result
 from reproduce.tables import NAMES, rate_of
-from reproduce.tracking import Result
 from reproduce.trial import Trial, format_rate
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -4,8 +4,11 @@ The same runs give the same bytes: what is written depends on the runs and on no
 so that `check` can make it again from them.
 """
 
+import fcntl
 import json
+import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,14 +21,15 @@ from reproduce.content import Content, gather
 from reproduce.errors import UserError
 from reproduce.evidence import Evidence
 from reproduce.paper import load_paper
+from reproduce.records import Result
 from reproduce.suggestions import PAPERS_RULE
-from reproduce.tracking import Result
 
 PAGES = (
     "index.html", "report.md", "claims.json", "summary.csv", "summary.md", "summary.json", "range-test.csv",
     "environment.json", archive.NAME, crate.METADATA,
 )  # fmt: skip
 FIGURE_FORMATS = ("svg", "png")
+WRITING = ".writing"  # the folder in which the next report is put together
 IMAGE = re.compile(r"data:image/[^\"']*")
 
 
@@ -36,7 +40,7 @@ def check_output(output: Path) -> None:
     """
     if not output.exists():
         return
-    foreign = sorted(path.name for path in output.iterdir() if path.is_dir() or not _is_ours(path.name))
+    foreign = sorted(path.name for path in _files(output) if path.is_dir() or not _is_ours(path.name))
     if foreign:
         raise UserError(
             f"--output {output} holds {foreign[0]!r}, which is no part of a report: "
@@ -62,22 +66,44 @@ def write(evidence: Evidence, output: Path, ui: str | None = None) -> int:
             f"the store has no run of this kind, and {output} holds a report, which is kept: "
             "give the options that the runs were made with, as --epochs 1 --train-size 10000"
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with _folder_beside(output) as whole:
+    with _held(output):
+        whole = output / WRITING
+        whole.mkdir()
         _fill(content, whole)
-        output.mkdir(exist_ok=True)
-        for earlier in output.iterdir():  # nothing but a report's own files, as check_output saw to
+        # The page goes first and comes back last: where it is, all of one report is.
+        for earlier in sorted(_files(output), key=lambda path: path.name != PAGES[0]):
             earlier.unlink()
-        for path in whole.iterdir():
+        for path in sorted(_files(whole), key=lambda path: path.name == PAGES[0]):
             path.rename(output / path.name)
+        whole.rmdir()
     return len(content.missing)
 
 
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name != WRITING]
+
+
 @contextmanager
-def _folder_beside(output: Path) -> Iterator[Path]:
-    """A folder on the same file system, so that what is in it can be moved into place whole."""
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".report-") as folder:
-        yield Path(folder)
+def _held(output: Path) -> Iterator[None]:
+    """`output` as this process's alone to write to, without what one that was killed had begun there."""
+    output.mkdir(parents=True, exist_ok=True)
+    directory = os.open(output, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another command is writing a report to --output {output}: wait for it, or name another directory"
+            ) from None
+        begun = output / WRITING
+        if begun.exists():
+            shutil.rmtree(begun)
+        try:
+            yield
+        finally:
+            shutil.rmtree(begun, ignore_errors=True)
+    finally:
+        os.close(directory)
 
 
 def _fill(content: Content, folder: Path) -> None:

@@ -20,12 +20,14 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from reproduce import engines, mnist, progress, provenance
 from reproduce.checkpoints import EpochRecord, last_weights, saved_epochs
+from reproduce.errors import TrackingError
+from reproduce.patience import one_line
 from reproduce.tracking import Store
 from reproduce.trial import Trial
 
 How = Literal["trained", "resumed", "reused", "busy", "failed"]
 PARENT_CHECK_SECONDS = 1
-DEATHS_ALLOWED = 1  # a trial that was under way when a worker died is tried once more
+ELSEWHERE_CHECK_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def run(
             _run_all(remaining, jobs, done)
             busy = [task for task in remaining if done[task.trial].how == "busy"]
             if busy:
-                progress.say(f"{len(busy)} of these trials another process is training; waiting for it")
+                holders = ", ".join(sorted({done[task.trial].note for task in busy}))
+                progress.say(f"{len(busy)} of these trials another command is training ({holders}); waiting for it")
                 for task in busy:
                     del done[task.trial]
                 _run_all([Task(**{**vars(task), "wait": True}) for task in busy], jobs, done)
@@ -116,30 +119,48 @@ def _epochs_done(task: Task, done: dict[Trial, Done]) -> int:
 
 
 def _run_all(tasks: list[Task], jobs: int, done: dict[Trial, Done]) -> None:
-    """Run the tasks in a pool and put what became of them into `done`. A pool whose worker died is made anew."""
-    deaths: dict[Trial, int] = {}
-    remaining = list(tasks)
+    """Run the tasks in a pool and put what became of them into `done`. A pool whose worker died is made anew.
+
+    One worker's death ends all of a pool, and does not tell whose it was. The trials that were under way are therefore
+    run again each by itself: one whose worker dies once more is given up, and the others go on.
+    """
+    remaining = tasks
     while remaining:
-        try:
-            pool = joblib.Parallel(n_jobs=min(jobs, len(remaining)), return_as="generator_unordered", batch_size=1)
-            for result in pool(joblib.delayed(run_trial)(task) for task in remaining):
-                done[result.trial] = result
-                if result.how != "busy":
-                    progress.say(f"{result.trial.label}: {result.how}{result.note and ', ' + result.note}")
-        except TerminatedWorkerError:
-            progress.say("a worker died, perhaps for want of memory; its trial goes on in a new one")
-            for task in remaining:
-                if task.trial not in done and _marker(task).exists():
-                    _marker(task).unlink()
-                    deaths[task.trial] = deaths.get(task.trial, 0) + 1
-                    if deaths[task.trial] > DEATHS_ALLOWED:
-                        done[task.trial] = Done(task.trial, "", "failed", "its worker died twice")
-                        progress.say(f"{task.trial.label}: failed, its worker died twice")
+        for task in _run_pool(remaining, jobs, done):
+            if _run_pool([task], jobs, done, alone=True):
+                done[task.trial] = Done(task.trial, "", "failed", "its worker died twice")
+                progress.say(f"{task.trial.label}: failed, its worker died twice")
         remaining = [task for task in tasks if task.trial not in done]
 
 
+def _run_pool(tasks: list[Task], jobs: int, done: dict[Trial, Done], alone: bool = False) -> list[Task]:
+    """Run the tasks until all are done or a worker dies; those that were under way then, all that remain if none was.
+
+    `alone` keeps even a single task out of this process.
+    """
+    workers, ahead = (2, 1) if alone else (min(jobs, len(tasks)), "2*n_jobs")
+    pool = joblib.Parallel(n_jobs=workers, pre_dispatch=ahead, batch_size=1, return_as="generator_unordered")
+    try:
+        for result in pool(joblib.delayed(run_trial)(task) for task in tasks):
+            done[result.trial] = result
+            if result.how != "busy":
+                progress.say(f"{result.trial.label}: {result.how}{result.note and ', ' + result.note}")
+    except TerminatedWorkerError:
+        remaining = [task for task in tasks if task.trial not in done]
+        under_way = [task for task in remaining if _is_under_way(task)]
+        names = ", ".join(task.trial.label for task in under_way)
+        progress.say(f"a worker died, perhaps for want of memory; under way: {names or 'nothing yet'}")
+        for task in under_way:
+            _marker(task).unlink(missing_ok=True)
+        return under_way or remaining
+    return []
+
+
 def run_trial(task: Task) -> Done:
-    """Train one trial and record it, in whatever process this is; the task says what may be reused."""
+    """Train one trial and record it, in whatever process this is; the task says what may be reused.
+
+    TrackingError, which ends the whole command, where the store is gone: no trial could be recorded.
+    """
     if os.getpid() != task.parent_pid:
         _prepare_worker(task.parent_pid)
     store = Store(task.home, task.tracking_uri, task.experiment_id)
@@ -147,12 +168,16 @@ def run_trial(task: Task) -> Done:
     try:
         lock.acquire(timeout=-1 if task.wait else 0)
     except Timeout:
-        return Done(task.trial, "", "busy")
+        return Done(task.trial, "", "busy", _holder(task))
     try:
+        while run := store.at_work_elsewhere(task.fingerprint):
+            if not task.wait:
+                return Done(task.trial, "", "busy", f"run {run.info.run_id}, from another directory or machine")
+            time.sleep(ELSEWHERE_CHECK_SECONDS)
         if task.reuse and (finished := store.finished(task.fingerprint)):
             store.mark_reused(finished, task.parent_id)
             return Done(task.trial, finished.info.run_id, "reused")
-        _marker(task).touch()
+        _marker(task).write_text(task.parent_id)
         return _train_and_record(task, store)
     finally:
         _marker(task).unlink(missing_ok=True)
@@ -171,23 +196,26 @@ def _train_and_record(task: Task, store: Store) -> Done:
     trial = task.trial
     run_id, resumed = store.open_trial(trial, task.fingerprint, task.parent_id)
     try:
-        started_from = max(saved_epochs(task.directory), default=0)
-        logged = store.logged_epochs(run_id) if resumed else set()
-        data = mnist.open_dataset(trial.dataset, task.home)
-        history = []
-        for record in training.train(trial, data, task.directory, task.local_rank, task.kernel):
-            history.append(record)
-            if record.epoch not in logged:
-                store.log_epoch(run_id, record)
-        with tempfile.TemporaryDirectory() as folder:
-            tags = task.artifacts(trial, history, Path(folder))
-            if resumed:
-                tags["resumed"] = f"after epoch {started_from}"
-            weights = None if trial.is_range_test else last_weights(task.directory)
-            store.finish_trial(run_id, trial, history, Path(folder), weights, tags)
+        with store.at_work(run_id):
+            started_from = max(saved_epochs(task.directory), default=0)
+            logged = store.logged_epochs(run_id) if resumed else set()
+            data = mnist.open_dataset(trial.dataset, task.home)
+            history = []
+            for record in training.train(trial, data, task.directory, task.local_rank, task.kernel):
+                history.append(record)
+                if record.epoch not in logged:
+                    store.log_epoch(run_id, record)
+            with tempfile.TemporaryDirectory() as folder:
+                tags = task.artifacts(trial, history, Path(folder))
+                if resumed:
+                    tags["resumed"] = f"after epoch {started_from}"
+                weights = None if trial.is_range_test else last_weights(task.directory)
+                store.finish_trial(run_id, trial, history, Path(folder), weights, tags)
+    except TrackingError:
+        raise
     except Exception as error:
         store.fail(run_id, error)
-        return Done(trial, run_id, "failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        return Done(trial, run_id, "failed", f"{type(error).__name__}: {one_line(error)}")
     _remove_checkpoints(task.directory)
     last = history[-1]
     note = f"loss {last.train_loss:.4g}"
@@ -214,6 +242,18 @@ def _prepare_worker(parent_pid: int) -> None:
 
 def _marker(task: Task) -> Path:
     return task.directory / "under-way"
+
+
+def _holder(task: Task) -> str:
+    """The command that trains that trial here."""
+    marker = _marker(task)
+    return f"run {marker.read_text()}" if marker.is_file() else "just started"
+
+
+def _is_under_way(task: Task) -> bool:
+    """Whether a worker of this very command is at it; another's marker may be left over from a kill."""
+    marker = _marker(task)
+    return marker.is_file() and marker.read_text() == task.parent_id
 
 
 def _remove_checkpoints(directory: Path) -> None:

@@ -11,7 +11,7 @@ from reproduce import range_test, spread
 from reproduce.archive import finite
 from reproduce.paper import Reported
 from reproduce.range_test import Curve, Proposal
-from reproduce.tracking import Result
+from reproduce.records import Result
 from reproduce.trial import Trial, format_rate
 
 NAMES = {"none": "no schedule", "step": "StepLR", "multistep": "MultiStepLR", "onecycle": "OneCycleLR",

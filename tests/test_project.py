@@ -30,7 +30,8 @@ README = (ROOT / "README.md").read_text()
 ORDER = (
     "errors", "trial", "paper", "study", "provenance", "sources", "mnist", "mnist_files", "lenet5", "fused.library",
     "fused.network", "engines", "optimizers", "schedules", "checkpoints", "training", "range_test", "suggestions",
-    "spread", "regret", "claims", "tracking", "archive", "tables", "serving", "progress", "sweep", "figures",
+    "spread", "regret", "claims", "progress", "patience", "connection", "records", "tracking", "archive", "tables",
+    "serving", "sweep", "figures",
     "artifacts", "evidence", "comparisons", "conclusion", "verdicts", "content", "page", "crate", "rendering", "report",
     "readme", "options", "cli",
 )  # fmt: skip

@@ -13,7 +13,8 @@ import numpy as np
 from conftest import ROOT, kernel, run, small_wishes
 
 from reproduce import checkpoints, mnist, study, training
-from reproduce.tracking import METRICS, VALIDATION, Store
+from reproduce.records import METRICS, VALIDATION
+from reproduce.tracking import Store
 
 
 def test_a_sweep_records_a_parent_and_a_child_a_trial(finished):

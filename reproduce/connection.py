@@ -1,0 +1,123 @@
+"""The tracking store that MLflow's variables name: open it, look through its runs, make one.
+
+Nothing here knows what our runs hold.
+"""
+
+import logging
+import os
+import tempfile
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from filelock import FileLock
+from mlflow.entities import Run, ViewType
+from mlflow.tracking.context.registry import resolve_tags
+
+from reproduce import patience
+from reproduce.errors import TrackingError, UserError
+from reproduce.patience import Patient, one_line
+
+EXPERIMENT = "lenet5-mnist"  # where runs go unless `mlflow run` or the usual variables choose
+OPENING_SECONDS = 10  # to wait for a store when a command starts: longer, and the address is likely wrong
+PAGE = 1000  # runs fetched at a time
+
+
+class Connection:
+    """The store of that address, else of MLflow's usual variables; by default MLflow's own, SQLite in this directory.
+
+    `home` is the directory of caches, checkpoints and locks, and `home_id` what tells it from all others.
+    Without an `experiment_id` it is a command's first, and a store that is not there is a UserError; so is a home that
+    cannot be written to.
+    """
+
+    def __init__(self, home: Path, uri: str | None = None, experiment_id: str | None = None) -> None:
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # MLflow's are silent, and may make a run twice
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # a new SQLite store tells of each of its migrations
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints the traceback of what it raises
+        if uri is not None:
+            mlflow.set_tracking_uri(uri)
+        self.uri = mlflow.get_tracking_uri()
+        self.home = home
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            self.home_id = _home_id(home)
+            opening = FileLock(home / "store.lock")  # two processes that both make a new SQLite store would collide
+            opening.acquire()
+        except OSError as error:
+            raise UserError(
+                f"{home} cannot be written to ({error.strerror}): have REPRODUCE_HOME name a directory of your own"
+            ) from error
+        with opening:
+            wait = patience.seconds()
+            knocking = Patient(None, self.uri, wait if experiment_id else min(wait, OPENING_SECONDS))
+            try:
+                self.client = Patient(knocking.persist(mlflow.MlflowClient), self.uri, wait)
+                self.experiment_id = experiment_id or knocking.persist(self._choose_experiment, self.client.at_once)
+            except TrackingError as error:
+                if experiment_id:  # it was there before
+                    raise
+                raise UserError(f"{error}: see that MLFLOW_TRACKING_URI names a store that is up") from error
+            except Exception as error:  # whatever the database's own libraries raise on what is no store of MLflow's
+                raise UserError(f"the tracking store {self.uri} cannot be used: {one_line(error)}") from error
+
+    def _choose_experiment(self, client: mlflow.MlflowClient) -> str:
+        if run_id := os.environ.get("MLFLOW_RUN_ID"):  # `mlflow run` made it, in the experiment it was told
+            return client.get_run(run_id).info.experiment_id
+        if chosen := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+            return client.get_experiment(chosen).experiment_id
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+        found = client.get_experiment_by_name(name)
+        if found:
+            return found.experiment_id
+        # Tells the UI to show training runs first, not prompts and traces.
+        return client.create_experiment(name, tags={"mlflow.experimentKind": "custom_model_development"})
+
+    def create_run(self, tags: dict[str, str], name: str) -> str:
+        """A new run's id. Where the store's answer was lost on the way, the run that it made is found, not another."""
+        tags = resolve_tags(tags | self.sign_of_life() | {"creation": uuid.uuid4().hex})
+        asked = []
+
+        def create() -> str:
+            if asked and (made := self.runs(f"tags.creation = '{tags['creation']}'", self.client.at_once)):
+                return made[0].info.run_id
+            asked.append(True)
+            return self.client.at_once.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
+
+        return self.client.persist(create)
+
+    def sign_of_life(self) -> dict[str, str]:
+        """The tags by which those who have another home see that a run of this one is at work."""
+        return {"home": self.home_id, "alive_at": str(int(time.time()))}
+
+    def runs(self, condition: str, client: Any = None) -> list[Run]:
+        """All runs that meet the condition, in every experiment, the newest first."""
+        client = client or self.client
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        found, token = [], None
+        while True:
+            page = client.search_runs(
+                experiments, condition, ViewType.ACTIVE_ONLY, PAGE, ["attributes.start_time DESC"], token
+            )
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+
+def _home_id(home: Path) -> str:
+    """What tells this home from all others; made up by whoever is the first to use it."""
+    file = home / "id"
+    if not file.exists():
+        with tempfile.NamedTemporaryFile("w", dir=home, prefix=".id-", delete=False) as made:
+            made.write(uuid.uuid4().hex)
+        with suppress(FileExistsError):
+            os.link(made.name, file)
+        Path(made.name).unlink()
+    return file.read_text()

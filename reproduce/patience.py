@@ -1,0 +1,104 @@
+"""Wait for a tracking store that is away for a while, and tell it from one that refuses.
+
+A database locked by somebody else, a server that restarts or a network that fails come back; a full disk, a database
+that cannot be written to or a run that is not there do not, and end a command at once.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import requests
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE, ErrorCode
+from sqlalchemy.exc import OperationalError
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
+
+from reproduce.errors import StoreAwayError, TrackingError, UserError
+from reproduce.progress import say
+
+PATIENCE = "REPRODUCE_STORE_PATIENCE"  # seconds, in the environment
+USUAL_SECONDS = 300  # a server's restart, or somebody's backup of the database, takes less
+LONGEST_WAIT_SECONDS = 10
+# What SQLite and the system say of what does not pass by itself; MLflow calls all of SQLite's troubles temporary.
+LASTING = ("disk is full", "readonly database", "no such table", "no such column", "unable to open", "disk i/o error",
+           "malformed", "not a database")  # fmt: skip
+PASSING_STATUS = (408, 429, 500, 502, 503, 504)
+
+
+def seconds() -> float:
+    """How long to wait for the store: 5 minutes, or as the environment says. UserError where that is no number."""
+    text = os.environ.get(PATIENCE, str(USUAL_SECONDS))
+    try:
+        wanted = float(text)
+    except ValueError:
+        wanted = -1.0
+    if not 0 <= wanted < float("inf"):
+        raise UserError(f"{PATIENCE} is {text!r}, expected a number of seconds from 0, as 300")
+    return wanted
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether the store may be back soon, to judge by the error."""
+    while error is not None:
+        if isinstance(error, requests.HTTPError) and error.response is not None:
+            return error.response.status_code in PASSING_STATUS
+        if isinstance(error, requests.ConnectionError | requests.Timeout | requests.exceptions.RetryError):
+            return True
+        if isinstance(error, requests.exceptions.ChunkedEncodingError):  # cut off in the middle of its answer
+            return True
+        temporary = isinstance(error, MlflowException) and error.error_code == ErrorCode.Name(TEMPORARILY_UNAVAILABLE)
+        if temporary or isinstance(error, OperationalError):  # of the database itself, where there is no server
+            return not any(words in str(error).lower() for words in LASTING)
+        error = error.__cause__ or error.__context__
+    return False
+
+
+class Patient:
+    """An MLflow client whose calls are made again while the store is away.
+
+    Each call raises StoreAwayError once `patience` seconds have gone without an answer, and TrackingError at once where
+    the store refuses. Only calls that may be made twice without harm go through it: see `Store.create_run`.
+    """
+
+    def __init__(self, client: Any, uri: str, patience: float) -> None:
+        self.at_once = client
+        self.uri, self.patience = uri, patience
+
+    def __getattr__(self, name: str) -> Callable:
+        return functools.partial(self.persist, getattr(self.at_once, name))
+
+    def persist(self, call: Callable, *arguments: Any, **named: Any) -> Any:
+        """What the call returns, made as often as it takes."""
+        announced = []
+
+        def announce(state: RetryCallState) -> None:
+            if not announced:
+                announced.append(True)
+                say(f"{self._away(state.outcome.exception())}; waiting for it, for up to {self.patience:g} s")
+
+        attempts = Retrying(
+            retry=retry_if_exception(is_away),
+            wait=wait_exponential(multiplier=0.5, max=LONGEST_WAIT_SECONDS),
+            stop=stop_after_delay(self.patience),
+            before_sleep=announce,
+            reraise=True,
+        )
+        try:
+            result = attempts(call, *arguments, **named)
+        except (MlflowException, OperationalError, OSError) as error:  # those of requests are OSErrors
+            if is_away(error):
+                raise StoreAwayError(self._away(error)) from error
+            raise TrackingError(f"the tracking store {self.uri} refused: {one_line(error)}") from error
+        if announced:
+            say(f"the tracking store {self.uri} is back")
+        return result
+
+    def _away(self, error: BaseException) -> str:
+        return f"the tracking store {self.uri} does not answer ({one_line(error)})"
+
+
+def one_line(error: object) -> str:
+    """What an error says, without its lines and what SQLAlchemy adds of its statements."""
+    return " ".join(str(error).partition("[SQL:")[0].split())[:300]

@@ -1,0 +1,112 @@
+"""What the tracking store has of finished trials. The names below are the same on every run."""
+
+import csv
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from mlflow.entities import Run
+
+from reproduce.connection import Connection
+from reproduce.errors import StoreAwayError, TrackingError, UserError
+from reproduce.trial import Trial
+
+METRICS = ("train_loss", "test_accuracy", "test_accuracy_batch_mean", "learning_rate")
+VALIDATION = ("validation_loss", "validation_accuracy")
+PROPOSED = "proposed_learning_rate"
+CURVE_FILE = "curve.csv"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished trial as the store has it. `epochs` maps each of METRICS to its values, one an epoch."""
+
+    trial: Trial
+    run_id: str
+    experiment_id: str
+    outcome: str
+    epochs: dict[str, list[float]]
+    tags: dict[str, str]
+    started_at: datetime
+    ended_at: datetime
+
+    def last(self, metric: str) -> float:
+        """The metric's value after the last epoch."""
+        return self.epochs[metric][-1]
+
+
+class Records(Connection):
+    """The store, to be read."""
+
+    def finished(self, fingerprint: str) -> Run | None:
+        """The newest finished run of that fingerprint, in any experiment."""
+        return next((run for run in self.runs(of_fingerprint(fingerprint)) if is_finished(run)), None)
+
+    def finished_runs(self) -> dict[str, Run]:
+        """The newest finished run of each specification."""
+        found: dict[str, Run] = {}
+        for run in self.runs("tags.outcome LIKE '%'"):
+            if is_finished(run):
+                found.setdefault(run.data.tags.get("specification"), run)
+        return found
+
+    def results(self, trials: Iterable[Trial]) -> dict[Trial, Result]:
+        """For each trial the newest finished run of exactly that specification; those without one are left out."""
+        found = self.finished_runs()
+        return {trial: self.result(trial, found[trial.specification]) for trial in trials
+                if trial.specification in found}  # fmt: skip
+
+    def newest_proposal(self, like: Trial) -> tuple[float | None, str | None]:
+        """What the newest finished range test of the same data, optimizer, batch and seed proposes, and its run.
+
+        Its ramp and engine may be any. None, None without such a run; None and the run where its loss never fell.
+        """
+        same = {key: str(getattr(like, key)) for key in ("dataset", "train_size", "optimizer", "batch_size", "seed")}
+        for run in self.runs("tags.kind = 'range_test'"):
+            if is_finished(run) and same.items() <= run.data.params.items():
+                try:
+                    return float(run.data.tags[PROPOSED]), run.info.run_id
+                except ValueError:  # in words, that there is none
+                    return None, run.info.run_id
+        return None, None
+
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of all finished trials, in rising order."""
+        return tuple(sorted({int(run.data.tags["seed"]) for run in self.runs("tags.outcome LIKE '%'")}))
+
+    def result(self, trial: Trial, run: Run) -> Result:
+        """What that run recorded of the trial."""
+        epochs = {}
+        for name in METRICS:
+            if name in run.data.metrics:
+                history = self.client.get_metric_history(run.info.run_id, name)
+                epochs[name] = [metric.value for metric in sorted(history, key=lambda metric: metric.step)]
+        tags = run.data.tags
+        begin, end = (datetime.fromtimestamp(at / 1000, UTC) for at in (run.info.start_time, run.info.end_time))
+        return Result(trial, run.info.run_id, run.info.experiment_id, tags["outcome"], epochs, tags, begin, end)
+
+    def curve(self, run_id: str) -> tuple[np.ndarray, np.ndarray]:
+        """The rates and raw losses of every step of a finished trial, both (steps,) float64."""
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                path = self.client.download_artifacts(run_id, CURVE_FILE, folder)
+            except StoreAwayError:
+                raise
+            except TrackingError as error:
+                raise UserError(f"run {run_id} has lost its {CURVE_FILE}: {error}") from error
+            with Path(path).open(newline="") as file:
+                rows = list(csv.DictReader(file))
+        return np.array([float(row["learning_rate"]) for row in rows]), np.array([float(row["loss"]) for row in rows])
+
+
+def of_fingerprint(fingerprint: str) -> str:
+    """What finds the runs of a trial."""
+    return f"tags.fingerprint = '{fingerprint}'"
+
+
+def is_finished(run: Run) -> bool:
+    """Whether all that a trial leaves is in its run."""
+    return run.info.status == "FINISHED" and "outcome" in run.data.tags
