@@ -4,6 +4,8 @@
 # make ui          the MLflow UI on http://127.0.0.1:5000
 # make image       the container's image, lenet5-reproduction
 # make test-image  the image built and tried, where a container engine runs
+# make test-faults the program killed, its disk full, its store gone, and what that cost: docs/reliability.md; 20 minutes
+# make soak        200 trials in one go: memory, open files, the store's speed
 # make bench       the speed, beside what a user would run instead; takes about 20 minutes
 # make lock        resolve the versions anew
 
@@ -15,7 +17,7 @@ STAMP := .venv/installed
 IMAGE_OPTIONS ?=
 COMMIT = $(shell git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null || echo unknown)
 
-.PHONY: reproduce quick report test test-image image bench lint ui env lock clean
+.PHONY: reproduce quick report test test-image test-faults soak image bench lint ui env lock clean
 
 reproduce: env
 	$(BIN)/reproduce main
@@ -37,6 +39,14 @@ test: env lint tests/validator/.venv/installed .venv/browser
 
 test-image: env
 	$(BIN)/python -m pytest -m image
+
+# The table is written also where something was lost.
+test-faults: env
+	REPRODUCE_LEDGER=docs/faults.json $(BIN)/python -m pytest -m faults; \
+	    status=$$?; $(BIN)/python tests/faults.py; exit $$status
+
+soak: env
+	$(BIN)/python bench/soak.py
 
 bench: env bench/.venv/installed
 	$(BIN)/reproduce data

@@ -119,3 +119,29 @@ def finished(store, trials):
     """Those three, trained and recorded."""
     parent_id, done = run(store, trials)
     return store, parent_id, done
+
+
+@pytest.fixture(scope="session")
+def ledger():
+    """What was broken and what came of it; kept where REPRODUCE_LEDGER says."""
+    from faults import Ledger
+
+    record = Ledger()
+    yield record
+    if path := os.environ.get("REPRODUCE_LEDGER"):
+        record.write(Path(path))
+
+
+@pytest.fixture
+def workshop(mnist_cache, tmp_path):
+    """Make a directory in which `reproduce` is run, with a home that shares the checked data, and a store."""
+    from faults import Workshop
+
+    kernel()
+
+    def make(name="work", uri=None, **environment) -> Workshop:
+        made = Workshop(tmp_path / name, uri, REPRODUCE_FUSED_DIR=str(CACHE / "fused"), **environment)
+        made.share(mnist_cache / "data" / "mnist")
+        return made
+
+    return make

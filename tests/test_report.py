@@ -257,3 +257,21 @@ def test_the_schema_describes_every_key_of_a_claim_and_admits_no_other():
     for key in claim:
         assert not validator.is_valid({"claims": [{name: value for name, value in claim.items() if name != key}]})
     assert not validator.is_valid({"claims": [claim | {"beauty": 1}]})
+
+
+def test_what_a_killed_report_had_begun_is_cleared_and_no_part_of_the_next(finished, paper, tmp_path):
+    store, _, _ = finished
+    output = tmp_path / "report"
+    (output / report.WRITING).mkdir(parents=True)
+    (output / report.WRITING / "figure-1.png").write_bytes(b"half")
+    write(store, paper, output)
+    assert not (output / report.WRITING).exists()
+    assert (output / "index.html").is_file()
+
+
+def test_two_reports_are_not_written_to_one_place_at_once(finished, paper, tmp_path):
+    store, _, _ = finished
+    output = tmp_path / "report"
+    with report._held(output), pytest.raises(UserError, match="another command is writing a report to --output"):
+        write(store, paper, output)
+    assert list(output.iterdir()) == []

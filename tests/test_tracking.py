@@ -10,6 +10,7 @@ from pathlib import Path
 
 import mlflow
 import numpy as np
+import pytest
 from conftest import ROOT, kernel, run, small_wishes
 
 from reproduce import checkpoints, mnist, study, training
@@ -187,6 +188,7 @@ def test_a_trial_that_another_process_holds_is_waited_for_and_then_reused(finish
 
     def hold():
         with store.lock(fingerprint):
+            (store.home / "trials" / fingerprint / "under-way").write_text("b0b")
             holding.set()
             time.sleep(1)
             ended.set()
@@ -198,7 +200,7 @@ def test_a_trial_that_another_process_holds_is_waited_for_and_then_reused(finish
     threading.Thread(target=hold).start()
     holding.wait()
     _, (again,) = run(store, trials[1:2], jobs=1)
-    assert "1 of these trials another process is training; waiting for it" in capfd.readouterr().err
+    assert "1 of these trials another command is training (run b0b); waiting for it" in capfd.readouterr().err
     assert (again.how, again.run_id) == ("reused", done[1].run_id)
 
 
@@ -228,3 +230,39 @@ def test_a_range_tests_validation_stands_in_its_run_by_step(store, paper):
         assert [(metric.step, metric.value) for metric in history] == [
             (int(row["step"]), float(row[name])) for row in rows
         ]
+
+
+def test_more_values_than_mlflow_takes_at_once_are_all_written(store):
+    validation = np.column_stack([np.arange(1200.0), np.arange(1200) / 1200, np.full(1200, 0.5)])
+    curve = np.ones(3, np.float32), np.ones(3)
+    record = checkpoints.EpochRecord(1, 1.0, np.nan, np.nan, 1e-3, 1.0, 1.0, *curve, False, validation)
+    run_id = store.create_run({}, "many")
+    store.log_epoch(run_id, record)
+    store.log_epoch(run_id, record)  # as after an answer that was lost
+    for name, values in zip(VALIDATION, validation.T[1:], strict=True):
+        history = sorted(store.client.get_metric_history(run_id, name), key=lambda metric: metric.step)
+        assert [metric.value for metric in history] == values.tolist()
+    assert store.logged_epochs(run_id) == {1}
+
+
+def test_an_epoch_that_the_store_has_lost_is_written_again_at_the_end(store, small_trial, tmp_path, whole_mnist):
+    history = list(training.train(small_trial, whole_mnist, tmp_path / "trained", kernel=kernel()))
+    run_id, _ = store.open_trial(small_trial, "fingerprint", "parent")
+    store.log_epoch(run_id, history[1])
+    (tmp_path / "files").mkdir()
+    store.finish_trial(run_id, small_trial, history, tmp_path / "files", None, {})
+    losses = {m.step: m.value for m in store.client.get_metric_history(run_id, "train_loss")}
+    assert losses == {record.epoch: record.train_loss for record in history}
+
+
+@pytest.mark.parametrize(("silent_for", "status"), [(10, "RUNNING"), (400, "KILLED")])
+def test_of_a_run_from_another_home_its_signs_of_life_tell(store, small_trial, tmp_path, silent_for, status):
+    other = Store(tmp_path / "other", store.uri)
+    run_id, _ = other.open_trial(small_trial, "fingerprint", "parent")
+    store.client.set_tag(run_id, "alive_at", str(int(time.time()) - silent_for))
+    assert bool(store.at_work_elsewhere("fingerprint")) is (status == "RUNNING")
+    assert other.at_work_elsewhere("fingerprint") is None  # its own it knows by the lock
+    store.close_abandoned()
+    assert store.client.get_run(run_id).info.status == status
+    mine, resumed = store.open_trial(small_trial, "fingerprint", "parent")
+    assert (mine == run_id, resumed) == ((False, False) if status == "RUNNING" else (True, True))
