@@ -172,13 +172,21 @@ def report_command(**given: Any) -> int:
 def _check(output: Path) -> int:
     from reproduce import readme, report
 
-    stale = report.check(output)
-    if output.resolve() == readme.REFERENCE:
-        stale += readme.stale()
-    for found in stale:
-        click.echo(found)
-    click.echo(f"{output}: {f'{len(stale)} stale' if stale else 'all as its runs give it'}")
-    return EXIT_FAILED if stale else 0
+    found = report.check(output)
+    for name, how in found.items():
+        click.echo(f"{name}: {how}")
+    if found:
+        click.echo(
+            f"{output}: {len(found)} file{'s' * (len(found) > 1)} not as its runs give it: put back what is changed or "
+            f"missing and remove what was added, or write it anew with reproduce report --output {output}"
+        )
+    around = readme.stale() if output.resolve() == readme.REFERENCE else []
+    for line in around:
+        click.echo(line)
+    if found or around:
+        return EXIT_FAILED
+    click.echo(f"{output}: all as its runs give it")
+    return 0
 
 
 def _evidence(store: Any, paper: Paper, wishes: study.Wishes, smoothing: float) -> Any:

@@ -133,7 +133,7 @@ def stale(folder: Path) -> list[str]:
         graph = json.loads((folder / METADATA).read_bytes())["@graph"]
         files = [entity for entity in graph if entity["@type"] == "File" and not entity["@id"].startswith("#")]
         described = {unquote(entity["@id"]): entity["sha256"] for entity in files}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return sorted({METADATA, *present})
     return sorted(name for name in described.keys() | present.keys() if described.get(name) != present.get(name))
 

@@ -30,6 +30,7 @@ PAGES = (
 )  # fmt: skip
 FIGURE_FORMATS = ("svg", "png")
 WRITING = ".writing"  # the folder in which the next report is put together
+CHANGED, MISSING, ADDED = "changed", "missing", "added"
 IMAGE = re.compile(r"data:image/[^\"']*")
 
 
@@ -188,25 +189,32 @@ def _draw(content: Content, folder: Path) -> dict[str, str]:
     return drawn
 
 
-def check(folder: Path) -> list[str]:
-    """What of a report is not what its own runs give, by file; nothing where all is as it should be.
+def check(folder: Path) -> dict[str, str]:
+    """The files of a report that are not what its own runs give: name to changed, missing or added.
 
     Figures are held to the hashes in the crate, everything else is made again and compared.
     """
     recorded = Archive(folder / archive.NAME)
     evidence = Evidence(recorded, load_paper(), recorded.wishes, recorded.smoothing)
-    stale = {f"{name}: is not as the crate has it" for name in crate.stale(folder)}
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    otherwise = set(crate.stale(folder))
+    if crate.METADATA in otherwise:  # it cannot be read, and so says nothing of any other
+        otherwise = {crate.METADATA}
     with tempfile.TemporaryDirectory() as again:
         _fill(gather(evidence, recorded.ui), Path(again))
-        for path in sorted(Path(again).iterdir()):
-            if path.suffix.removeprefix(".") in FIGURE_FORMATS or path.name == crate.METADATA:
-                continue  # the last bits of their coordinates may depend on the machine
-            if not (folder / path.name).is_file():
-                stale.add(f"{path.name}: is missing")
-            elif _compared(folder / path.name) != _compared(path):
-                stale.add(f"{path.name}: is not what the runs in {archive.NAME} give")
-    return sorted(stale)
+        made = {path.name: path for path in Path(again).iterdir()}
+        changed = {
+            name for name in present & made.keys()
+            if name in otherwise or (_is_text(name) and _compared(folder / name) != _compared(made[name]))
+        }  # fmt: skip
+    found = dict.fromkeys(changed, CHANGED) | dict.fromkeys(made.keys() - present, MISSING)
+    return dict(sorted((found | dict.fromkeys(present - made.keys(), ADDED)).items()))
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file is the same on every machine: the last bits of a figure's coordinates may not be."""
+    return Path(name).suffix.removeprefix(".") not in FIGURE_FORMATS and name != crate.METADATA
 
 
 def _compared(path: Path) -> str:
-    return IMAGE.sub("", path.read_text(encoding="utf-8"))
+    return IMAGE.sub("", path.read_text(encoding="utf-8", errors="surrogateescape"))

@@ -219,7 +219,7 @@ def test_the_readmes_results_are_those_of_the_archived_run():
 
 
 def test_the_archived_report_is_what_its_own_runs_give():
-    assert report.check(REFERENCE) == []
+    assert report.check(REFERENCE) == {}
 
 
 def test_the_readmes_speeds_are_those_of_the_last_bench():

@@ -168,7 +168,7 @@ def test_a_report_can_be_made_again_from_its_own_record_without_the_store(finish
         assert (again.started_at, again.ended_at) == (result.started_at, result.ended_at)
     for mine, theirs in zip(recorded.curve(finished[2][0].run_id), store.curve(finished[2][0].run_id), strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    assert report.check(written) == []
+    assert report.check(written) == {}
 
 
 @pytest.mark.parametrize("name", ["summary.csv", "summary.json", "report.md", "index.html", "environment.json"])
@@ -176,14 +176,12 @@ def test_a_falsified_file_is_found_even_if_the_crate_was_made_to_agree(written, 
     text = (written / name).read_text()
     place = next(index for index, letter in enumerate(text) if letter.isdigit())
     (written / name).write_text(f"{text[:place]}{9 - int(text[place])}{text[place + 1 :]}")
-    assert set(report.check(written)) == {
-        f"{name}: is not as the crate has it", f"{name}: is not what the runs in runs.json give",
-    }  # fmt: skip
+    assert report.check(written) == {name: "changed"}
     graph = (written / crate.METADATA).read_text()
     graph = graph.replace(hashlib.sha256(text.encode()).hexdigest(),
                           hashlib.sha256((written / name).read_bytes()).hexdigest())  # fmt: skip
     (written / crate.METADATA).write_text(graph)
-    assert report.check(written) == [f"{name}: is not what the runs in runs.json give"]
+    assert report.check(written) == {name: "changed"}
 
 
 def test_a_falsified_run_is_found(written):
@@ -192,15 +190,29 @@ def test_a_falsified_run_is_found(written):
     run["epochs"]["test_accuracy_batch_mean"][-1] = 0.999
     (written / "runs.json").write_text(json.dumps(record) + "\n")
     found = report.check(written)
-    assert "runs.json: is not as the crate has it" in found
-    assert "summary.csv: is not what the runs in runs.json give" in found
+    assert (found["runs.json"], found["summary.csv"]) == ("changed", "changed")
 
 
-def test_a_changed_or_missing_figure_is_found(written):
+def test_what_was_changed_is_missing_or_was_added_is_told_apart_and_counted_once(written):
     (written / "figure-1.svg").unlink()
+    (written / "summary.md").unlink()
     with (written / "figure-2.png").open("ab") as file:
         file.write(b"x")
-    assert [found.split(":")[0] for found in report.check(written)] == ["figure-1.svg", "figure-2.png"]
+    (written / "report.md").write_bytes(b"\xff\xfe no text at all")
+    (written / "figure-9.svg").write_text("<svg/>")
+    (written / "notes").mkdir()
+    (written / "notes" / "mine.txt").write_text("mine")
+    assert report.check(written) == {
+        "figure-1.svg": "missing", "figure-2.png": "changed", "figure-9.svg": "added", "notes/mine.txt": "added",
+        "report.md": "changed", "summary.md": "missing",
+    }  # fmt: skip
+
+
+def test_without_a_crate_that_can_be_read_only_that_is_told(written):
+    (written / crate.METADATA).write_text("[" * 100_000)
+    assert report.check(written) == {crate.METADATA: "changed"}
+    (written / crate.METADATA).unlink()
+    assert report.check(written) == {crate.METADATA: "missing"}
 
 
 def test_the_page_links_to_every_file_beside_it_but_the_figures(written):
