@@ -5,7 +5,6 @@ there at once. Exit codes: 0 done, 1 something failed, 2 something to put right,
 and 143 interrupted.
 """
 
-import difflib
 import functools
 import os
 import signal
@@ -16,33 +15,47 @@ from typing import Any
 
 import click
 
-from reproduce import study
-from reproduce.errors import TrackingError, TrialsFailedError, UserError
-from reproduce.options import AUTO, COMMANDS, OPTION, PAPER, PROPOSED, SCHEDULE_PARAMETERS, options
+from reproduce import places, study, terminal
+from reproduce.errors import TrackingError, TrialsFailedError, UserError, shown
+from reproduce.options import AUTO, COMMANDS, HOST, OPTION, PAPER, PORT, PROPOSED, SCHEDULE_PARAMETERS, nearest, options
 from reproduce.paper import Paper, load_paper
 from reproduce.progress import say
 from reproduce.trial import Trial, format_rate
 
-EXIT_FAILED, EXIT_USER, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 3, 130, 143
+EXIT_FAILED, EXIT_USER, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_TERMINATED = 1, 2, 3, 130, 141, 143
+HOME = "REPRODUCE_HOME"
 GO_ON = "what is done is recorded; the same command goes on from there"
+# What is true of a command that was stopped, where it is not that.
+STOPPED = {
+    "report": "nothing that was recorded is lost; the same command writes the report anew",
+    "verify": "nothing is lost; the same command judges again",
+    "data": "the files that are whole are kept; the same command gets the others",
+    "ui": "nothing is lost",
+}
 
 
 def main() -> None:
     """The console command: runs a command and turns every expected error into one line and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    terminal.have_streams()
+    after = STOPPED.get(next(iter(sys.argv[1:]), ""), GO_ON)
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
+        code = cli.main(standalone_mode=False) or 0
+        sys.stdout.flush()  # what nobody reads is found out here, not in Python's own end
+        sys.exit(code)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())
     except (TrialsFailedError, TrackingError) as error:
-        _leave(f"{error}: {GO_ON}", EXIT_FAILED)
+        _leave(f"{error}: {after}", EXIT_FAILED)
     except (UserError, click.ClickException) as error:
-        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        _leave(" ".join(message.split()), EXIT_USER)
+        _leave(error.format_message() if isinstance(error, click.ClickException) else str(error), EXIT_USER)
     except (KeyboardInterrupt, click.Abort):
-        _leave(f"interrupted: {GO_ON}", EXIT_INTERRUPTED)
+        _leave(f"interrupted: {after}", EXIT_INTERRUPTED)
     except Terminated:
-        _leave(f"told to stop: {GO_ON}", EXIT_TERMINATED)
+        _leave(f"told to stop: {after}", EXIT_TERMINATED)
+    except BrokenPipeError:  # as `reproduce verify | head -1` does, which wants no more
+        terminal.let_go_of_output()
+        sys.exit(EXIT_NO_READER)
 
 
 class Terminated(SystemExit):
@@ -54,7 +67,8 @@ def _terminate(signum: int, frame: object) -> None:
 
 
 def _leave(message: str, code: int) -> None:
-    click.echo(f"error: {message}" if code in (EXIT_USER, EXIT_FAILED) else message, err=True)
+    line = terminal.one_line(message)
+    click.echo(f"error: {line}" if code in (EXIT_USER, EXIT_FAILED) else line, err=True)
     sys.exit(code)
 
 
@@ -64,9 +78,8 @@ class Commands(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
         """The command of that name."""
         if args and args[0] not in self.commands:
-            near = difflib.get_close_matches(args[0], self.commands, n=1)
-            hint = f", did you mean {near[0]}?" if near else ""
-            raise click.UsageError(f"there is no command {args[0]!r}, expected one of {', '.join(self.commands)}{hint}")
+            expected = f"expected one of {', '.join(self.commands)}{nearest(args[0], self.commands)}"
+            raise click.UsageError(f"there is no command {shown(args[0])}, {expected}")
         return super().resolve_command(ctx, args)
 
 
@@ -159,9 +172,7 @@ def report_command(**given: Any) -> int:
     smoothing = _smoothing(given, paper)
     study.trials(paper, wishes), study.range_tests(paper, wishes)  # a wish that cannot be met ends here
     _check_output(given["output"])
-    from reproduce.tracking import Store
-
-    store = Store(home())
+    store = _store()
     store.close_abandoned()
     wishes = _recorded_engine(given["engine"], store, paper, _at_proposed_rates(given, store, paper, wishes))
     with store.parent("report", _texts(given)) as parent_id:
@@ -204,9 +215,8 @@ def verify_command(seeds: tuple[int, ...] | None, engine: str, strict: bool) -> 
     """
     paper = load_paper()
     from reproduce import verdicts
-    from reproduce.tracking import Store
 
-    store = Store(home())
+    store = _store()
     every = store.seeds()
     wishes = study.Wishes(seeds=seeds or every or None)
     wishes = _recorded_engine(engine, store, paper, wishes.model_copy(update={"engine": engine}))
@@ -234,15 +244,16 @@ def data_command(dataset: str, data_dir: Path | None) -> None:
     """Fetch, check and resize the images, and nothing else."""
     from reproduce import mnist_files
 
-    mnist_files.prepare(dataset, home(), data_dir or _usual_data_dir(), say)
+    mnist_files.prepare(dataset, places.own(home(), HOME), data_dir or places.usual_data_dir(), say)
     click.echo(f"{dataset}: all four files are as they should be, in {home() / 'data' / dataset}")
 
 
 @cli.command("ui")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=5000, show_default=True, type=click.IntRange(1, 65535), help="Port to listen on.")
+@click.option("--host", default="127.0.0.1", show_default=True, type=HOST, help="Address to listen on.")
+@click.option("--port", default="5000", show_default=True, type=PORT, help="Port to listen on.")
 def ui_command(host: str, port: int) -> None:
     """Open the MLflow UI on the tracking store."""
+    places.check_port(host, port)
     import mlflow
 
     # The UI needs none of the server's background jobs: it starts in half the time and a fourth of the memory.
@@ -254,13 +265,45 @@ def ui_command(host: str, port: int) -> None:
 
 def home() -> Path:
     """Where caches and checkpoints are kept."""
-    return Path(os.environ.get("REPRODUCE_HOME", ".reproduce")).resolve()
+    return Path(os.environ.get(HOME) or ".reproduce").resolve()
 
 
-def _usual_data_dir() -> Path | None:
-    """Where to look for the images when no option says so: the container's image brings them along."""
-    named = os.environ.get("REPRODUCE_DATA_DIR")
-    return Path(named) if named else None
+def _store() -> Any:
+    """The tracking store. UserError names the variable that is wrong."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    places.check_server(uri)
+    place = places.own(home(), HOME)
+    from mlflow.exceptions import MlflowException
+
+    from reproduce.tracking import Store
+
+    try:
+        store = Store(place)
+    except UserError:
+        raise
+    except Exception as error:  # a database's driver raises what it likes, or is not installed
+        named = f"MLFLOW_TRACKING_URI is {shown(uri)}, which" if uri else "the tracking store"
+        raise UserError(f"{named} cannot be used: {str(error).strip().partition(chr(10))[0]}") from error
+    try:
+        store.client.get_experiment(store.experiment_id)
+    except MlflowException as error:
+        named = f"MLFLOW_EXPERIMENT_ID is {shown(store.experiment_id)}"
+        raise UserError(f"{named}, which {store.uri} does not have: correct or unset it") from error
+    return store
+
+
+def _jobs(wanted: int | None) -> int:
+    """How many trials to train at once."""
+    from reproduce import provenance
+
+    try:
+        cores = provenance.cores()
+    except ValueError as error:
+        named = shown(os.environ.get("LOKY_MAX_CPU_COUNT"))
+        raise UserError(f"LOKY_MAX_CPU_COUNT is {named}, expected a whole number: correct or unset it") from error
+    if wanted is not None and wanted > cores:
+        say(f"--jobs {wanted}: there are {cores} cores, so that trials take turns and none ends sooner for it")
+    return wanted or cores
 
 
 def _wishes(given: dict[str, Any]) -> study.Wishes:
@@ -289,11 +332,22 @@ def _at_proposed_rates(given: dict[str, Any], store: Any, paper: Paper, wishes: 
             raise UserError(
                 f"--learning-rates proposed needs what a range test with {test.optimizer}, {test.dataset}, "
                 f"{test.train_size} images, batches of {test.batch_size} and seed {test.seed} proposes, and {why}: "
-                f"run reproduce range_test with the same options first"
+                f"run {_range_test_command(paper, wishes)} first"
             )
         rates[test.seed] = tuple(study.as_printed(proposed * factor) for factor in (1, 10, 0.1))
         say(f"seed {test.seed}: {format_rate(proposed, 3)} is what run {run_id} proposes")
     return wishes.model_copy(update={"rates_by_seed": rates})
+
+
+def _range_test_command(paper: Paper, wishes: study.Wishes) -> str:
+    """What to type for the range tests that the wishes want, with only the options that are not the paper's."""
+    words = ["reproduce range_test"]
+    for key in ("dataset", "optimizer", "batch_size", "train_size", "seeds"):
+        value = getattr(wishes, key)
+        if value is not None and value != getattr(paper.protocol, key):
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            words.append(f"--{key.replace('_', '-')} {text}")
+    return " ".join(words)
 
 
 def _texts(given: dict[str, Any]) -> dict[str, str]:
@@ -319,29 +373,31 @@ def _run(
 
     `beside` plans further trials by what the first have recorded.
     """
-    plan(wishes)  # a wish that cannot be met ends here, before anything that takes seconds
+    planned = plan(wishes)  # a wish that cannot be met ends here, before anything that takes seconds
+    data_dir = given["data_dir"] or places.usual_data_dir()
+    jobs = _jobs(given["jobs"])
     device, devices = _device(given["device"])
     if given["optimizer"] == "hybridadam":
         from reproduce import optimizers
 
         optimizers.check_device(given["optimizer"], device)
-    from reproduce import artifacts, engines, mnist_files, provenance, sweep
-    from reproduce.tracking import Store
-
-    store = Store(home())
-    engine, kernel = engines.resolve(given["engine"], device, home(), say)
-    paper = load_paper()
-    wishes = wishes.model_copy(update={"engine": engine})
+    store, paper = _store(), load_paper()
     if "learning_rates" in given:
         wishes = _at_proposed_rates(given, store, paper, wishes)
-    mnist_files.prepare(given["dataset"], home(), given["data_dir"] or _usual_data_dir(), say)
+    for what in study.idle(wishes, planned):
+        say(what)
+    from reproduce import artifacts, engines, mnist_files, sweep
+
+    engine, kernel = engines.resolve(given["engine"], device, home(), say)
+    wishes = wishes.model_copy(update={"engine": engine})
+    mnist_files.prepare(given["dataset"], home(), data_dir, say)
     store.close_abandoned()
     how = functools.partial(
         sweep.run,
         device=device,
         devices=devices,
         kernel=kernel,
-        jobs=given["jobs"] or provenance.cores(),
+        jobs=jobs,
         force=given["force"],
         artifacts=functools.partial(artifacts.leave_behind, smoothing=_smoothing(given, paper)),
     )
@@ -410,7 +466,8 @@ def _log_proposals(store: Any, parent_id: str, paper: Paper, wishes: study.Wishe
 
 
 def _check_output(output: Path) -> None:
-    """UserError before any work where a report could not be written without loss."""
+    """UserError before any work where a report could not be written, or not without loss."""
+    places.check_output(output)
     from reproduce import report
 
     report.check_output(output)
@@ -422,7 +479,7 @@ def _report(
     from reproduce import report
 
     output = given["output"]
-    missing = report.write(_evidence(store, paper, wishes, smoothing), output, given["ui_url"])
+    missing = report.write(_evidence(store, paper, wishes, smoothing), output.resolve(), given["ui_url"])
     store.log_folder(parent_id, output, "report")
     if missing:
         say(f"the report names {missing} run{'s' if missing > 1 else ''} that {'are' if missing > 1 else 'is'} missing")

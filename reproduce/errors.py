@@ -1,4 +1,12 @@
-"""The errors that end a command in one line instead of a traceback."""
+"""The errors that end a command in one line instead of a traceback, and how what was got is shown in it."""
+
+SHOWN = 100  # characters of what was wrong
+
+
+def shown(value: object) -> str:
+    """The value as Python writes it, in part where that is long."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
 
 class UserError(Exception):

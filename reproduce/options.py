@@ -5,35 +5,57 @@ MLflow passes each parameter on as text and does not check it, so everything is 
 
 import difflib
 import functools
-import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
-from reproduce.trial import SCHEDULERS, SIZES
+from reproduce.errors import shown
+from reproduce.trial import (
+    MAX_EPOCHS,
+    MAX_RATE,
+    MAX_SEED,
+    MAX_STEPS,
+    MIN_RATE,
+    OPTIMIZERS,
+    SCHEDULERS,
+    SIZES,
+)
 
 PAPER = "paper"
 AUTO = "auto"
 PROPOSED = "proposed"
-MAX_SEED = 2**32 - 1
+MAX_IMAGES = max(SIZES.values())
+MAX_JOBS = 1000  # each is a process that takes 0.7 GiB
+MAX_VALUES = 1000  # in a list: with more of them the text would no longer fit into a parameter of MLflow
+WHOLE = re.compile(r"[0-9]{1,30}")  # int() and float() also take 1_0, and the digits of every script
+REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+class RefusedError(ValueError):
+    """Why a value cannot be, in words that say more than what was expected of its kind."""
 
 
 class OrPaper(click.ParamType):
     """A value of some kind, or the word `paper` (another one where given), which becomes None."""
 
-    def __init__(self, name: str, expected: str, parse: Callable[[str], Any], word: str = PAPER) -> None:
+    def __init__(self, name: str, expected: str, parse: Callable[[str], Any], word: str | None = PAPER) -> None:
         self.name, self.expected, self.parse, self.word = name, expected, parse, word
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The parsed value, None for the word; what is already parsed stays."""
         if not isinstance(value, str) or value == self.word:
             return None if value == self.word else value
+        expected = self.expected if self.word is None else f"{self.expected}, or the word {self.word}"
         try:
             return self.parse(value)
-        except ValueError:
-            self.fail(f"got {value!r}, expected {self.expected}, or the word {self.word}", param, ctx)
+        except RefusedError as refusal:
+            self.fail(f"got {shown(value)}, {refusal}; expected {expected}", param, ctx)
+        except (ValueError, OSError):
+            self.fail(f"got {shown(value)}, expected {expected}", param, ctx)
 
 
 class Named(click.Choice):
@@ -43,91 +65,166 @@ class Named(click.Choice):
         """The name as it is."""
         if value in self.choices or value is None:
             return value
-        near = difflib.get_close_matches(str(value), self.choices, n=1)
-        hint = f", did you mean {near[0]}?" if near else ""
-        self.fail(f"got {value!r}, expected one of {', '.join(self.choices)}{hint}", param, ctx)
+        expected = f"expected one of {', '.join(self.choices)}{nearest(str(value), self.choices)}"
+        self.fail(f"got {shown(value)}, {expected}", param, ctx)
 
 
-def _whole(low: int, text: str) -> int:
-    number = int(text)
-    if number < low:
+class YesOrNo(click.ParamType):
+    """A switch that MLflow can pass on, as text."""
+
+    name = "true|false"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
+        """The answer; click would take nothing at all for a no."""
+        if isinstance(value, bool):
+            return value
+        if value not in ("true", "false"):
+            self.fail(f"got {shown(value)}, expected true or false", param, ctx)
+        return value == "true"
+
+
+def nearest(text: str, known: Any) -> str:
+    """The end of a message that offers the nearest of what is known; empty where nothing is near."""
+    near = difflib.get_close_matches(text[:100], list(known), n=1)
+    return f", did you mean {near[0]}?" if near else ""
+
+
+def _whole(low: int, high: int, text: str) -> int:
+    if not WHOLE.fullmatch(text) or not low <= int(text) <= high:
+        raise ValueError
+    return int(text)
+
+
+def _real(text: str, low: float, high: float, low_included: bool = True, high_included: bool = True) -> float:
+    number = float(text) if REAL.fullmatch(text) else float("nan")
+    # False for what is not a number too.
+    if not (low < number < high or (low_included and number == low) or (high_included and number == high)):
         raise ValueError
     return number
 
 
-def _real(text: str, low: float = 0.0, high: float = math.inf, low_included: bool = False) -> float:
-    number = float(text)
-    if not (low < number < high or (low_included and number == low)):  # false for NaN too
-        raise ValueError
-    return number
+def _rate(text: str) -> float:
+    return _real(text, MIN_RATE, MAX_RATE)
 
 
 def _list(parse: Callable[[str], Any], text: str) -> tuple:
-    return tuple(parse(part.strip()) for part in text.split(","))
+    parts = text.split(",")
+    if len(parts) > MAX_VALUES:
+        raise RefusedError(f"which are {len(parts)}, more than {MAX_VALUES}")
+    return tuple(parse(part.strip()) for part in parts)
 
 
 def _address(text: str) -> str:
-    if not text.startswith(("http://", "https://")):
+    found = urlsplit(text)  # whose port is checked as it is read
+    if found.scheme not in ("http", "https") or not found.hostname or found.port == 0:
+        raise ValueError
+    if not (text.isascii() and text.isprintable()) or set(text) & set(" \"'<>\\"):
         raise ValueError
     return text.rstrip("/")
 
 
 def _rates_or_proposed(text: str) -> tuple[float, ...] | str:
-    return PROPOSED if text == PROPOSED else _list(_real, text)
+    return PROPOSED if text == PROPOSED else _list(_rate, text)
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    seeds = []
+    seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        start = _whole(0, first)
-        end = _whole(start, last) if dash else start
-        if end > MAX_SEED or end - start > 10_000:
-            raise ValueError
+        start = _whole(0, MAX_SEED, first)
+        end = _whole(0, MAX_SEED, last) if dash else start
+        if end < start:
+            raise RefusedError(f"of which {start}-{end} runs backwards")
+        if len(seeds) + end - start >= MAX_VALUES:
+            raise RefusedError(f"which are more than {MAX_VALUES}")
         seeds += range(start, end + 1)
     return tuple(seeds)
 
 
+def _path(text: str) -> Path:
+    text.encode()  # MLflow could not record what is not UTF-8
+    if not text.strip() or "\0" in text:
+        raise ValueError
+    return Path(text).expanduser()
+
+
 def _directory(text: str) -> Path:
-    path = Path(text).expanduser()
+    path = _path(text)
     if not path.is_dir():
         raise ValueError
     return path
 
 
-COUNT = OrPaper("count", "a whole number above 0", functools.partial(_whole, 1))
-RATE = OrPaper("rate", "a number above 0", _real)
-FRACTION = OrPaper("fraction", "a number between 0 and 1", functools.partial(_real, high=1.0))
-SMOOTHING = OrPaper("factor", "a number from 0 to below 1", functools.partial(_real, high=1.0, low_included=True))
-RATES = OrPaper("rates", "numbers above 0 with commas between, as 1e-3,3e-4", functools.partial(_list, _real))
-OWN_RATES = OrPaper("rates", "numbers above 0 with commas between, as 1e-3,3e-4, the word proposed", _rates_or_proposed)
-FACTOR = OrPaper("factor", "a number above 1", functools.partial(_real, low=1.0), word="none")
-HELD_OUT = OrPaper("count", "a whole number above 0", functools.partial(_whole, 1), word="none")
-STEPS = OrPaper(
-    "steps", "whole numbers above 0 with commas between", functools.partial(_list, functools.partial(_whole, 1))
+def _place(text: str) -> Path:
+    path = _path(text)
+    if path.exists() and not path.is_dir():
+        raise RefusedError("which is a file")
+    return path
+
+
+def _text(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError
+    return text
+
+
+def _count(name: str, high: int, what: str = "whole number", word: str | None = PAPER) -> OrPaper:
+    return OrPaper(name, f"a {what} from 1 to {high}", functools.partial(_whole, 1, high), word)
+
+
+EPOCHS = _count("count", MAX_EPOCHS)
+IMAGES = _count("count", MAX_IMAGES)
+INTERVAL = _count("count", MAX_STEPS)
+JOBS = _count("count", MAX_JOBS, word=AUTO)
+PORT = _count("port", 65535, word=None)
+HELD_OUT = _count("count", MAX_IMAGES - 1, word="none")  # one is left to train on
+RATE_RANGE = f"{MIN_RATE:g} to {MAX_RATE:g}"
+RATE = OrPaper("rate", f"a number from {RATE_RANGE}", _rate)
+FRACTION = OrPaper(
+    "fraction", "a number between 0 and 1",
+    functools.partial(_real, low=0.0, high=1.0, low_included=False, high_included=False),
+)  # fmt: skip
+SMOOTHING = OrPaper(
+    "factor", "a number from 0 to below 1", functools.partial(_real, low=0.0, high=1.0, high_included=False)
 )
-JOBS = OrPaper("count", "a whole number above 0", functools.partial(_whole, 1), word=AUTO)
+RATES_EXPECTED = f"numbers from {RATE_RANGE} with commas between, as 1e-3,3e-4"
+RATES = OrPaper("rates", RATES_EXPECTED, functools.partial(_list, _rate))
+OWN_RATES = OrPaper("rates", f"{RATES_EXPECTED}, the word proposed", _rates_or_proposed)
+FACTOR = OrPaper(
+    "factor", f"a number above 1, at most {MAX_RATE:g}",
+    functools.partial(_real, low=1.0, high=MAX_RATE, low_included=False), word="none",
+)  # fmt: skip
+STEPS = OrPaper(
+    "steps", f"rising whole numbers from 1 to {MAX_STEPS} with commas between",
+    functools.partial(_list, functools.partial(_whole, 1, MAX_STEPS)),
+)  # fmt: skip
 DIRECTORY = OrPaper("directory", "a directory that is there", _directory, word="none")
-SEEDS = OrPaper("seeds", "whole numbers from 0 below 2^32, as 0,1,2 or 0-4", _seeds)
-EVERY_SEED = OrPaper("seeds", "whole numbers from 0 below 2^32, as 0,1,2 or 0-4", _seeds, word="all")
-OPTIMIZERS = ("adam", "adamw", "sgd", "radam", "lamb", "lars", "hybridadam")
+PLACE = OrPaper("directory", "a directory, there or not", _place, word=None)
+HOST = OrPaper("host", "a name or an address", _text, word=None)
+SEEDS_EXPECTED = f"at most {MAX_VALUES} whole numbers from 0 to {MAX_SEED}, as 0,1,2 or 0-4"
+SEEDS = OrPaper("seeds", SEEDS_EXPECTED, _seeds)
+EVERY_SEED = OrPaper("seeds", SEEDS_EXPECTED, _seeds, word="all")
 
 
 def _option(name: str, kind: click.ParamType, text: str, default: Any = PAPER, **more: Any) -> Callable:
     return click.option(name, type=kind, default=default, show_default=True, help=text, **more)
 
 
+def _switch(name: str, text: str) -> Callable:
+    """One that may be typed alone, or with true or false as `mlflow run` does."""
+    return _option(name, YesOrNo(), text, False, is_flag=False, flag_value="true")
+
+
 OPTION: dict[str, Callable] = {
     "dataset": _option("--dataset", Named(tuple(SIZES)), "The images.", "mnist"),
     "data_dir": _option("--data-dir", DIRECTORY, "Look here first for the four IDX files, plain or as .gz.", "none"),
     "optimizer": _option("--optimizer", Named(OPTIMIZERS), "Adam is the paper's; HybridAdam needs a GPU.", "adam"),
-    "epochs": _option("--epochs", COUNT, "Epochs of every trial: 30 in the paper's models, 5 in its range test."),
-    "batch_size": _option("--batch-size", COUNT, "Images a step: 128 in the paper."),
+    "epochs": _option("--epochs", EPOCHS, "Epochs of every trial: 30 in the paper's models, 5 in its range test."),
+    "batch_size": _option("--batch-size", IMAGES, "Images a step: 128 in the paper."),
     "seeds": _option("--seeds", SEEDS, "One run for each of these: 0,1,2 or 0-4. A seed sets weights and data order."),
     "every_seed": _option("--seeds", EVERY_SEED, "Judge by these seeds; all is every one in the store.", "all"),
-    "strict": click.option("--strict", type=bool, default=False, is_flag=False, flag_value="true", show_default=True,
-                           help="Exit with 1 if any claim is not reproduced."),
-    "train_size": _option("--train-size", COUNT, "Train on the first N images only, for a quick look."),
+    "strict": _switch("--strict", "Exit with 1 if any claim is not reproduced."),
+    "train_size": _option("--train-size", IMAGES, "Train on the first N images only, for a quick look."),
     "protocol": _option(
         "--protocol", Named(("as-drawn", "as-written")),
         "When the rate decays: as the paper's curves show, or as its text says.", "as-drawn",
@@ -141,9 +238,9 @@ OPTION: dict[str, Callable] = {
     "grid_rates": _option("--learning-rates", RATES, "The grid's rates: half-decades from 1e-6 to 0.1."),
     "validation_size": _option("--validation-size", HELD_OUT, "Hold so many of the last training images out, and "
                                "judge them along the ramp.", "none"),
-    "validation_interval": _option("--validation-interval", COUNT, "Steps from one judgement to the next: 20."),
+    "validation_interval": _option("--validation-interval", INTERVAL, "Steps from one judgement to the next: 20."),
     "stop_factor": _option("--stop-factor", FACTOR, "Stop once the average loss is so many times its least.", "none"),
-    "decay_steps": _option("--decay-steps", COUNT, "step, exponential: steps for one factor of gamma."),
+    "decay_steps": _option("--decay-steps", INTERVAL, "step, exponential: steps for one factor of gamma."),
     "milestones": _option("--milestones", STEPS, "multistep: the steps at which the rate falls."),
     "gamma": _option("--gamma", RATE, "step, multistep, exponential: the factor of each decay."),
     "pct_start": _option("--pct-start", FRACTION, "onecycle: the part of all steps in which the rate rises."),
@@ -151,7 +248,7 @@ OPTION: dict[str, Callable] = {
     "final_div_factor": _option("--final-div-factor", RATE, "onecycle: it ends at its start over this."),
     "lr_start": _option("--lr-start", RATE, "The ramp's first rate."),
     "lr_end": _option("--lr-end", RATE, "The rate that the ramp would reach one step after its last."),
-    "range_test_epochs": _option("--range-test-epochs", COUNT, "The range test's epochs."),
+    "range_test_epochs": _option("--range-test-epochs", EPOCHS, "The range test's epochs."),
     "smoothing": _option("--smoothing", SMOOTHING, "The past's weight in the average that smooths the loss."),
     "jobs": _option("--jobs", JOBS, "Trials at once; auto is as many as there are cores.", "auto"),
     "engine": _option(
@@ -159,14 +256,11 @@ OPTION: dict[str, Callable] = {
         "PyTorch's layers or our kernel for CPUs; auto takes the kernel where it can be had.", AUTO,
     ),
     "device": _option("--device", Named(("auto", "cpu", "cuda")), "auto takes a GPU where there is one.", "auto"),
-    "force": click.option("--force", type=bool, default=False, is_flag=False, flag_value="true", show_default=True,
-                          help="Train again what is finished."),
-    "ui_url": _option("--ui-url", OrPaper("address", "an http address", _address, word="none"),
+    "force": _switch("--force", "Train again what is finished."),
+    "ui_url": _option("--ui-url", OrPaper("address", "an address, as http://127.0.0.1:5000", _address, word="none"),
                       "Where MLflow's UI is, for the page to link runs to.", "http://127.0.0.1:5000"),
-    "check": click.option("--check", type=bool, default=False, is_flag=False, flag_value="true", show_default=True,
-                          help="Write nothing; say whether the report in --output is what its own runs give."),
-    "output": click.option("--output", type=click.Path(path_type=Path, file_okay=False), default="report/output",
-                           show_default=True, help="Where the report goes."),
+    "check": _switch("--check", "Write nothing; say whether the report in --output is what its own runs give."),
+    "output": _option("--output", PLACE, "Where the report goes.", "report/output"),
 }  # fmt: skip
 
 SCHEDULE_PARAMETERS = ("decay_steps", "milestones", "gamma", "pct_start", "div_factor", "final_div_factor")

@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
-from reproduce.errors import UserError
-from reproduce.trial import SCHEDULERS, Count, Dataset, Frozen, Optimizer, Rate, Seed, Trial
+from reproduce.errors import shown
+from reproduce.marked import Document
+from reproduce.trial import (
+    SCHEDULERS,
+    SIZES,
+    Count,
+    Dataset,
+    Epochs,
+    Frozen,
+    Optimizer,
+    Rate,
+    Schedule,
+    Seed,
+    Trial,
+)
 
-SHOWN = 100  # characters of what was wrong
 PAPER_FILE = Path(__file__).with_name("paper.yaml")
-Protocol = Literal["as-drawn", "as-written"]
+PROTOCOLS = ("as-drawn", "as-written")
+Protocol = Literal[PROTOCOLS]
+PROPOSED = "proposed"  # in place of a rate
+Keys = tuple[int | str, ...]  # the way to a value through mappings and lists
+Text = Annotated[str, Field(min_length=1, pattern=r"^[^\n]*$")]
+Real = Annotated[float, Field(strict=True)]
+AtLeastZero = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 
 
 class Reported(Frozen):
     """What the paper reports of one model. Accuracy is a fraction, a mean over test batches; loss an epoch's mean."""
 
     learning_rate: Rate
-    test_accuracy: float
-    train_loss: float
+    test_accuracy: Annotated[AtLeastZero, Field(le=1)]
+    train_loss: AtLeastZero
     source: Literal["printed", "plot"]  # of the accuracy; every loss is read off a plot
-    said: str
+    said: Text
 
 
 class Sweep(Frozen):
@@ -48,10 +65,10 @@ class ReportedProposal(Frozen):
 class RangeTest(Frozen):
     """The paper's ramp. `smoothing` is the weight of the past in the average that smooths the loss, in [0, 1)."""
 
-    figures: tuple[str, ...]
+    figures: tuple[Text, ...]
     lr_start: Rate
     lr_end: Rate
-    epochs: Count
+    epochs: Epochs
     smoothing: Annotated[float, Field(ge=0, lt=1)]
     reported: ReportedProposal
 
@@ -62,7 +79,7 @@ class Defaults(Frozen):
     dataset: Dataset
     train_size: Count
     optimizer: Optimizer
-    epochs: Count
+    epochs: Epochs
     batch_size: Count
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
 
@@ -71,14 +88,14 @@ class Grid(Frozen):
     """The fixed rates that a proposal is compared with, and after how many epochs."""
 
     learning_rates: Annotated[tuple[Rate, ...], Field(min_length=2)]
-    epochs_compared: Annotated[tuple[Count, ...], Field(min_length=1)]
+    epochs_compared: Annotated[tuple[Epochs, ...], Field(min_length=1)]
 
 
 class Model(Frozen):
     """Which model a claim is about: one of the paper's, or one at what its own range test proposes."""
 
     scheduler: Literal[SCHEDULERS]
-    learning_rate: Rate | Literal["proposed"]
+    learning_rate: Rate | Literal[PROPOSED]
     protocol: Protocol = "as-drawn"
     optimizer: Optimizer = "adam"
 
@@ -127,13 +144,13 @@ class Measure(Frozen):
 class Claim(Frozen):
     """One statement of the paper that can be settled by itself, and when it counts as reproduced."""
 
-    id: str
-    says: str
-    where: str
+    id: Text
+    says: Text
+    where: Text
     measure: Measure
-    expected: tuple[float, float]
-    reading: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    reason: str
+    expected: tuple[Real, Real]
+    reading: AtLeastZero
+    reason: Text
 
     @property
     def is_an_order(self) -> bool:
@@ -145,14 +162,19 @@ class Claim(Frozen):
     def _from_low_to_high(cls, expected: tuple[float, float]) -> tuple[float, float]:
         if not expected[0] <= expected[1]:
             raise ValueError("expected goes from low to high")
+        if not any(map(math.isfinite, expected)):
+            raise ValueError("expected has a number on one side at least")
         return expected
 
 
 class Contradiction(Frozen):
     """Where the paper disagrees with itself, and the claims that it is between; none where it is not about results."""
 
-    says: str
-    claims: tuple[str, ...] = ()
+    says: Text
+    claims: tuple[Text, ...] = ()
+
+
+SCHEDULE: TypeAdapter = TypeAdapter(Schedule)
 
 
 class Paper(Frozen):
@@ -163,24 +185,8 @@ class Paper(Frozen):
     schedules: dict[Protocol, dict[Literal[SCHEDULERS], dict[str, Any]]]
     sweeps: tuple[Sweep, ...]
     grid: Grid
-    claims: tuple[Claim, ...]
+    claims: Annotated[tuple[Claim, ...], Field(min_length=1)]
     contradictions: tuple[Contradiction, ...]
-
-    @model_validator(mode="after")
-    def _contradict_claims(self) -> Paper:
-        known = {claim.id for claim in self.claims}
-        for name in (name for contradiction in self.contradictions for name in contradiction.claims):
-            if name not in known:
-                raise ValueError(f"contradictions: there is no claim {name}")
-        return self
-
-    @field_validator("claims")
-    @classmethod
-    def _named_once(cls, claims: tuple[Claim, ...]) -> tuple[Claim, ...]:
-        doubles = [name for name, times in Counter(claim.id for claim in claims).items() if times > 1]
-        if doubles:
-            raise ValueError(f"claim {doubles[0]} is there twice")
-        return claims
 
     def sweep(self, scheduler: str) -> Sweep:
         """The paper's sweep of that schedule."""
@@ -192,23 +198,84 @@ class Paper(Frozen):
         return next((row for row in rows if row.learning_rate == trial.learning_rate), None)
 
 
+def disagreements(paper: Paper) -> Iterator[tuple[Keys, str]]:
+    """Where its parts do not go together: the keys and positions that lead there, and what is wrong."""
+    protocol, test, grid = paper.protocol, paper.range_test, paper.grid
+    yield from _twice(protocol.seeds, ("protocol", "seeds"))
+    if protocol.train_size > SIZES[protocol.dataset]:
+        yield ("protocol", "train_size"), f"there are {SIZES[protocol.dataset]} images"
+    if protocol.batch_size > protocol.train_size:
+        yield ("protocol", "batch_size"), f"there are {protocol.train_size} images to train on"
+    if not test.lr_start < test.lr_end:
+        yield ("range_test", "lr_end"), f"must be above lr_start {test.lr_start:g}"
+    if not test.lr_start <= test.reported.proposed_learning_rate <= test.lr_end:
+        yield ("range_test", "reported", "proposed_learning_rate"), "must be from lr_start to lr_end"
+    steps = test.epochs * math.ceil(protocol.train_size / protocol.batch_size)
+    if test.reported.step >= steps:
+        yield ("range_test", "reported", "step"), f"the test has {steps} steps"
+    for name in PROTOCOLS:
+        for scheduler in SCHEDULERS:
+            keys = ("schedules", name, scheduler)
+            if scheduler not in paper.schedules.get(name, {}):
+                yield keys, "is missing"
+                continue
+            try:
+                SCHEDULE.validate_python({**paper.schedules[name][scheduler], "name": scheduler})
+            except ValidationError as error:
+                first = error.errors()[0]
+                yield keys + first["loc"][1:], _said(first)
+    yield from _twice([sweep.scheduler for sweep in paper.sweeps], ("sweeps",), "scheduler")
+    for scheduler in {*SCHEDULERS} - {sweep.scheduler for sweep in paper.sweeps}:
+        yield ("sweeps",), f"there is none of {scheduler}"
+    for number, sweep in enumerate(paper.sweeps):
+        yield from _twice(sweep.learning_rates, ("sweeps", number, "learning_rates"))
+        rates = [row.learning_rate for row in sweep.reported]
+        yield from _twice(rates, ("sweeps", number, "reported"), "learning_rate")
+        for position in (position for position, rate in enumerate(rates) if rate not in sweep.learning_rates):
+            yield ("sweeps", number, "reported", position, "learning_rate"), "is none of the sweep's learning_rates"
+    for key, values in (("learning_rates", grid.learning_rates), ("epochs_compared", grid.epochs_compared)):
+        if list(values) != sorted(set(values)):
+            yield ("grid", key), "must rise, each one once"
+    if max(grid.epochs_compared) > protocol.epochs:
+        yield ("grid", "epochs_compared"), f"must not be after the {protocol.epochs} epochs that are trained"
+    yield from _twice([claim.id for claim in paper.claims], ("claims",), "id")
+    for number, claim in enumerate(paper.claims):
+        for term, model in (("of", claim.measure.of), ("minus", claim.measure.minus)):
+            rate = getattr(model, "learning_rate", PROPOSED)
+            if rate != PROPOSED and rate not in paper.sweep(model.scheduler).learning_rates:
+                yield ("claims", number, "measure", term, "learning_rate"), f"is in no sweep of {model.scheduler}"
+    known = {claim.id for claim in paper.claims}
+    for number, contradiction in enumerate(paper.contradictions):
+        for position, name in enumerate(contradiction.claims):
+            if name not in known:
+                yield ("contradictions", number, "claims", position), f"there is no claim {name}"
+
+
+def _twice(values: Sequence[Any], keys: Keys, *below: str) -> Iterator[tuple[Keys, str]]:
+    """The second place of whatever is there twice."""
+    for position, value in enumerate(values):
+        if value in values[:position]:
+            yield (*keys, position, *below), f"{value} is there twice"
+
+
 @cache
 def load_paper(path: Path = PAPER_FILE) -> Paper:
-    """The paper from its file; UserError names the file and the key that is wrong."""
+    """The paper from its file; UserError names the file, the line and the key that is wrong."""
+    document = Document(path)
     try:
-        return Paper.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        paper = Paper.model_validate(document.data)
     except ValidationError as error:
-        raise UserError(f"{path}: {describe(error)}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        first = error.errors()[0]
+        keys, said = first["loc"], _said(first)
+    else:
+        keys, said = next(disagreements(paper), ((), ""))
+        if not said:
+            return paper
+    where = ".".join(map(str, keys))
+    raise document.error(document.line(keys), f"{where}: {said}" if where else said)
 
 
-def describe(error: ValidationError) -> str:
-    """The first thing wrong, in one line: where, what, and what was got."""
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":
-        return f"{where}: {message}" if where else message
-    got = repr(first["input"])
-    return f"{where}: {message}, got {got if len(got) <= SHOWN else got[:SHOWN] + '…'}"
+def _said(error: Any) -> str:
+    """What is wrong with a value, and what was got."""
+    message = error["msg"].removeprefix("Value error, ")
+    return message if error["type"] in ("value_error", "missing") else f"{message}, got {shown(error['input'])}"

@@ -7,9 +7,27 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from reproduce.errors import UserError
-from reproduce.paper import Model, Paper, Protocol, describe
-from reproduce.trial import SCHEDULERS, SIZES, Count, Dataset, Engine, Frozen, Optimizer, Rate, Seed, Trial
+from reproduce.errors import UserError, shown
+from reproduce.paper import Model, Paper, Protocol
+from reproduce.trial import (
+    SCHEDULERS,
+    SIZES,
+    Count,
+    Dataset,
+    Engine,
+    Epochs,
+    Frozen,
+    MultiStepDecay,
+    Optimizer,
+    Ramp,
+    Rate,
+    Seed,
+    StepDecay,
+    Trial,
+    format_rate,
+)
+
+MAX_TRIALS = 10_000  # days of work, and as many runs in one list of MLflow's
 
 
 class Wishes(Frozen):
@@ -21,7 +39,7 @@ class Wishes(Frozen):
 
     dataset: Dataset | None = None
     optimizer: Optimizer | None = None
-    epochs: Count | None = None
+    epochs: Epochs | None = None
     batch_size: Count | None = None
     seeds: tuple[Seed, ...] | None = None
     train_size: Count | None = None
@@ -33,7 +51,7 @@ class Wishes(Frozen):
     schedule_parameters: dict[str, Any] = Field(default_factory=dict)
     lr_start: Rate | None = None
     lr_end: Rate | None = None
-    range_test_epochs: Count | None = None
+    range_test_epochs: Epochs | None = None
     validation_size: Count | None = None
     validation_interval: Count | None = None
     stop_factor: Rate | None = None
@@ -48,6 +66,12 @@ def trials(paper: Paper, wishes: Wishes) -> list[Trial]:
         schedule = _schedule(paper, wishes, scheduler)
         rates = wishes.learning_rates or paper.sweep(scheduler).learning_rates
         of_seed = wishes.rates_by_seed or dict.fromkeys(seeds, _once("learning_rates", rates))
+        asked = sum(map(len, of_seed.values()))
+        if len(result) + asked > MAX_TRIALS:
+            raise UserError(
+                f"--seeds and --learning-rates make {asked} trials of every schedule, in all more than {MAX_TRIALS}: "
+                "give fewer of either"
+            )
         for position in range(max(map(len, of_seed.values()))):
             for seed in (seed for seed in seeds if position < len(of_seed[seed])):
                 rate = of_seed[seed][position]
@@ -84,6 +108,26 @@ def beside_grid(paper: Paper, wishes: Wishes, proposed: Mapping[int, Iterable[fl
         return []
     seeds = tuple(own)
     return trials(paper, wishes.model_copy(update={"schedulers": ("none",), "seeds": seeds, "rates_by_seed": own}))
+
+
+def idle(wishes: Wishes, planned: Iterable[Trial]) -> list[str]:
+    """What is asked for and comes after the end of the planned trials, one phrase each.
+
+    What the paper's own schedules would do after the end of a shorter run is not asked for, and not told.
+    """
+    found = {}
+    for trial in planned:
+        schedule, last = trial.schedule, trial.total_steps - 1
+        if isinstance(schedule, MultiStepDecay) and "milestones" in wishes.schedule_parameters:
+            late = [step for step in schedule.milestones if step > last]
+            if late:
+                found[f"--milestones {','.join(map(str, late))}"] = last
+        own_decay = isinstance(schedule, StepDecay) and "decay_steps" in wishes.schedule_parameters
+        if own_decay and schedule.decay_steps > last:
+            found[f"--decay-steps {schedule.decay_steps}"] = last
+        if isinstance(schedule, Ramp) and wishes.validation_interval and wishes.validation_interval > last:
+            found[f"--validation-interval {wishes.validation_interval}"] = last
+    return [f"{what} comes after the last step, {last}, and has no effect" for what, last in found.items()]
 
 
 def of_model(paper: Paper, wishes: Wishes, model: Model, rate: float) -> Trial:
@@ -154,14 +198,14 @@ def _schedule(paper: Paper, wishes: Wishes, scheduler: str) -> dict[str, Any]:
 def _refuse_unused(wishes: Wishes, result: list[Trial]) -> None:
     for key in wishes.schedule_parameters:
         if not any(key in type(trial.schedule).model_fields for trial in result):
-            option = "--" + key.replace("_", "-")
-            raise UserError(f"{option} has no effect on scheduler {', '.join(wishes.schedulers)}: leave it out")
+            raise UserError(f"{_option(key)} has no effect on scheduler {', '.join(wishes.schedulers)}: leave it out")
 
 
 def _once(name: str, values: tuple) -> tuple:
     doubles = [value for value in values if values.count(value) > 1]
     if doubles:
-        raise UserError(f"{name}: {doubles[0]:g} is given twice; give each value once")
+        double = doubles[0] if isinstance(doubles[0], int) else format_rate(doubles[0])
+        raise UserError(f"{_option(name)}: {double} is given twice; give each value once")
     return values
 
 
@@ -169,7 +213,17 @@ def _valid(kind: type[Trial], **fields: Any) -> Trial:
     try:
         return kind(**fields)
     except ValidationError as error:
-        raise UserError(describe(error)) from error
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        field = next((part for part in reversed(first["loc"]) if isinstance(part, str)), None)
+        if field is None:  # it is of several, and names them
+            raise UserError(message) from error
+        raise UserError(f"{_option(field)}: got {shown(first['input'])}, {message[:1].lower()}{message[1:]}") from error
+
+
+def _option(field: str) -> str:
+    """What a user types for it."""
+    return "--" + field.replace("_", "-")
 
 
 def by_scheduler(items: Iterable[Trial]) -> dict[str, list[Trial]]:

@@ -17,11 +17,18 @@ TEST_BATCH_SIZE = 128  # 79 batches of the 10,000 test images: the paper's print
 SIZES = {"mnist": 60_000, "fashion-mnist": 60_000}  # training images
 
 Dataset = Literal["mnist", "fashion-mnist"]
-Optimizer = Literal["adam", "adamw", "sgd", "radam", "lamb", "lars", "hybridadam"]
+OPTIMIZERS = ("adam", "adamw", "sgd", "radam", "lamb", "lars", "hybridadam")
+Optimizer = Literal[OPTIMIZERS]
 Engine = Literal["torch", "fused"]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(gt=0)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what every generator involved accepts
+# A checkpoint holds every step's rate and loss so far: 56 MB after so many epochs of the paper, and written after each.
+MAX_EPOCHS = 10_000
+MAX_STEPS = MAX_EPOCHS * max(SIZES.values())  # with one image a step
+MIN_RATE, MAX_RATE = 1e-30, 1e30  # the weights are float32, which ends at 1e-38 and 3e38
+MAX_SEED = 2**32 - 1  # what every generator involved accepts
+Rate = Annotated[float, Field(ge=MIN_RATE, le=MAX_RATE, strict=True)]
+Count = Annotated[int, Field(gt=0, le=MAX_STEPS, strict=True)]
+Epochs = Annotated[int, Field(gt=0, le=MAX_EPOCHS, strict=True)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -113,7 +120,7 @@ class Trial(Frozen):
     optimizer: Optimizer
     schedule: Schedule
     learning_rate: Rate
-    epochs: Count
+    epochs: Epochs
     batch_size: Count
     seed: Seed
     engine: Engine
@@ -121,18 +128,18 @@ class Trial(Frozen):
     @model_validator(mode="after")
     def _fits(self) -> Trial:
         if self.train_size > SIZES[self.dataset]:
-            raise ValueError(f"train_size {self.train_size} is more than the {SIZES[self.dataset]} images there are")
+            raise ValueError(f"--train-size {self.train_size} is more than the {SIZES[self.dataset]} images there are")
         if self.held_out >= self.train_size:
-            raise ValueError(f"validation_size {self.held_out} leaves none of the {self.train_size} training images")
+            raise ValueError(f"--validation-size {self.held_out} leaves none of the {self.train_size} training images")
         if self.batch_size > self.images_per_epoch:
-            raise ValueError(f"batch_size {self.batch_size} is more than the {self.images_per_epoch} training images")
+            raise ValueError(f"--batch-size {self.batch_size} is more than the {self.images_per_epoch} training images")
         if isinstance(self.schedule, OneCycle) and self.schedule.pct_start * self.total_steps <= 1:
             raise ValueError(
-                f"onecycle rises over pct_start {self.schedule.pct_start:g} of {self.total_steps} steps, "
-                "which must be more than one step: train for longer, or raise pct_start"
+                f"onecycle rises over --pct-start {self.schedule.pct_start:g} of {self.total_steps} steps, "
+                "which must be more than one step: train for longer, or raise --pct-start"
             )
         if self.is_range_test and self.schedule.lr_end <= self.learning_rate:
-            raise ValueError(f"lr_end {self.schedule.lr_end:g} must be above lr_start {self.learning_rate:g}")
+            raise ValueError(f"--lr-end {self.schedule.lr_end:g} must be above --lr-start {self.learning_rate:g}")
         return self
 
     @property

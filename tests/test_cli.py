@@ -27,20 +27,26 @@ PAPER_OR = "or the word paper"
         (["sweep", "--scheduler", "multistp"], "did you mean multistep?"),
         (["sweep", "--x", "1"], "No such option '--x'."),
         (["range_test", "--gamma", "0.1"], "No such option '--gamma'."),
-        (["sweep", "--epochs", "0"], f"'--epochs': got '0', expected a whole number above 0, {PAPER_OR}"),
-        (["sweep", "--epochs", "1.5"], f"'--epochs': got '1.5', expected a whole number above 0, {PAPER_OR}"),
-        (["sweep", "--learning-rates", "1e-3,nan"], "got '1e-3,nan', expected numbers above 0 with commas between"),
+        (["sweep", "--epochs", "0"], f"'--epochs': got '0', expected a whole number from 1 to 10000, {PAPER_OR}"),
+        (["sweep", "--epochs", "1.5"], f"'--epochs': got '1.5', expected a whole number from 1 to 10000, {PAPER_OR}"),
+        (
+            ["sweep", "--learning-rates", "1e-3,nan"],
+            "got '1e-3,nan', expected numbers from 1e-30 to 1e+30 with commas between",
+        ),
         (["sweep", "--learning-rates", "inf"], "got 'inf'"),
         (["sweep", "--learning-rates", ""], "got ''"),
         (["sweep", "--learning-rates", "-1"], "got '-1'"),
         (["sweep", "--learning-rates", "0"], "got '0'"),
-        (["sweep", "--learning-rates", "1e-3,0.001"], "learning_rates: 0.001 is given twice"),
-        (["sweep", "--seeds", "4-2"], "got '4-2', expected whole numbers from 0 below 2^32, as 0,1,2 or 0-4"),
+        (["sweep", "--learning-rates", "1e-3,0.001"], "--learning-rates: 1e-3 is given twice"),
+        (["sweep", "--seeds", "4-2"], "got '4-2', of which 4-2 runs backwards; expected at most 1000"),
         (["sweep", "--seeds", "4294967296"], "got '4294967296'"),
-        (["sweep", "--milestones", "5,3", "--scheduler", "multistep"], "milestones must rise, each one once"),
-        (["sweep", "--train-size", "60001"], "train_size 60001 is more than the 60000 images there are"),
+        (
+            ["sweep", "--milestones", "5,3", "--scheduler", "multistep"],
+            "--milestones: got (5, 3), milestones must rise, each one once",
+        ),
+        (["sweep", "--train-size", "60001"], "--train-size': got '60001', expected a whole number from 1 to 60000"),
         (["range_test", "--smoothing", "1"], "got '1', expected a number from 0 to below 1"),
-        (["range_test", "--lr-start", "1", "--lr-end", "0.1"], "lr_end 0.1 must be above lr_start 1"),
+        (["range_test", "--lr-start", "1", "--lr-end", "0.1"], "--lr-end 0.1 must be above --lr-start 1"),
         (["report", "--protocol", "as-run"], "expected one of as-drawn, as-written"),
         (["main", "--optimizer", "adm"], "did you mean adam?"),
         (["sweep", "--optimizer", "hybridadam", "--device", "cpu"], "optimizer hybridadam needs a CUDA device"),
@@ -48,7 +54,7 @@ PAPER_OR = "or the word paper"
             ["sweep", "--data-dir", "/nowhere/at/all", "--device", "cpu"],
             "got '/nowhere/at/all', expected a directory that is there, or the word none",
         ),
-        (["sweep", "--force", "perhaps"], "'perhaps' is not a valid boolean"),
+        (["sweep", "--force", "perhaps"], "'--force': got 'perhaps', expected true or false"),
     ],
 )
 def test_what_a_user_gets_wrong_ends_in_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, arguments, message):
@@ -71,9 +77,9 @@ def test_seeds_are_a_list_or_a_span(text, seeds):
 
 
 def test_the_word_paper_is_no_wish():
-    from reproduce.options import COUNT, JOBS, RATES
+    from reproduce.options import IMAGES, JOBS, RATES
 
-    assert [kind.convert("paper", None, None) for kind in (COUNT, RATES)] == [None, None]
+    assert [kind.convert("paper", None, None) for kind in (IMAGES, RATES)] == [None, None]
     assert JOBS.convert("auto", None, None) is None
     assert RATES.convert("1e-3, 3e-4", None, None) == (1e-3, 3e-4)
 

@@ -1,0 +1,98 @@
+"""YAML that hides nothing, with the line of every value. Whatever is wrong is a UserError that names the line."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
+from yaml.reader import ReaderError
+
+from reproduce.errors import UserError, shown
+
+MAX_BYTES = 2**20
+MERGE = "tag:yaml.org,2002:merge"
+
+
+class Document:
+    """A file's only document: `data` as Python has it, and the lines it came from."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        text = _text(path)
+        loader = None
+        try:
+            loader = _Loader(text)
+            self._root = loader.get_single_node()
+            if self._root is None:
+                raise self.error(1, "is empty")
+            self.data = loader.construct_document(self._root)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            raise self.error(mark.line + 1, error.problem or error.context) from error
+        except ReaderError as error:
+            line = text[: error.position].count("\n") + 1
+            raise self.error(line, f"no text has the character {error.character:#06x}") from error
+        except RecursionError as error:
+            raise self.error(loader.line + 1, "is nested too deeply") from error
+
+    def error(self, line: int, message: str) -> UserError:
+        """What is wrong at that line, from 1."""
+        return UserError(f"{self.path}:{line}: {message}")
+
+    def line(self, keys: Sequence[int | str]) -> int:
+        """The line, from 1, that the keys and positions lead to; where one is missing, that of the one before."""
+        node, found = self._root, self._root.start_mark.line
+        for key in keys:  # the name of one of several types may be among them
+            pairs = []
+            if isinstance(node, yaml.MappingNode):
+                pairs = [pair for pair in node.value if pair[0].value == str(key)]
+            elif isinstance(node, yaml.SequenceNode) and isinstance(key, int):
+                pairs = [(value, value) for value in node.value[key : key + 1]]
+            for place, below in pairs:
+                found, node = place.start_mark.line, below
+        return found + 1
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses what hides where a value comes from: a key given twice, merged keys, anchors of more than a word."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if isinstance(event, yaml.CollectionStartEvent) and event.anchor is not None:
+            raise ComposerError(None, None, "only a text may have an anchor", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == MERGE:
+                raise ComposerError(None, None, "a key is a word, and written out", key.start_mark)
+            if key.value in seen:
+                raise ComposerError(None, None, f"{shown(key.value)} is given twice", key.start_mark)
+            seen.add(key.value)
+        return node
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:  # as of 2022-13-45
+            what = f"{shown(node.value)} cannot be read as {node.tag.removeprefix('tag:yaml.org,2002:')}"
+            raise ConstructorError(None, None, what, node.start_mark) from error
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > MAX_BYTES:
+        raise UserError(f"{path} is larger than {MAX_BYTES} bytes")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: is not UTF-8 from byte {content[error.start]:#04x} on") from error

@@ -1,0 +1,82 @@
+"""Where things are read, kept and listened to, tried before any work; a UserError names what to correct."""
+
+import errno
+import os
+import socket
+import tempfile
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from reproduce.errors import UserError, shown
+
+ANSWER_SECONDS = 10  # for a tracking server; MLflow itself would try for minutes
+
+
+def own(place: Path, variable: str) -> Path:
+    """The directory of data and checkpoints, made if need be; `variable` is what moves it."""
+    if (why := unwritable(place)) is not None:
+        raise UserError(
+            f"{place}, where data and checkpoints are kept, cannot be written to ({why}): "
+            f"name another directory in {variable}"
+        )
+    return place
+
+
+def unwritable(directory: Path) -> str | None:
+    """Why nothing can be put into the directory, which is made if need be; None where it can."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".try-"):  # permissions alone do not tell
+            return None
+    except OSError as error:
+        return error.strerror
+
+
+def usual_data_dir() -> Path | None:
+    """Where to look for the images when no option says so: the container's image brings them along."""
+    named = os.environ.get("REPRODUCE_DATA_DIR")
+    if named and not Path(named).is_dir():
+        raise UserError(f"REPRODUCE_DATA_DIR is {shown(named)}, expected a directory that is there: correct it")
+    return Path(named) if named else None
+
+
+def check_output(output: Path) -> None:
+    """Refuse what no report could be written to, whatever it holds. Nothing is made there yet."""
+    try:
+        place = output.resolve()
+        there = place.exists()
+    except (OSError, RuntimeError) as error:  # links that lead to each other
+        raise UserError(f"--output {output} leads nowhere: name a directory") from error
+    above = next((parent for parent in place.parents if parent.exists()), place)
+    for directory in (above, *([place] if there else [])):
+        why = unwritable(directory) if directory.is_dir() else os.strerror(errno.ENOTDIR)
+        if why is not None:
+            raise UserError(f"--output {output}: {directory} cannot be written to ({why}): name another directory")
+
+
+def check_server(uri: str) -> None:
+    """Refuse the address of a tracking server where nobody listens."""
+    if not uri.startswith(("http://", "https://")) or urllib.request.getproxies():
+        return  # behind a proxy, that alone may reach it
+    try:
+        found = urlsplit(uri)
+        port = found.port or {"http": 80, "https": 443}[found.scheme]
+        socket.create_connection((found.hostname, port), ANSWER_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI is {shown(uri)}, where no server answers ({error}): start one there, or correct it"
+        ) from error
+
+
+def check_port(host: str, port: int) -> None:
+    """Refuse an address that a server could not listen on."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            listener.bind(address)
+    except (OSError, UnicodeError) as error:
+        if getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES):
+            raise UserError(f"--port {port} cannot be had on {host} ({error.strerror}): name another") from error
+        raise UserError(f"--host {shown(host)} is no address of this machine: name another") from error
