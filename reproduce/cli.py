@@ -37,6 +37,8 @@ STOPPED = {
 def main() -> None:
     """The console command: runs a command and turns every expected error into one line and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as it was during the imports
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     terminal.have_streams()
     after = STOPPED.get(next(iter(sys.argv[1:]), ""), GO_ON)
     try:
@@ -270,7 +272,7 @@ def home() -> Path:
 
 def _store() -> Any:
     """The tracking store. UserError names the variable that is wrong."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    uri, run_id = (os.environ.get(name, "") for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"))
     places.check_server(uri)
     place = places.own(home(), HOME)
     from mlflow.exceptions import MlflowException
@@ -279,16 +281,18 @@ def _store() -> Any:
 
     try:
         store = Store(place)
-    except UserError:
-        raise
     except Exception as error:  # a database's driver raises what it likes, or is not installed
-        named = f"MLFLOW_TRACKING_URI is {shown(uri)}, which" if uri else "the tracking store"
-        raise UserError(f"{named} cannot be used: {str(error).strip().partition(chr(10))[0]}") from error
+        why = str(error).strip().partition("\n")[0]
+        if run_id and run_id in why:
+            raise UserError(f"MLFLOW_RUN_ID is {shown(run_id)}: {why}; correct or unset it") from error
+        named = f"MLFLOW_TRACKING_URI is {shown(places.without_password(uri))}: " if uri else ""
+        why = why if isinstance(error, UserError) else f"the tracking store cannot be used: {why}"
+        raise UserError(named + why) from error
     try:
         store.client.get_experiment(store.experiment_id)
     except MlflowException as error:
         named = f"MLFLOW_EXPERIMENT_ID is {shown(store.experiment_id)}"
-        raise UserError(f"{named}, which {store.uri} does not have: correct or unset it") from error
+        raise UserError(f"{named}: the tracking store has no such experiment; correct or unset it") from error
     return store
 
 

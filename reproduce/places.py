@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import socket
 import tempfile
 import urllib.request
@@ -29,6 +30,8 @@ def unwritable(directory: Path) -> str | None:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory, prefix=".try-"):  # permissions alone do not tell
             return None
+    except FileExistsError:
+        return "it is a file"
     except OSError as error:
         return error.strerror
 
@@ -65,8 +68,14 @@ def check_server(uri: str) -> None:
         socket.create_connection((found.hostname, port), ANSWER_SECONDS).close()
     except (OSError, ValueError) as error:
         raise UserError(
-            f"MLFLOW_TRACKING_URI is {shown(uri)}, where no server answers ({error}): start one there, or correct it"
+            f"MLFLOW_TRACKING_URI is {shown(without_password(uri))}, where no server answers ({error}): "
+            "start one there, or correct it"
         ) from error
+
+
+def without_password(uri: str) -> str:
+    """The address as it may be shown."""
+    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def check_port(host: str, port: int) -> None:
