@@ -1,9 +1,14 @@
 """Have lenet5.cpp compiled by the system's compiler, once, and call it. Standard library only.
 
+The compiled kernel has its SHA-256 beside it, and is compiled anew where that does not fit: a damaged one would crash,
+or compute something else.
+
 `python library.py DIRECTORY x86-64-v4 x86-64-v3` compiles it ahead: there is no compiler in the container's image.
 """
 
+import contextlib
 import ctypes
+import fcntl
 import hashlib
 import os
 import platform
@@ -11,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("lenet5.cpp")
@@ -19,6 +25,7 @@ PARAMETERS = 10  # five layers, weight and bias each, in PyTorch's order
 V3 = {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}
 X86_TARGETS = {"x86-64-v4": V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}, "x86-64-v3": V3}
 COMPILERS = ("g++", "clang++", "c++")
+HALF_BUILT = ".build-"
 
 
 class UnavailableError(Exception):
@@ -26,7 +33,7 @@ class UnavailableError(Exception):
 
 
 def ready(home: Path) -> Path:
-    """The compiled kernel: found in `home` or where REPRODUCE_FUSED_DIR says, else compiled now, in seconds.
+    """The compiled kernel: found whole in `home` or where REPRODUCE_FUSED_DIR says, else compiled now, in seconds.
 
     UnavailableError where this CPU cannot run it, or it is not there and no compiler is.
     """
@@ -34,7 +41,7 @@ def ready(home: Path) -> Path:
     brought = os.environ.get("REPRODUCE_FUSED_DIR")
     directories = [home / "fused", *([Path(brought)] if brought else [])]
     for directory in directories:
-        if (directory / file_name(target)).is_file():
+        if _is_whole(directory / file_name(target)):
             return directory / file_name(target)
     return build(directories[0], target)
 
@@ -52,21 +59,65 @@ def best_target() -> str:
 
 
 def build(directory: Path, target: str) -> Path:
-    """Compile the kernel into `directory`. It appears there whole or not at all."""
+    """Compile the kernel into `directory`, unless it is there. It appears whole or not at all."""
+    directory.mkdir(parents=True, exist_ok=True)
+    library = directory / file_name(target)
+    with _alone_in(directory):
+        if not _is_whole(library):
+            _compile(library, target)
+    return library
+
+
+def _compile(library: Path, target: str) -> None:
     named = os.environ.get("CXX")
     compiler = next(filter(None, map(shutil.which, [named] if named else COMPILERS)), None)
     if compiler is None:
         wanted = f"the compiler that CXX names, {named!r}," if named else "a C++ compiler (g++ or clang++)"
         raise UnavailableError(f"{wanted} is not installed")
-    directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory, prefix=".build-") as folder:
-        made = Path(folder) / "made.so"
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix=HALF_BUILT) as folder:
+        made = Path(folder).resolve() / "made.so"  # the compiler runs in another directory
         command = [compiler, *_flags(target), "-o", str(made), SOURCE.name]
         done = subprocess.run(command, cwd=SOURCE.parent, capture_output=True, text=True)
         if done.returncode != 0:
             first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
             raise UnavailableError(f"{compiler} cannot compile it: {first}")
-        return made.replace(directory / file_name(target))
+        listed = Path(folder) / "made.sha256"
+        listed.write_text(_listed(made, library.name))
+        listed.replace(_list_of(library))  # first: a kernel without its hash is none
+        made.replace(library)
+
+
+@contextlib.contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Wait until no other process builds there, and clear away what one left that was killed."""
+    opened = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        except OSError:  # some network file systems have no locks: both build then, and either's is whole
+            yield
+            return
+        for left_over in directory.glob(f"{HALF_BUILT}*"):
+            shutil.rmtree(left_over, ignore_errors=True)
+        yield
+    finally:
+        os.close(opened)
+
+
+def _is_whole(library: Path) -> bool:
+    try:
+        return _list_of(library).read_text() == _listed(library, library.name)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _list_of(library: Path) -> Path:
+    """Where its hash stands, in the form that `sha256sum --check` reads."""
+    return library.with_name(f"{library.name}.sha256")
+
+
+def _listed(library: Path, name: str) -> str:
+    return f"{sha256(library)}  {name}\n"
 
 
 def sha256(library: Path) -> str:
