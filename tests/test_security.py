@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from reproduce import checkpoints, study, training
+from reproduce import checkpoints, provenance, study, training
 from reproduce.fused import library
 
 FILES = (checkpoints.WEIGHTS, checkpoints.OPTIMIZER, checkpoints.SCHEDULE, checkpoints.HISTORY)
@@ -347,3 +348,63 @@ def test_the_images_kernels_are_made_with_their_hashes_by_the_standard_library_a
     listed = sorted((tmp_path / "fused").glob("*.sha256"))
     assert len(listed) == len(library.X86_TARGETS)
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", *listed], cwd=tmp_path / "fused", check=True)
+
+
+# Secrets.
+
+SECRETS = ("AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD", "MY_SECRET", "PGPASSWORD")
+BOTH_COMMANDS = """
+import sys
+from reproduce import cli
+for command in (%r, %r):
+    sys.argv[1:] = command.split()
+    try:
+        cli.main()
+    except SystemExit as left:
+        assert not left.code
+"""
+
+
+def test_no_secret_of_the_environment_is_recorded_or_printed(own_home, tmp_path, empty_database):
+    """A sweep and a report for real, started by a script in a checkout whose origin has a token in its address."""
+    secret = uuid.uuid4().hex  # not a word, as the changes to this very file are recorded too
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    same = "--epochs 1 --train-size 640 --scheduler step --learning-rates 6e-4"
+    script = BOTH_COMMANDS % (f"sweep {same} --jobs 1 --device cpu", f"report {same}")
+    (checkout / "script.py").write_text(script)
+    for command in (
+        ["init", "--quiet"],
+        ["remote", "add", "origin", f"https://someone:{secret}@example.org/repository.git"],
+        ["-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "--allow-empty", "-m", "first"],
+    ):
+        subprocess.run(["git", *command], cwd=checkout, check=True)
+    work = tmp_path / "work"
+    work.mkdir()
+    shutil.copy(empty_database, work / "mlflow.db")
+    given = dict.fromkeys(SECRETS, secret)
+    given |= {"REPRODUCE_HOME": str(own_home), "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_USERNAME": "a-user"}
+    done = subprocess.run(
+        [sys.executable, str(checkout / "script.py")],
+        env=os.environ | given, cwd=work, capture_output=True, check=True,
+    )  # fmt: skip
+    assert b"1 trained" in done.stderr
+    assert (work / "report" / "output" / "index.html").exists()
+    contents = {path: path.read_bytes() for folder in (work, own_home) for path in folder.rglob("*") if path.is_file()}
+    contents |= {"printed": done.stdout, "said": done.stderr}
+    assert [path for path, content in contents.items() if secret.encode() in content] == []
+    database = contents[work / "mlflow.db"]
+    assert b"https://example.org/repository.git" in database  # the address is recorded, without the token
+    assert b"a-user" in database  # and so is the user
+
+
+def test_of_the_environments_variables_only_the_images_id_is_recorded(monkeypatch):
+    provenance.environment.cache_clear()
+    before = provenance.environment()
+    for name in (*SECRETS, "REPRODUCE_IMAGE_ID"):
+        monkeypatch.setenv(name, "set")
+    provenance.environment.cache_clear()
+    try:
+        assert provenance.environment() == before | {"image_id": "set"}
+    finally:
+        provenance.environment.cache_clear()
