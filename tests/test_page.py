@@ -3,15 +3,17 @@
 import contextlib
 import math
 import shutil
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import ROOT
+from conftest import ROOT, run, small_wishes
 from playwright.sync_api import sync_playwright
 
-from reproduce import page
+from reproduce import page, report
+from reproduce.evidence import Evidence
 
 ARCHIVED = ROOT / "report" / "reference" / "index.html"
 QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic",
@@ -449,6 +451,50 @@ def test_an_address_that_is_a_script_is_no_link(show):
     window = show(HOSTILE)
     addresses = window.eval_on_selector_all("a", "links => links.map(one => one.protocol)")
     assert set(addresses) == {"file:", "https:"}
+
+
+SPOILT = {
+    "commit": SCRIPT, "uncommitted_changes": IMAGE, "code_sha256": ADDRESS, "outcome": SCRIPT, "environment.cpu": IMAGE,
+    "environment.gpu": "</dd></div></main><iframe srcdoc='<script>top.ran = true</script>'></iframe>",
+    "environment.system": "{{ 7 * 7 }} {% raw %} ${7 * 7} &lt;b&gt;", "mlflow.runName": SCRIPT,
+    "mlflow.note.content": IMAGE, "mlflow.user": SCRIPT, "mlflow.source.git.commit": SCRIPT,
+}  # fmt: skip
+
+
+def spoil(database):
+    """Put hostile text wherever a tracking store has text: names, ids of runs, tags, and the key of a tag."""
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE experiments SET name = name || ?", (SCRIPT,))
+        connection.execute("UPDATE runs SET name = ?, user_id = ?, source_name = ?", (SCRIPT, IMAGE, ADDRESS))
+        for key, value in SPOILT.items():
+            connection.execute("UPDATE tags SET value = ? WHERE key = ?", (value, key))
+        connection.execute("UPDATE tags SET key = ? WHERE key = 'environment.memory'", (f"environment.{IMAGE}",))
+        for table in ("runs", "tags", "params", "metrics", "latest_metrics"):
+            connection.execute(f"UPDATE {table} SET run_uuid = ? || run_uuid", (IMAGE,))
+
+
+def test_a_store_full_of_hostile_text_gives_a_page_in_which_nothing_runs(show, store, trials, paper, tmp_path):
+    run(store, trials, jobs=1)
+    spoil(tmp_path / "mlflow.db")
+    wishes = small_wishes(learning_rates=(6e-4,), schedulers=("step", "multistep"))
+    assert report.write(Evidence(store, paper, wishes, 0.9), tmp_path / "report", "http://127.0.0.1:5000") == 0
+    window = show(tmp_path / "report" / "index.html")
+    window.wait_for_load_state("networkidle")
+    assert (window.evaluate("[window.ran, document.querySelectorAll('iframe').length]"), window.heard) == (
+        [None, 0],
+        [],
+    )
+    assert [url for url in window.asked if not url.startswith("data:")] == [window.url]
+    shown = window.locator("body").inner_text()
+    for key in (
+        "commit",
+        "uncommitted_changes",
+        "code_sha256",
+        "environment.cpu",
+        "environment.gpu",
+        "environment.system",
+    ):
+        assert SPOILT[key] in shown
 
 
 @pytest.mark.parametrize(
