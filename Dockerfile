@@ -61,6 +61,8 @@ COPY . /opt/reproduce
 WORKDIR /opt/reproduce
 RUN VIRTUAL_ENV=/opt/venv uv pip install --no-cache --no-deps --no-build-isolation --editable . \
     && python -m compileall -q reproduce docker tests \
+    && python -m cyclonedx_py environment --output-reproducible --pyproject pyproject.toml \
+        --output-file sbom.cdx.json /opt/venv \
     && chmod -R a+rX,go-w /opt/reproduce
 
 # What this image is, for the record of every run made in it.
@@ -73,7 +75,8 @@ LABEL org.opencontainers.image.title="LeNet-5 on MNIST: learning rates and sched
     org.opencontainers.image.licenses="Apache-2.0" \
     org.opencontainers.image.version="0.1.0" \
     org.opencontainers.image.base.name="${BASE_IMAGE}" \
-    org.opencontainers.image.revision="${COMMIT}"
+    org.opencontainers.image.revision="${COMMIT}" \
+    org.cyclonedx.sbom="/opt/reproduce/sbom.cdx.json"
 
 USER 1000:1000
 WORKDIR /output

@@ -8,16 +8,18 @@
 # make soak        200 trials in one go: memory, open files, the store's speed
 # make bench       the speed, beside what a user would run instead; takes about 20 minutes
 # make lock        resolve the versions anew
+# make audit       what is known against the locked versions, beside what docs/security.md accepts; asks PyPI
+# make sbom        sbom.cdx.json, what the environment is made of, as CycloneDX
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-UV_VERSION := $(shell sed -n 's/^uv==\([0-9.]*\).*/\1/p' requirements.lock)
 STAMP := .venv/installed
 # As in `make image IMAGE_OPTIONS="--build-arg BASE_IMAGE=debian@sha256:…"`.
 IMAGE_OPTIONS ?=
+ACCEPTED = $(shell grep '^| `[A-Z]' docs/security.md | cut -d'|' -f2 | tr -d '`')
 COMMIT = $(shell git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null || echo unknown)
 
-.PHONY: reproduce quick report test test-image test-faults soak image bench lint ui env lock clean
+.PHONY: reproduce quick report test test-image test-faults soak image bench lint ui env lock audit sbom clean
 
 reproduce: env
 	$(BIN)/reproduce main
@@ -77,7 +79,8 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 	    { echo "error: this needs Python 3.11: install it, or say where it is: make PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@awk '/^[^ ]/ { wanted = /^uv==/ } wanted' requirements.lock > .venv/uv.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement .venv/uv.lock
 	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes requirements.lock
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -91,6 +94,14 @@ lock: env
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    --upgrade --output-file tests/validator/requirements.lock tests/validator/requirements.in
 	sed -i "s/^name: .*/name: lenet5-reproduction-$$(sha256sum requirements.lock | cut -c1-12)/" conda.yaml
+
+audit: env
+	$(BIN)/uv tool run pip-audit==2.10.1 --strict --disable-pip --progress-spinner off \
+	    --requirement requirements.lock $(addprefix --ignore-vuln ,$(ACCEPTED))
+
+sbom: env
+	$(BIN)/python -m cyclonedx_py environment --output-reproducible --pyproject pyproject.toml \
+	    --output-file sbom.cdx.json .venv
 
 clean:
 	rm -rf .venv bench/.venv tests/validator/.venv .pytest_cache .ruff_cache *.egg-info

@@ -1,5 +1,6 @@
 """What is not trusted does no harm: checkpoints, a compiled kernel, the store's texts. Secrets stay where they are."""
 
+import ast
 import contextlib
 import dataclasses
 import errno
@@ -9,23 +10,36 @@ import json
 import os
 import pickle
 import platform
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
 import uuid
+from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from conftest import ROOT, kernel, small_wishes
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from reproduce import checkpoints, provenance, study, training
 from reproduce.fused import library
+
+
+def needs(*programs):
+    """The container's image has not all that a checkout's machine has."""
+    missing = [program for program in programs if shutil.which(program) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
+
 
 FILES = (checkpoints.WEIGHTS, checkpoints.OPTIMIZER, checkpoints.SCHEDULE, checkpoints.HISTORY)
 
@@ -285,6 +299,7 @@ def test_a_kernel_with_any_bit_flipped_is_not_loaded(cached, data):
     assert library.ready(cached.parents[1]) == cached
 
 
+@needs("g++")
 @pytest.mark.parametrize("harm", ["cut off", "empty", "without its hash", "another's hash"])
 def test_a_kernel_that_is_not_whole_is_compiled_anew(cached, monkeypatch, harm):
     whole, listed = cached.read_bytes(), cached.with_name(f"{cached.name}.sha256")
@@ -306,6 +321,7 @@ exec g++ "$@"
 """
 
 
+@needs("g++")
 def test_processes_that_want_the_kernel_at_once_compile_it_once(tmp_path):
     compiler, counted, home = tmp_path / "compiler", tmp_path / "counted", tmp_path / "home"
     compiler.write_text(COUNTING)
@@ -326,6 +342,7 @@ def test_processes_that_want_the_kernel_at_once_compile_it_once(tmp_path):
     assert {path.name for path in (home / "fused").iterdir()} == {kernel().name, f"{kernel().name}.sha256"}
 
 
+@needs("g++")
 def test_without_locks_the_kernel_is_compiled_all_the_same(cached, monkeypatch):
     def no_locks(*arguments):
         raise OSError(errno.ENOLCK, "No locks available")
@@ -338,6 +355,7 @@ def test_without_locks_the_kernel_is_compiled_all_the_same(cached, monkeypatch):
     assert (cached.parent / ".build-anothers").exists()  # it may be at work
 
 
+@needs("g++")
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the image is x86's")
 def test_the_images_kernels_are_made_with_their_hashes_by_the_standard_library_alone(tmp_path):
     """As the Dockerfile does it, on a machine that has two files of ours and nothing else."""
@@ -365,6 +383,7 @@ for command in (%r, %r):
 """
 
 
+@needs("git")
 def test_no_secret_of_the_environment_is_recorded_or_printed(own_home, tmp_path, empty_database):
     """A sweep and a report for real, started by a script in a checkout whose origin has a token in its address."""
     secret = uuid.uuid4().hex  # not a word, as the changes to this very file are recorded too
@@ -408,3 +427,86 @@ def test_of_the_environments_variables_only_the_images_id_is_recorded(monkeypatc
         assert provenance.environment() == before | {"image_id": "set"}
     finally:
         provenance.environment.cache_clear()
+
+
+# What is installed, and what listens.
+
+
+def recipe(target):
+    """The commands that `make` would run for it, without the environment's."""
+    told = subprocess.run(["make", "--dry-run", "--assume-old=env", target], cwd=ROOT, capture_output=True, text=True)
+    return told.stdout
+
+
+@needs("make")
+def test_the_audit_accepts_what_the_documentation_explains_and_nothing_else():
+    section = (ROOT / "docs" / "security.md").read_text().split("## Known findings\n")[1].split("\n## ")[0]
+    explained = re.findall(r"`((?:CVE|PYSEC|GHSA)-[^`]+)`", section)
+    accepted = re.findall(r"--ignore-vuln (\S+)", recipe("audit"))
+    assert accepted == explained != []
+    assert len(set(explained)) == len(explained)
+
+
+def test_every_guard_that_is_named_is_tested():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "security.md").read_text()))
+    tests = {
+        name
+        for path in (ROOT / "tests").glob("*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    assert named - tests == set()
+
+
+def test_nothing_is_read_with_torch_load():
+    for path in (ROOT / "reproduce").rglob("*.py"):
+        called = {
+            ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+        }
+        assert not called & {"torch.load", "pickle.load", "pickle.loads", "joblib.load"}, path
+        assert not {name for name in called if name.endswith((".load_optimizer", ".load_lr_scheduler"))}, path
+
+
+@needs("make")
+def test_the_bill_of_materials_is_valid_and_lists_what_is_installed(tmp_path):
+    told = re.search(r"cyclonedx_py (environment .*?)--output-file", recipe("sbom").replace("\\\n", " "))[1].split()
+    in_image = re.search(r"cyclonedx_py (environment .*?)--output-file", (ROOT / "Dockerfile").read_text(), re.DOTALL)[
+        1
+    ]
+    assert in_image.replace("\\\n", " ").split() == told
+    file = tmp_path / "sbom.cdx.json"
+    command = [sys.executable, "-m", "cyclonedx_py", *told, "--output-file", str(file), sys.prefix]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    text = file.read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    bill = json.loads(text)
+    own = bill["metadata"]["component"]
+    listed = [(component["name"], component["version"]) for component in (own, *bill["components"])]
+    assert sorted(listed) == sorted({(found.name, found.version) for found in distributions()})
+    assert not {"serialNumber", "timestamp"} & (bill.keys() | bill["metadata"].keys())  # or no two would be the same
+    assert str(ROOT) not in text
+
+
+def test_the_ui_listens_on_this_machine_only(tmp_path, empty_database):
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "reproduce", "ui", "--port", str(port)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            listening = set()
+            while not listening and process.poll() is None:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    everyone = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+                    found = [one for some in everyone for one in some.net_connections("inet")]
+                    listening = {one.laddr for one in found if one.status == psutil.CONN_LISTEN}
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.2)
+            assert listening == {("127.0.0.1", port)}
+        finally:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.terminate()
+            process.terminate()
