@@ -100,7 +100,7 @@ audit: env
 	    --requirement requirements.lock $(addprefix --ignore-vuln ,$(ACCEPTED))
 
 sbom: env
-	$(BIN)/python -m cyclonedx_py environment --output-reproducible --pyproject pyproject.toml \
+	$(BIN)/python -m cyclonedx_py environment --output-reproducible --no-validate --pyproject pyproject.toml \
 	    --output-file sbom.cdx.json .venv
 
 clean:
