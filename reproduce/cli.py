@@ -19,6 +19,7 @@ from reproduce import places, study, terminal
 from reproduce.errors import TrackingError, TrialsFailedError, UserError, shown
 from reproduce.options import AUTO, COMMANDS, HOST, OPTION, PAPER, PORT, PROPOSED, SCHEDULE_PARAMETERS, nearest, options
 from reproduce.paper import Paper, load_paper
+from reproduce.plain import printable, without_credentials
 from reproduce.progress import say
 from reproduce.trial import Trial, format_rate
 
@@ -69,7 +70,7 @@ def _terminate(signum: int, frame: object) -> None:
 
 
 def _leave(message: str, code: int) -> None:
-    line = terminal.one_line(message)
+    line = terminal.one_line(without_credentials(message))
     click.echo(f"error: {line}" if code in (EXIT_USER, EXIT_FAILED) else line, err=True)
     sys.exit(code)
 
@@ -187,7 +188,7 @@ def _check(output: Path) -> int:
 
     found = report.check(output)
     for name, how in found.items():
-        click.echo(f"{name}: {how}")
+        click.echo(f"{printable(name)}: {how}")
     if found:
         click.echo(
             f"{output}: {len(found)} file{'s' * (len(found) > 1)} not as its runs give it: put back what is changed or "
@@ -227,7 +228,7 @@ def verify_command(seeds: tuple[int, ...] | None, engine: str, strict: bool) -> 
     judgements = verdicts.judge_all(evidence, wanted, () if seeds else every)
     if not any(judgement.runs for judgement in judgements):
         click.echo(
-            f"{store.uri} has no run of the paper's own study, of {paper.protocol.epochs} epochs with "
+            f"{store.shown_uri} has no run of the paper's own study, of {paper.protocol.epochs} epochs with "
             f"{paper.protocol.train_size} images, so none of its {len(judgements)} statements can be judged: "
             "reproduce main makes the runs"
         )
@@ -260,8 +261,8 @@ def ui_command(host: str, port: int) -> None:
 
     # The UI needs none of the server's background jobs: it starts in half the time and a fourth of the memory.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    store = ["--backend-store-uri", mlflow.get_tracking_uri()]
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1", *store]
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = mlflow.get_tracking_uri()  # as an argument everybody could read it
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, command)
 
 

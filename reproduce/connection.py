@@ -20,6 +20,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from reproduce import patience
 from reproduce.errors import TrackingError, UserError
 from reproduce.patience import Patient, one_line
+from reproduce.plain import without_credentials
 
 EXPERIMENT = "lenet5-mnist"  # where runs go unless `mlflow run` or the usual variables choose
 OPENING_SECONDS = 10  # to wait for a store when a command starts: longer, and the address is likely wrong
@@ -44,6 +45,7 @@ class Connection:
         if uri is not None:
             mlflow.set_tracking_uri(uri)
         self.uri = mlflow.get_tracking_uri()
+        self.shown_uri = without_credentials(self.uri)
         self.home = home
         try:
             home.mkdir(parents=True, exist_ok=True)
@@ -56,16 +58,16 @@ class Connection:
             ) from error
         with opening:
             wait = patience.seconds()
-            knocking = Patient(None, self.uri, wait if experiment_id else min(wait, OPENING_SECONDS))
+            knocking = Patient(None, self.shown_uri, wait if experiment_id else min(wait, OPENING_SECONDS))
             try:
-                self.client = Patient(knocking.persist(mlflow.MlflowClient), self.uri, wait)
+                self.client = Patient(knocking.persist(mlflow.MlflowClient), self.shown_uri, wait)
                 self.experiment_id = experiment_id or knocking.persist(self._choose_experiment, self.client.at_once)
             except TrackingError as error:
                 if experiment_id:  # it was there before
                     raise
                 raise UserError(f"{error}: see that MLFLOW_TRACKING_URI names a store that is up") from error
             except Exception as error:  # whatever the database's own libraries raise on what is no store of MLflow's
-                raise UserError(f"the tracking store {self.uri} cannot be used: {one_line(error)}") from error
+                raise UserError(f"the tracking store {self.shown_uri} cannot be used: {one_line(error)}") from error
 
     def _choose_experiment(self, client: mlflow.MlflowClient) -> str:
         if run_id := os.environ.get("MLFLOW_RUN_ID"):  # `mlflow run` made it, in the experiment it was told

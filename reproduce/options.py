@@ -116,8 +116,8 @@ def _list(parse: Callable[[str], Any], text: str) -> tuple:
 
 def _address(text: str) -> str:
     found = urlsplit(text)  # whose port is checked as it is read
-    if found.scheme not in ("http", "https") or not found.hostname or found.port == 0:
-        raise ValueError
+    if found.scheme not in ("http", "https") or not found.hostname or found.port == 0 or "@" in found.netloc:
+        raise ValueError  # with credentials in it too: it is recorded, and on the page
     if not (text.isascii() and text.isprintable()) or set(text) & set(" \"'<>\\"):
         raise ValueError
     return text.rstrip("/")
@@ -257,7 +257,8 @@ OPTION: dict[str, Callable] = {
     ),
     "device": _option("--device", Named(("auto", "cpu", "cuda")), "auto takes a GPU where there is one.", "auto"),
     "force": _switch("--force", "Train again what is finished."),
-    "ui_url": _option("--ui-url", OrPaper("address", "an address, as http://127.0.0.1:5000", _address, word="none"),
+    "ui_url": _option("--ui-url", OrPaper("address", "an address without credentials, as http://127.0.0.1:5000",
+                                          _address, word="none"),
                       "Where MLflow's UI is, for the page to link runs to.", "http://127.0.0.1:5000"),
     "check": _switch("--check", "Write nothing; say whether the report in --output is what its own runs give."),
     "output": _option("--output", PLACE, "Where the report goes.", "report/output"),

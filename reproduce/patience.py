@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from reproduce.errors import StoreAwayError, TrackingError, UserError
+from reproduce.plain import printable, without_credentials
 from reproduce.progress import say
 
 PATIENCE = "REPRODUCE_STORE_PATIENCE"  # seconds, in the environment
@@ -99,6 +100,17 @@ class Patient:
         return f"the tracking store {self.uri} does not answer ({one_line(error)})"
 
 
-def one_line(error: object) -> str:
-    """What an error says, without its lines and what SQLAlchemy adds of its statements."""
-    return " ".join(str(error).partition("[SQL:")[0].split())[:300]
+def one_line(error: BaseException) -> str:
+    """What an error says, in a line that can be shown and recorded."""
+    said = _cause(error) or str(error).partition("[SQL:")[0]  # of SQLAlchemy's, without its statements
+    return printable(without_credentials(said))[:300]
+
+
+def _cause(error: object) -> str | None:
+    """What the system itself said of a connection that failed, deep inside what the libraries make of it."""
+    while isinstance(error, BaseException):
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror
+        inner = getattr(error, "reason", None) or next(iter(error.args), None)
+        error = error.__cause__ or error.__context__ or inner
+    return None

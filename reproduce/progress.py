@@ -11,13 +11,15 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from reproduce.plain import printable
+
 LOOK_SECONDS = 0.5
 LINE_SECONDS = 30  # between two plain lines when no trial ends
 
 
 def say(line: str) -> None:
     """Print a line above the bar, or as it is where there is none."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(printable(line), file=sys.stderr)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 import yaml
 
-from reproduce import comparisons, crate, mnist, page, spread, tables, verdicts
+from reproduce import comparisons, crate, mnist, page, plain, spread, tables, verdicts
 from reproduce.claims import Judgement
 from reproduce.content import Content
 from reproduce.paper import Model
@@ -69,9 +69,11 @@ def markdown(content: Content, drawn: Mapping[str, str]) -> str:
         table=tables.markdown(tables.HEAD, tables.cells(content.rows)),
         drawn=drawn,
         sections=sections,
-        environment=content.environment,
-        differing=[name for name, values in content.environment.items() if len(values) > 1],
-        runs=[(result.trial.label, result.run_id) for result in content.evidence.used()],
+        environment={
+            plain.markdown(name): list(map(plain.markdown, values)) for name, values in content.environment.items()
+        },
+        differing=[plain.markdown(name) for name, values in content.environment.items() if len(values) > 1],
+        runs=[(result.trial.label, plain.markdown(result.run_id)) for result in content.evidence.used()],
     )
 
 
@@ -93,7 +95,7 @@ def _readings(content: Content) -> list[dict[str, Any]]:
             proposal = content.proposed[test.seed]
             found.append({
                 "seed": test.seed, "steps": len(content.curves[test.seed].losses),
-                "run_id": content.evidence.result(test).run_id,
+                "run_id": plain.markdown(content.evidence.result(test).run_id),
                 "rate": format_rate(proposal.learning_rate, 3) if proposal else "none",
                 "step": proposal.step if proposal else "—",
             })  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reproduce import range_test, spread
+from reproduce import plain, range_test, spread
 from reproduce.archive import finite
 from reproduce.paper import Reported
 from reproduce.range_test import Curve, Proposal
@@ -100,7 +100,7 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Any table as Markdown."""
     lines = ["| " + " | ".join(head) + " |", "|" + "-|" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows]) + "\n"
+    return "\n".join(lines + ["| " + " | ".join(map(plain.markdown, row)) + " |" for row in rows]) + "\n"
 
 
 def _over_seeds(results: Sequence[Result], metric: str) -> str:

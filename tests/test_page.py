@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 import shutil
 import sqlite3
 from dataclasses import replace
@@ -495,6 +496,8 @@ def test_a_store_full_of_hostile_text_gives_a_page_in_which_nothing_runs(show, s
         "environment.system",
     ):
         assert SPOILT[key] in shown
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert not {"<script", "<img", "<iframe"} & set(re.findall(r"<\w+", text))
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ README = (ROOT / "README.md").read_text()
 
 # In the order in which data flows: a module imports only from those before it, and cli from all.
 ORDER = (
-    "errors", "trial", "marked", "paper", "study", "provenance", "sources", "mnist", "mnist_files", "lenet5",
+    "errors", "plain", "trial", "marked", "paper", "study", "provenance", "sources", "mnist", "mnist_files", "lenet5",
     "fused.library", "fused.network", "engines", "optimizers", "schedules", "checkpoints", "training", "range_test",
     "suggestions", "spread", "regret", "claims", "progress", "patience", "connection", "records", "tracking",
     "archive", "tables", "serving", "sweep", "figures", "artifacts", "evidence", "comparisons", "conclusion",

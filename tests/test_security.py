@@ -21,6 +21,7 @@ import uuid
 from importlib.metadata import distributions
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import psutil
 import pytest
@@ -31,8 +32,9 @@ from cyclonedx.validation.json import JsonStrictValidator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from test_cli import typed
 
-from reproduce import checkpoints, provenance, study, training
+from reproduce import checkpoints, cli, plain, provenance, report, study, tables, training
 from reproduce.fused import library
 
 
@@ -507,3 +509,74 @@ def test_the_ui_listens_on_this_machine_only(tmp_path, empty_database):
             for child in psutil.Process(process.pid).children(recursive=True):
                 child.terminate()
             process.terminate()
+
+
+# Texts that are printed, recorded, or put into Markdown.
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://user:pass@example.org:5000/a?b=c", "http://***@example.org:5000/a?b=c"),
+        ("postgresql://me:p@ss:w@rd@db/mlflow?sslmode=require", "postgresql://***@db/mlflow?sslmode=require"),
+        ("at https://token@host/x and http://a:b@c", "at https://***@host/x and http://***@c"),
+        ("https://blob/x?sv=1&sig=abc%3D&se=2", "https://blob/x?sv=1&sig=***&se=2"),
+        ("mysql://db/x?password=abc", "mysql://db/x?password=***"),
+        ("http://example.org/@someone/x", "http://example.org/@someone/x"),
+        ("sqlite:////home/me@work/mlflow.db", "sqlite:////home/me@work/mlflow.db"),
+        ("mail me@example.org", "mail me@example.org"),
+    ],
+)
+def test_credentials_are_taken_out_of_addresses(text, shown):
+    assert plain.without_credentials(text) == shown
+
+
+def test_what_steers_a_terminal_is_written_out():
+    assert plain.printable("a\x1b[31mb\x07\x9b2J\r\nc\u202ed ±é∞") == "a\\x1b[31mb\\x07\\x9b2J c\\u202ed ±é∞"
+
+
+def test_a_password_in_the_stores_address_is_not_printed(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:hidden@127.0.0.1:9")  # where nothing listens
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("REPRODUCE_HOME", str(tmp_path))
+    try:
+        code, printed = typed(monkeypatch, capsys, "verify")
+    finally:
+        mlflow.set_tracking_uri(None)
+    assert (code, printed.count("\n")) == (2, 1)
+    assert "the tracking store http://***@127.0.0.1:9 cannot be used" in printed
+    assert "hidden" not in printed
+
+
+def test_an_address_of_the_ui_with_a_password_is_refused(monkeypatch, capsys):
+    code, printed = typed(monkeypatch, capsys, "report", "--ui-url", "https://someone:hidden@example.org/mlflow")
+    assert code == 2
+    assert "expected an http address without credentials" in printed
+    assert "hidden" not in printed
+
+
+def test_the_ui_is_given_the_stores_address_where_others_cannot_read_it(monkeypatch, capsys):
+    started = {}
+    monkeypatch.setattr(os, "execv", lambda program, command: started.update(command=command))
+    monkeypatch.setattr(os, "environ", os.environ.copy() | {"MLFLOW_TRACKING_URI": "postgresql://someone:hidden@db/x"})
+    typed(monkeypatch, capsys, "ui")
+    assert "--host 127.0.0.1" in " ".join(started["command"])
+    assert "hidden" not in " ".join(started["command"])
+    assert os.environ["MLFLOW_BACKEND_STORE_URI"] == "postgresql://someone:hidden@db/x"
+
+
+def test_a_report_that_was_sent_does_not_steer_the_terminal(monkeypatch, capsys, tmp_path):
+    shutil.copytree(ROOT / "report" / "reference", tmp_path / "sent")
+    (tmp_path / "sent" / "\x1b]0;title\x07").touch()
+    monkeypatch.setattr(report, "_fill", lambda content, folder: None)  # what is in the folder is enough here
+    monkeypatch.setattr(sys, "argv", ["reproduce", "report", "--check", "--output", str(tmp_path / "sent")])
+    with pytest.raises(SystemExit):
+        cli.main()
+    printed = capsys.readouterr().out
+    assert "\\x1b]0;title\\x07: is not as the crate has it" in printed
+    assert "\x1b" not in printed
+
+
+def test_markdown_has_no_markup_from_the_store():
+    row = tables.markdown(["a"], [["<script>x</script> ![](http://example.org/) | `b` &amp;\n# c"]]).splitlines()[2]
+    assert row == "| &lt;script>x&lt;/script> !\\[](http://example.org/) \\| &#96;b&#96; &amp;amp; # c |"

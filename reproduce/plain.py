@@ -1,0 +1,26 @@
+"""Text from outside made fit to be printed, recorded or put into Markdown: it is shown, and does nothing."""
+
+import re
+
+USER_INFO = re.compile(r"(?<=://)[^\s/?#]*@")  # up to the last @ before the path: a password may have one itself
+SECRET_ARGUMENT = re.compile(r"(?i)(?<=[?&;])(\w*(?:password|passwd|pwd|token|secret|signature|sig|key)=)[^\s&;#]*")
+# What begins something in Markdown, as what shows it.
+MARKDOWN = str.maketrans({"&": "&amp;", "<": "&lt;", "|": "\\|", "[": "\\[", "`": "&#96;"})
+
+
+def printable(text: str) -> str:
+    r"""The text in one line, with whatever could steer a terminal written out: an escape character is \x1b."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in " ".join(text.split())
+    )
+
+
+def without_credentials(text: str) -> str:
+    """The text with user, password and tokens taken out of the addresses in it."""
+    return SECRET_ARGUMENT.sub(r"\1***", USER_INFO.sub("***@", text))
+
+
+def markdown(text: str) -> str:
+    """The text as a cell of a Markdown table that reads as it does: no markup of its own, no link, no image."""
+    return printable(text).translate(MARKDOWN)
