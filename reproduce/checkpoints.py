@@ -11,6 +11,7 @@ Colossal-AI would read the optimizer and the schedule with `torch.load`, and in 
 """
 
 import copy
+import errno
 import hashlib
 import json
 import re
@@ -31,6 +32,7 @@ WEIGHTS, OPTIMIZER, SCHEDULE, HISTORY = (
     "weights.safetensors", "optimizer.safetensors", "schedule.json", "history.npz",
 )  # fmt: skip
 HASHES = "sha256.json"
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 ADVANCING = ("last_epoch", "_step_count", "_last_lr")  # all of a scheduler that is not of the trial's specification
 
 
@@ -96,7 +98,9 @@ class Checkpoints:
             folder = _folder(self.directory, epoch)
             try:
                 return self._read(folder, epoch, *parts)
-            except Exception:  # bytes with hashes to match can make a reader raise anything
+            except Exception as error:  # bytes with hashes to match can make a reader raise anything
+                if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in ABSENT):
+                    raise  # of the machine, and nothing wrong with the checkpoint
                 for part, state in zip(parts, untouched, strict=True):
                     part.load_state_dict(copy.deepcopy(state))
                 _remove(folder)

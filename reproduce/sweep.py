@@ -197,7 +197,7 @@ def _train_and_record(task: Task, store: Store) -> Done:
     run_id, resumed = store.open_trial(trial, task.fingerprint, task.parent_id)
     try:
         with store.at_work(run_id):
-            started_from = max(saved_epochs(task.directory), default=0)
+            begun_at = time.time()
             logged = store.logged_epochs(run_id) if resumed else set()
             data = mnist.open_dataset(trial.dataset, task.home)
             history = []
@@ -208,7 +208,7 @@ def _train_and_record(task: Task, store: Store) -> Done:
             with tempfile.TemporaryDirectory() as folder:
                 tags = task.artifacts(trial, history, Path(folder))
                 if resumed:
-                    tags["resumed"] = f"after epoch {started_from}"
+                    tags["resumed"] = f"after epoch {sum(record.finished_at < begun_at for record in history)}"
                 weights = None if trial.is_range_test else last_weights(task.directory)
                 store.finish_trial(run_id, trial, history, Path(folder), weights, tags)
     except TrackingError:
