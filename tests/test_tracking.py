@@ -108,7 +108,7 @@ def test_another_version_of_the_code_is_another_trial(finished, trials, monkeypa
 
 
 def test_a_diverged_trial_is_a_result(store, paper):
-    wishes = small_wishes(optimizer="sgd", schedulers=("none",), learning_rates=(1e30,))
+    wishes = small_wishes(optimizer="sgd", schedulers=("none",), learning_rates=(1e38,))
     _, (item,) = run(store, study.trials(paper, wishes))
     child = store.client.get_run(item.run_id)
     assert (child.info.status, child.data.tags["outcome"]) == ("FINISHED", "diverged")

@@ -127,7 +127,7 @@ def test_every_optimizer_trains_through_the_booster(name, paper, whole_mnist, tm
 
 
 def test_a_loss_that_is_not_finite_ends_the_trial_and_keeps_its_curve(paper, whole_mnist, tmp_path):
-    wishes = small_wishes(optimizer="sgd", epochs=5, schedulers=("none",), learning_rates=(1e30,))
+    wishes = small_wishes(optimizer="sgd", epochs=5, schedulers=("none",), learning_rates=(1e38,))
     trial = study.trials(paper, wishes)[0]
     (record,) = train(trial, whole_mnist, tmp_path)
     assert record.diverged
