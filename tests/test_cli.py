@@ -31,7 +31,7 @@ PAPER_OR = "or the word paper"
         (["sweep", "--epochs", "1.5"], f"'--epochs': got '1.5', expected a whole number from 1 to 10000, {PAPER_OR}"),
         (
             ["sweep", "--learning-rates", "1e-3,nan"],
-            "got '1e-3,nan', expected numbers from 1e-30 to 1e+30 with commas between",
+            "got '1e-3,nan', expected numbers from 1e-38 to 1e+38 with commas between",
         ),
         (["sweep", "--learning-rates", "inf"], "got 'inf'"),
         (["sweep", "--learning-rates", ""], "got ''"),
