@@ -272,29 +272,11 @@ def home() -> Path:
 
 
 def _store() -> Any:
-    """The tracking store. UserError names the variable that is wrong."""
-    uri, run_id = (os.environ.get(name, "") for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"))
-    places.check_server(uri)
+    """The tracking store, which takes seconds to import."""
     place = places.own(home(), HOME)
-    from mlflow.exceptions import MlflowException
-
     from reproduce.tracking import Store
 
-    try:
-        store = Store(place)
-    except Exception as error:  # a database's driver raises what it likes, or is not installed
-        why = str(error).strip().partition("\n")[0]
-        if run_id and run_id in why:
-            raise UserError(f"MLFLOW_RUN_ID is {shown(run_id)}: {why}; correct or unset it") from error
-        named = f"MLFLOW_TRACKING_URI is {shown(places.without_password(uri))}: " if uri else ""
-        why = why if isinstance(error, UserError) else f"the tracking store cannot be used: {why}"
-        raise UserError(named + why) from error
-    try:
-        store.client.get_experiment(store.experiment_id)
-    except MlflowException as error:
-        named = f"MLFLOW_EXPERIMENT_ID is {shown(store.experiment_id)}"
-        raise UserError(f"{named}: the tracking store has no such experiment; correct or unset it") from error
-    return store
+    return Store(place)
 
 
 def _jobs(wanted: int | None) -> int:
@@ -412,8 +394,10 @@ def _run(
             done = how(plan(wishes), store, parent_id)
             if beside is not None:
                 done += how(beside(store, wishes), store, parent_id)
-        finally:
-            store.close_abandoned()  # trials whose workers were ended in the middle
+        except BaseException:
+            store.close_abandoned(waiting=False)  # trials whose workers were ended in the middle
+            raise
+        store.close_abandoned()
         store.describe_parent(parent_id, [(item.trial, item.run_id, item.how) for item in done])
         counts = {how: sum(item.how == how for item in done) for how in ("trained", "resumed", "reused", "failed")}
         say(", ".join(f"{count} {how}" for how, count in counts.items() if count))

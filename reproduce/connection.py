@@ -8,6 +8,7 @@ import os
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from typing import Any
 import mlflow
 from filelock import FileLock
 from mlflow.entities import Run, ViewType
+from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 
 from reproduce import patience
-from reproduce.errors import TrackingError, UserError
+from reproduce.errors import TrackingError, UserError, shown
 from reproduce.patience import Patient, one_line
 from reproduce.plain import without_credentials
 
@@ -61,25 +63,21 @@ class Connection:
             knocking = Patient(None, self.shown_uri, wait if experiment_id else min(wait, OPENING_SECONDS))
             try:
                 self.client = Patient(knocking.persist(mlflow.MlflowClient), self.shown_uri, wait)
-                self.experiment_id = experiment_id or knocking.persist(self._choose_experiment, self.client.at_once)
+                self.experiment_id = experiment_id or knocking.persist(_chosen_experiment, self.client.at_once)
+            except UserError:
+                raise
             except TrackingError as error:
                 if experiment_id:  # it was there before
                     raise
-                raise UserError(f"{error}: see that MLFLOW_TRACKING_URI names a store that is up") from error
-            except Exception as error:  # whatever the database's own libraries raise on what is no store of MLflow's
-                raise UserError(f"the tracking store {self.shown_uri} cannot be used: {one_line(error)}") from error
+                raise UserError(f"{error}: {self._remedy()}") from error
+            except Exception as error:  # a database's driver raises what it likes, or is not installed
+                why = f"the tracking store {self.shown_uri} cannot be used: {one_line(error)}"
+                raise UserError(f"{why}: {self._remedy()}") from error
 
-    def _choose_experiment(self, client: mlflow.MlflowClient) -> str:
-        if run_id := os.environ.get("MLFLOW_RUN_ID"):  # `mlflow run` made it, in the experiment it was told
-            return client.get_run(run_id).info.experiment_id
-        if chosen := os.environ.get("MLFLOW_EXPERIMENT_ID"):
-            return client.get_experiment(chosen).experiment_id
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-        found = client.get_experiment_by_name(name)
-        if found:
-            return found.experiment_id
-        # Tells the UI to show training runs first, not prompts and traces.
-        return client.create_experiment(name, tags={"mlflow.experimentKind": "custom_model_development"})
+    def _remedy(self) -> str:
+        if "MLFLOW_TRACKING_URI" in os.environ:
+            return "have MLFLOW_TRACKING_URI name a store that is there, or unset it"
+        return "put it right, or have MLFLOW_TRACKING_URI name another"
 
     def create_run(self, tags: dict[str, str], name: str) -> str:
         """A new run's id. Where the store's answer was lost on the way, the run that it made is found, not another."""
@@ -111,6 +109,32 @@ class Connection:
             token = page.token
             if not token:
                 return found
+
+
+def _chosen_experiment(client: mlflow.MlflowClient) -> str:
+    """The experiment that MLflow's variables name; UserError where the store has none such."""
+    if named := os.environ.get("MLFLOW_RUN_ID"):  # `mlflow run` made it, in the experiment it was told
+        return _found("MLFLOW_RUN_ID", named, client.get_run)
+    if named := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        return _found("MLFLOW_EXPERIMENT_ID", named, client.get_experiment)
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+    found = client.get_experiment_by_name(name)
+    if found:
+        return found.experiment_id
+    # Tells the UI to show training runs first, not prompts and traces.
+    return client.create_experiment(name, tags={"mlflow.experimentKind": "custom_model_development"})
+
+
+def _found(variable: str, named: str, find: Callable) -> str:
+    try:
+        found = find(named)
+    except MlflowException as error:
+        if patience.is_away(error):
+            raise
+        raise UserError(
+            f"{variable} is {shown(named)}: the tracking store has none such; correct or unset it"
+        ) from error
+    return found.info.experiment_id if isinstance(found, Run) else found.experiment_id
 
 
 def _home_id(home: Path) -> str:

@@ -25,6 +25,7 @@ LONGEST_WAIT_SECONDS = 10
 # What SQLite and the system say of what does not pass by itself; MLflow calls all of SQLite's troubles temporary.
 LASTING = ("disk is full", "readonly database", "no such table", "no such column", "unable to open", "disk i/o error",
            "malformed", "not a database")  # fmt: skip
+TROUBLES = (MlflowException, OperationalError, OSError)  # all that a call may raise: those of requests are OSErrors
 PASSING_STATUS = (408, 429, 500, 502, 503, 504)
 
 
@@ -88,7 +89,7 @@ class Patient:
         )
         try:
             result = attempts(call, *arguments, **named)
-        except (MlflowException, OperationalError, OSError) as error:  # those of requests are OSErrors
+        except TROUBLES as error:
             if is_away(error):
                 raise StoreAwayError(self._away(error)) from error
             raise TrackingError(f"the tracking store {self.uri} refused: {one_line(error)}") from error

@@ -2,16 +2,11 @@
 
 import errno
 import os
-import re
 import socket
 import tempfile
-import urllib.request
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from reproduce.errors import UserError, shown
-
-ANSWER_SECONDS = 10  # for a tracking server; MLflow itself would try for minutes
 
 
 def own(place: Path, variable: str) -> Path:
@@ -56,26 +51,6 @@ def check_output(output: Path) -> None:
         why = unwritable(directory) if directory.is_dir() else os.strerror(errno.ENOTDIR)
         if why is not None:
             raise UserError(f"--output {output}: {directory} cannot be written to ({why}): name another directory")
-
-
-def check_server(uri: str) -> None:
-    """Refuse the address of a tracking server where nobody listens."""
-    if not uri.startswith(("http://", "https://")) or urllib.request.getproxies():
-        return  # behind a proxy, that alone may reach it
-    try:
-        found = urlsplit(uri)
-        port = found.port or {"http": 80, "https": 443}[found.scheme]
-        socket.create_connection((found.hostname, port), ANSWER_SECONDS).close()
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"MLFLOW_TRACKING_URI is {shown(without_password(uri))}, where no server answers ({error}): "
-            "start one there, or correct it"
-        ) from error
-
-
-def without_password(uri: str) -> str:
-    """The address as it may be shown."""
-    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def check_port(host: str, port: int) -> None:

@@ -13,21 +13,21 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
 from filelock import FileLock, Timeout
 from mlflow.entities import Dataset as DatasetInfo
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
-from reproduce import mnist, provenance
+from reproduce import mnist, patience, provenance
 from reproduce.checkpoints import EpochRecord
 from reproduce.errors import TrackingError
 from reproduce.patience import one_line
@@ -71,7 +71,7 @@ class Store(Records):
                 yield run_id
             except BaseException as error:
                 ended = "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
-                with suppress(MlflowException, OSError):  # the next start closes what cannot be closed now
+                with suppress(*patience.TROUBLES):  # the next start closes what cannot be closed now
                     self.client.at_once.set_terminated(run_id, ended)
                     lock_file.unlink(missing_ok=True)
                 raise
@@ -85,7 +85,7 @@ class Store(Records):
 
         def signs() -> None:
             while not ended.wait(SIGN_SECONDS):
-                with suppress(MlflowException, OSError):  # the next one will do
+                with suppress(*patience.TROUBLES):  # the next one will do
                     self.client.at_once.log_batch(run_id, tags=_tags(self.sign_of_life()))
 
         self.client.log_batch(run_id, tags=_tags(self.sign_of_life()))
@@ -233,26 +233,30 @@ class Store(Records):
                 pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "torch", "numpy", "safetensors")],
             )
 
-    def close_abandoned(self) -> None:
+    def close_abandoned(self, waiting: bool = True) -> None:
         """Mark as KILLED the runs whose process is gone.
 
         Of this home those still RUNNING whose lock nobody holds, of another those that gave no sign of life for long.
+        Unless it is `waiting` for a store that is away, what cannot be closed now the next command closes.
         """
-        for run in self.runs("attributes.status = 'RUNNING'"):
-            run_id, tags = run.info.run_id, run.data.tags
-            if "home" not in tags:
-                continue  # not made by us: nothing is known of it
-            fingerprint = tags.get("fingerprint")
-            where = Path("trials", fingerprint, "lock") if fingerprint else Path("parents", f"{run_id}.lock")
-            lock_file = self.home / where
-            if not lock_file.exists():
-                if _is_silent(tags):
-                    self.client.set_terminated(run_id, "KILLED")
-                continue
-            with suppress(Timeout), FileLock(lock_file, blocking=False):  # else it is at work
-                self.client.set_terminated(run_id, "KILLED")
-                if not fingerprint:
-                    lock_file.unlink(missing_ok=True)
+        client = self.client if waiting else self.client.at_once
+        with nullcontext() if waiting else suppress(*patience.TROUBLES):
+            for run in self.runs("attributes.status = 'RUNNING'", client):
+                if "home" in run.data.tags:  # else it was not made by us, and nothing is known of it
+                    self._close_if_abandoned(run, client)
+
+    def _close_if_abandoned(self, run: Run, client: Any) -> None:
+        run_id, fingerprint = run.info.run_id, run.data.tags.get("fingerprint")
+        where = Path("trials", fingerprint, "lock") if fingerprint else Path("parents", f"{run_id}.lock")
+        lock_file = self.home / where
+        if not lock_file.exists():
+            if _is_silent(run.data.tags):
+                client.set_terminated(run_id, "KILLED")
+            return
+        with suppress(Timeout), FileLock(lock_file, blocking=False):  # else it is at work
+            client.set_terminated(run_id, "KILLED")
+            if not fingerprint:
+                lock_file.unlink(missing_ok=True)
 
     def fail(self, run_id: str, error: BaseException) -> None:
         """Mark a trial's run as failed, with the reason."""
