@@ -8,19 +8,86 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from reproduce.errors import UserError
+from reproduce.errors import UserError, shown
 from reproduce.range_test import Curve
-from reproduce.records import Result
+from reproduce.records import METRICS, Result
 from reproduce.study import Wishes
-from reproduce.trial import Trial
+from reproduce.trial import MAX_EPOCHS, MAX_STEPS, Frozen, Rate, Trial
 
 NAME = "runs.json"
 FORMAT = 1
+MAX_BYTES = 2**28  # of some 40,000 runs
+MAX_TEXT = 6000  # of a value, as in MLflow
+FLOAT32 = float(np.finfo(np.float32).max)
 KEPT_TAGS = ("commit", "uncommitted_changes", "code_sha256", "data_sha256")
+
+
+def _moment(text: str) -> str:
+    """A time as the file has it, checked."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None or not 1970 <= moment.year <= 9998:  # so that it is one in every time zone
+        raise ValueError("expected a time from 1970 on, with its time zone")
+    return text
+
+
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Measured = Finite | Literal["inf", "-inf", "nan"]
+Moment = Annotated[str, AfterValidator(_moment)]
+Index = Annotated[int, Field(ge=0, strict=True)]
+
+
+class _Run(Frozen):
+    name: Text
+    specification: Text
+    parameters: dict[Text, Any]
+    run_id: Text
+    experiment_id: Text
+    outcome: Literal["finished", "diverged"]
+    started_at: Moment
+    ended_at: Moment
+    made_with: Index
+    epochs: dict[Literal[METRICS], Annotated[list[Measured], Field(min_length=1, max_length=MAX_EPOCHS)]]
+    ramp: Index | None = None
+    losses: list[Annotated[Finite, Field(ge=-FLOAT32, le=FLOAT32)]] | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> "_Run":
+        wanted = set(METRICS) if self.ramp is None else {"train_loss", "learning_rate"}
+        if self.epochs.keys() != wanted or len(set(map(len, self.epochs.values()))) != 1:
+            raise ValueError(f"epochs must have {', '.join(sorted(wanted))}, and as many values of each")
+        if (self.ramp is None) != (self.losses is None):
+            raise ValueError("ramp and losses go together")
+        return self
+
+
+class _Record(Frozen):
+    format: Literal[FORMAT]
+    wishes: Wishes
+    smoothing: Annotated[float, Field(ge=0, lt=1)]
+    ui: Annotated[Text, Field(pattern="^https?://")] | None
+    made_with: list[dict[Text, Text]]
+    ramps: list[Annotated[list[Rate], Field(max_length=MAX_STEPS)]]
+    runs: list[_Run]
+
+    @model_validator(mode="after")
+    def _points_at_what_is_there(self) -> "_Record":
+        for run in self.runs:
+            if run.made_with >= len(self.made_with):
+                raise ValueError(f"{run.name} points at made_with {run.made_with}, which is not there")
+            if run.ramp is not None and run.ramp >= len(self.ramps):
+                raise ValueError(f"{run.name} points at ramp {run.ramp}, which is not there")
+            if run.losses is not None and len(run.losses) > len(self.ramps[run.ramp]):
+                raise ValueError(f"{run.name} has more losses than its ramp has steps")
+        for key in ("specification", "run_id"):
+            if len({getattr(run, key) for run in self.runs}) < len(self.runs):
+                raise ValueError(f"two runs have the same {key}")
+        return self
 
 
 class Archive:
@@ -34,31 +101,46 @@ class Archive:
         if not path.is_file():
             raise UserError(f"there is no {path}, in which a report keeps its runs: write one with reproduce report")
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content["format"] != FORMAT:
-                raise ValueError(f"format {content['format']}, this version reads {FORMAT}")
-            self.wishes, self.smoothing = Wishes.model_validate(content["wishes"]), float(content["smoothing"])
-            self.ui: str | None = content["ui"]
-            self._made_with, self._ramps, self._runs = content["made_with"], content["ramps"], content["runs"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            with path.open("rb") as file:
+                text = file.read(MAX_BYTES + 1)
+            if len(text) > MAX_BYTES:
+                raise ValueError(f"it is larger than {MAX_BYTES} bytes")
+            content = json.loads(text.decode(), parse_constant=_no_number)
+            if isinstance(content, dict) and content.get("format") != FORMAT:
+                raise ValueError(f"format {shown(content.get('format'))}, this version reads {FORMAT}")
+            record = _Record.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+            raise UserError(f"{path} is no record of runs: {f'{where}: ' if where else ''}{message}") from error
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path} is no record of runs: {' '.join(str(error).split())[:200]}") from error
+        self.wishes, self.smoothing, self.ui = record.wishes, record.smoothing, record.ui
+        self._made_with, self._ramps, self._runs = record.made_with, record.ramps, record.runs
 
-    def finished_runs(self) -> dict[str, dict[str, Any]]:
+    def finished_runs(self) -> dict[str, _Run]:
         """Each run by its specification."""
-        return {run["specification"]: run for run in self._runs}
+        return {run.specification: run for run in self._runs}
 
-    def result(self, trial: Trial, run: Mapping[str, Any]) -> Result:
-        """What was recorded of the trial."""
-        epochs = {name: [float(value) for value in values] for name, values in run["epochs"].items()}
-        times = (datetime.fromisoformat(run[key]) for key in ("started_at", "ended_at"))
-        tags = self._made_with[run["made_with"]]
-        return Result(trial, run["run_id"], run["experiment_id"], run["outcome"], epochs, tags, *times)
+    def result(self, trial: Trial, run: _Run) -> Result:
+        """What was recorded of the trial. UserError where that cannot be a record of it."""
+        epochs = {name: [float(value) for value in values] for name, values in run.epochs.items()}
+        trained = len(epochs["train_loss"])
+        too_few = trained < trial.epochs and run.outcome == "finished" and not trial.is_range_test
+        if trained > trial.epochs or too_few or (run.ramp is not None) != trial.is_range_test:
+            raise UserError(f"{self.path} is no record of runs: {run.name} has not what a run of its kind has")
+        times = (datetime.fromisoformat(at) for at in (run.started_at, run.ended_at))
+        return Result(trial, run.run_id, run.experiment_id, run.outcome, epochs, self._made_with[run.made_with], *times)
 
     def curve(self, run_id: str) -> tuple[np.ndarray, np.ndarray]:
         """The rates and raw losses of every step of a range test, both (steps,) float64."""
-        (run,) = (run for run in self._runs if run["run_id"] == run_id)
-        rates, losses = self._ramps[run["ramp"]], run["losses"]
+        (run,) = (run for run in self._runs if run.run_id == run_id)
+        rates, losses = self._ramps[run.ramp], run.losses
         return np.array(rates, np.float64)[: len(losses)], np.array(losses, np.float32).astype(np.float64)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def write(
