@@ -9,7 +9,8 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,13 @@ def main() -> None:
         _leave(f"interrupted: {after}", EXIT_INTERRUPTED)
     except Terminated:
         _leave(f"told to stop: {after}", EXIT_TERMINATED)
-    except BrokenPipeError:  # as `reproduce verify | head -1` does, which wants no more
+    except (NoReaderError, BrokenPipeError):  # as in `reproduce verify | head -1`, which wants no more
         terminal.let_go_of_output()
         sys.exit(EXIT_NO_READER)
+
+
+class NoReaderError(Exception):
+    """Whoever read the output has left."""
 
 
 class Terminated(SystemExit):
@@ -76,7 +81,20 @@ def _leave(message: str, code: int) -> None:
 
 
 class Commands(click.Group):
-    """Answers a wrong name with the nearest, as `range-test` with `range_test`."""
+    """Answers a wrong name with the nearest, as `range-test` with `range_test`.
+
+    Tells an output that nobody reads from a failure, for which click would leave with the same code.
+    """
+
+    def make_context(self, *arguments: Any, **named: Any) -> click.Context:
+        """Parse the words; --help prints while it does."""
+        with _reader_wanted():
+            return super().make_context(*arguments, **named)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _reader_wanted():
+            return super().invoke(ctx)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
         """The command of that name."""
@@ -84,6 +102,14 @@ class Commands(click.Group):
             expected = f"expected one of {', '.join(self.commands)}{nearest(args[0], self.commands)}"
             raise click.UsageError(f"there is no command {shown(args[0])}, {expected}")
         return super().resolve_command(ctx, args)
+
+
+@contextmanager
+def _reader_wanted() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise NoReaderError from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

@@ -32,6 +32,7 @@ MAX_IMAGES = max(SIZES.values())
 MAX_JOBS = 1000  # each is a process that takes 0.7 GiB
 MAX_VALUES = 1000  # in a list: with more of them the text would no longer fit into a parameter of MLflow
 WHOLE = re.compile(r"[0-9]{1,30}")  # int() and float() also take 1_0, and the digits of every script
+HOST_NAME = re.compile(r"[A-Za-z0-9._:%-]{1,255}")
 REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
@@ -162,8 +163,8 @@ def _place(text: str) -> Path:
     return path
 
 
-def _text(text: str) -> str:
-    if not text.strip() or not text.isprintable():
+def _host(text: str) -> str:
+    if not HOST_NAME.fullmatch(text):
         raise ValueError
     return text
 
@@ -200,7 +201,7 @@ STEPS = OrPaper(
 )  # fmt: skip
 DIRECTORY = OrPaper("directory", "a directory that is there", _directory, word="none")
 PLACE = OrPaper("directory", "a directory, there or not", _place, word=None)
-HOST = OrPaper("host", "a name or an address", _text, word=None)
+HOST = OrPaper("host", "a name or an address", _host, word=None)
 SEEDS_EXPECTED = f"at most {MAX_VALUES} whole numbers from 0 to {MAX_SEED}, as 0,1,2 or 0-4"
 SEEDS = OrPaper("seeds", SEEDS_EXPECTED, _seeds)
 EVERY_SEED = OrPaper("seeds", SEEDS_EXPECTED, _seeds, word="all")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -41,12 +41,12 @@ class Wishes(Frozen):
     optimizer: Optimizer | None = None
     epochs: Epochs | None = None
     batch_size: Count | None = None
-    seeds: tuple[Seed, ...] | None = None
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     train_size: Count | None = None
     engine: Engine = "torch"
     protocol: Protocol = "as-drawn"
-    schedulers: tuple[Literal[SCHEDULERS], ...] = SCHEDULERS
-    learning_rates: tuple[Rate, ...] | None = None
+    schedulers: Annotated[tuple[Literal[SCHEDULERS], ...], Field(min_length=1)] = SCHEDULERS
+    learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1)] | None = None
     rates_by_seed: dict[Seed, tuple[Rate, ...]] | None = None
     schedule_parameters: dict[str, Any] = Field(default_factory=dict)
     lr_start: Rate | None = None
@@ -66,6 +66,8 @@ def trials(paper: Paper, wishes: Wishes) -> list[Trial]:
         schedule = _schedule(paper, wishes, scheduler)
         rates = wishes.learning_rates or paper.sweep(scheduler).learning_rates
         of_seed = wishes.rates_by_seed or dict.fromkeys(seeds, _once("learning_rates", rates))
+        if without := set(seeds) - of_seed.keys():
+            raise UserError(f"--seeds: there are no rates for seed {min(without)}")
         asked = sum(map(len, of_seed.values()))
         if len(result) + asked > MAX_TRIALS:
             raise UserError(
