@@ -7,6 +7,7 @@ last bit; one that is not finite, which JSON has not, is the text inf, -inf or n
 import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,7 @@ from reproduce.errors import UserError, shown
 from reproduce.range_test import Curve
 from reproduce.records import METRICS, Result
 from reproduce.study import Wishes
-from reproduce.trial import MAX_EPOCHS, MAX_STEPS, Frozen, Rate, Trial
+from reproduce.trial import MAX_EPOCHS, Frozen, Rate, Trial
 
 NAME = "runs.json"
 FORMAT = 1
@@ -66,13 +67,20 @@ class _Run(Frozen):
         return self
 
 
+def _rising(rates: list[float]) -> list[float]:
+    """The rates of a ramp, checked: slopes are taken between them."""
+    if any(later <= earlier for earlier, later in pairwise(rates)):
+        raise ValueError("the rates of a ramp must rise")
+    return rates
+
+
 class _Record(Frozen):
     format: Literal[FORMAT]
     wishes: Wishes
     smoothing: Annotated[float, Field(ge=0, lt=1)]
     ui: Annotated[Text, Field(pattern="^https?://")] | None
     made_with: list[dict[Text, Text]]
-    ramps: list[Annotated[list[Rate], Field(max_length=MAX_STEPS)]]
+    ramps: list[Annotated[list[Rate], AfterValidator(_rising)]]
     runs: list[_Run]
 
     @model_validator(mode="after")
