@@ -23,7 +23,7 @@ Engine = Literal["torch", "fused"]
 # A checkpoint holds every step's rate and loss so far: 56 MB after so many epochs of the paper, and written after each.
 MAX_EPOCHS = 10_000
 MAX_STEPS = MAX_EPOCHS * max(SIZES.values())  # with one image a step
-MIN_RATE, MAX_RATE = 1e-38, 1e38  # of float32, which the weights are
+MIN_RATE, MAX_RATE = 1e-38, 1e38  # the weights are float32, which ends there
 MAX_SEED = 2**32 - 1  # what every generator involved accepts
 Rate = Annotated[float, Field(ge=MIN_RATE, le=MAX_RATE, strict=True)]
 Count = Annotated[int, Field(gt=0, le=MAX_STEPS, strict=True)]

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from reproduce import claims, study
-from reproduce.paper import Claim, Measure, Model, Paper
+from reproduce.paper import Claim, Measure, Model
 from reproduce.range_test import Curve
 
 T2 = 4.302652729911275  # Student's t, 2 degrees of freedom, 97.5%
@@ -18,7 +18,15 @@ ACCURACY = Measure(kind="final_accuracy", of=Model(scheduler="step", learning_ra
 
 
 def claim(low, high, reading=0.0, measure=STEP):
-    return Claim(id="C", says="", where="", measure=measure, expected=(low, high), reading=reading, reason="")
+    return Claim(
+        id="C",
+        says="it does",
+        where="page 1",
+        measure=measure,
+        expected=(low, high),
+        reading=reading,
+        reason="it says so",
+    )
 
 
 def seeds(*values):
@@ -241,10 +249,3 @@ def test_the_expected_values_are_those_of_the_papers_table(paper):
 def test_a_measure_that_is_of_the_wrong_thing_is_refused(wrong):
     with pytest.raises(ValidationError):
         Measure(**wrong)
-
-
-def test_two_claims_of_one_name_are_refused(paper):
-    content = paper.model_dump()
-    content["claims"] = [content["claims"][0]] * 2
-    with pytest.raises(ValidationError, match="claim C1a is there twice"):
-        Paper.model_validate(content)
