@@ -132,7 +132,7 @@ def _found(variable: str, named: str, find: Callable) -> str:
         if patience.is_away(error):
             raise
         raise UserError(
-            f"{variable} is {shown(named)}: the tracking store has none such; correct or unset it"
+            f"{variable} is {shown(named)}: there is none such in the store; correct or unset it"
         ) from error
     return found.info.experiment_id if isinstance(found, Run) else found.experiment_id
 

@@ -80,6 +80,7 @@ class Workshop:
             cwd=self.directory,
             env=self.environment,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # heeded also where the tests ignore it
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
