@@ -264,6 +264,27 @@ def test_what_is_no_record_is_told(tmp_path, content, message):
     assert read(tmp_path, content) == f"runs.json is no record of runs: {message}"
 
 
+@pytest.mark.parametrize(
+    ("way", "value", "message"),
+    [
+        (("runs", 0, "made_with"), 10**6, "{run} points at made_with 1000000, which is not there"),
+        (("runs", 0, "ramp"), 10**6, "{run} points at ramp 1000000, which is not there"),
+        (("runs", 0, "started_at"), "0001-01-01T00:00:00+14:00",
+         "runs.0.started_at: expected a time from 1970 on, with its time zone"),
+        (("runs", 0, "ended_at"), "2026-01-01T00:00:00",
+         "runs.0.ended_at: expected a time from 1970 on, with its time zone"),
+        (("runs", 1, "specification"), SMALL["runs"][0]["specification"], "two runs have the same specification"),
+        (("ramps", 0, 1), 1e-9, "ramps.0: the rates of a ramp must rise"),
+        (("smoothing",), 1, "smoothing: Input should be less than 1"),
+        (("ui",), "javascript:alert(1)", "ui: String should match pattern '^https?://'"),
+    ],
+)  # fmt: skip
+def test_a_record_that_does_not_go_together_is_refused(tmp_path, way, value, message):
+    record = changed(SMALL, way, lambda container, key: container.__setitem__(key, value))
+    told = message.format(run=SMALL["runs"][0]["name"])
+    assert read(tmp_path, record) == f"runs.json is no record of runs: {told}"
+
+
 def test_a_run_of_another_length_than_its_trial_is_refused(tmp_path):
     record = copy.deepcopy(SMALL)
     run = next(run for run in record["runs"] if "ramp" not in run)

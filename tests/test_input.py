@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -313,6 +314,8 @@ def test_an_empty_home_is_none_that_was_named(monkeypatch, surroundings):
     ],
 )  # fmt: skip
 def test_an_output_that_cannot_be_is_told_before_any_work(monkeypatch, capsys, surroundings, output, message):
+    for worker in ("_run", "_store"):
+        monkeypatch.setattr(cli, worker, None)
     (surroundings / "loop").symlink_to("pool")
     (surroundings / "pool").symlink_to("loop")
     (surroundings / "to-file").symlink_to("file")
@@ -346,10 +349,31 @@ def test_an_output_that_nobody_reads_is_no_traceback(own_home, arguments):
     assert (done.returncode, done.stderr) == (cli.EXIT_NO_READER, "")
 
 
-def test_an_output_that_is_closed_takes_everything():
+def test_outputs_that_are_closed_take_everything(monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    terminal.have_streams()
+    for stream in (sys.stdout, sys.stderr):
+        assert not stream.isatty()
+        stream.write("9 ± 1\n")
+        stream.close()
     command = f"{sys.executable} -m reproduce sweep --epochs 0"
     done = subprocess.run(["sh", "-c", f"{command} >&- 2>&-"], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
+def test_a_check_names_what_differs_and_what_to_do(monkeypatch, capsys, tmp_path):
+    shutil.copytree(ROOT / "report" / "reference", tmp_path / "report")
+    (tmp_path / "report" / "summary.md").unlink()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["reproduce", "report", "--check", "--output", "report"])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert (left.value.code, capsys.readouterr().out) == (1, (
+        "summary.md: missing\n"
+        "report: 1 file not as its runs give it: put back what is changed or missing and remove what was added, "
+        "or write it anew with reproduce report --output report\n"
+    ))  # fmt: skip
 
 
 def test_letters_that_an_encoding_has_not_are_written_plainly(monkeypatch):
