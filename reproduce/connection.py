@@ -69,12 +69,13 @@ class Connection:
             except TrackingError as error:
                 if experiment_id:  # it was there before
                     raise
-                raise UserError(f"{error}: {self._remedy()}") from error
+                raise UserError(f"{error}: {self.remedy()}") from error
             except Exception as error:  # a database's driver raises what it likes, or is not installed
                 why = f"the tracking store {self.shown_uri} cannot be used: {one_line(error)}"
-                raise UserError(f"{why}: {self._remedy()}") from error
+                raise UserError(f"{why}: {self.remedy()}") from error
 
-    def _remedy(self) -> str:
+    def remedy(self) -> str:
+        """What a user can do about a store that cannot be used."""
         if "MLFLOW_TRACKING_URI" in os.environ:
             return "have MLFLOW_TRACKING_URI name a store that is there, or unset it"
         return "put it right, or have MLFLOW_TRACKING_URI name another"

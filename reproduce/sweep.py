@@ -80,6 +80,8 @@ def run(
     `device` is cpu or cuda, `devices` how many of them there are, `kernel` the fused engine's. `force` trains again
     what is finished. A trial that fails is reported as such and stops no other.
     """
+    # What workers import would start a pool of compilers in each, and nothing here is compiled.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     tasks = []
     for index, trial in enumerate(trials):
         surroundings = provenance.surroundings(
@@ -185,8 +187,6 @@ def run_trial(task: Task) -> Done:
 
 
 def _train_and_record(task: Task, store: Store) -> Done:
-    # What training imports starts a pool of compilers in every worker, and nothing here is compiled.
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     from reproduce import training  # takes seconds to import: only where something is trained
 
     if task.trial.optimizer in ("lamb", "lars", "hybridadam"):

@@ -29,7 +29,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from reproduce import mnist, patience, provenance
 from reproduce.checkpoints import EpochRecord
-from reproduce.errors import TrackingError
+from reproduce.errors import StoreAwayError, TrackingError, UserError
 from reproduce.patience import one_line
 from reproduce.records import CURVE_FILE, METRICS, PROPOSED, VALIDATION, Records, is_finished, of_fingerprint
 from reproduce.trial import SIZES, Trial
@@ -60,7 +60,12 @@ class Store(Records):
         if run_id:
             self._set_status(run_id, "RUNNING")
         else:
-            run_id = self.create_run({"kind": "parent"}, command)
+            try:
+                run_id = self.create_run({"kind": "parent"}, command)
+            except StoreAwayError:
+                raise
+            except TrackingError as error:  # nothing has begun: it can be read only, say
+                raise UserError(f"{error}: {self.remedy()}") from error
         lock_file = self.home / "parents" / f"{run_id}.lock"
         lock_file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock_file), self.at_work(run_id):

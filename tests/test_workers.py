@@ -59,3 +59,18 @@ def test_a_mark_that_another_command_left_when_it_was_killed_is_no_sign_of_work(
     assert not _is_under_way(task)
     (task.directory / "under-way").write_text("parent")
     assert _is_under_way(task)
+
+
+def test_a_worker_starts_no_compilers_of_its_own(store, paper, tmp_path):
+    def leave_behind(trial, history, folder):
+        import psutil
+
+        children = psutil.Process().children(recursive=True)
+        (tmp_path / f"{os.getpid()}.children").write_text("\n".join(" ".join(child.cmdline()) for child in children))
+        return artifacts.leave_behind(trial, history, folder, smoothing=0.9)
+
+    run(store, three(paper), artifacts=leave_behind)
+    seen = {file.stem: file.read_text() for file in tmp_path.glob("*.children")}
+    assert seen
+    assert str(os.getpid()) not in seen
+    assert not any("compile" in children for children in seen.values())
