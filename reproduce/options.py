@@ -169,8 +169,8 @@ def _host(text: str) -> str:
     return text
 
 
-def _count(name: str, high: int, what: str = "whole number", word: str | None = PAPER) -> OrPaper:
-    return OrPaper(name, f"a {what} from 1 to {high}", functools.partial(_whole, 1, high), word)
+def _count(name: str, high: int, word: str | None = PAPER) -> OrPaper:
+    return OrPaper(name, f"a whole number from 1 to {high}", functools.partial(_whole, 1, high), word)
 
 
 EPOCHS = _count("count", MAX_EPOCHS)
