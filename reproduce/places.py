@@ -46,11 +46,10 @@ def check_output(output: Path) -> None:
         there = place.exists()
     except (OSError, RuntimeError) as error:  # links that lead to each other
         raise UserError(f"--output {output} leads nowhere: name a directory") from error
-    above = next((parent for parent in place.parents if parent.exists()), place)
-    for directory in (above, *([place] if there else [])):
-        why = unwritable(directory) if directory.is_dir() else os.strerror(errno.ENOTDIR)
-        if why is not None:
-            raise UserError(f"--output {output}: {directory} cannot be written to ({why}): name another directory")
+    directory = place if there else next((parent for parent in place.parents if parent.exists()), place)
+    why = unwritable(directory) if directory.is_dir() else os.strerror(errno.ENOTDIR)
+    if why is not None:
+        raise UserError(f"--output {output}: {directory} cannot be written to ({why}): name another directory")
 
 
 def check_port(host: str, port: int) -> None:

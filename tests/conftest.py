@@ -3,6 +3,7 @@
 import functools
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -135,13 +136,31 @@ def ledger():
 @pytest.fixture
 def workshop(mnist_cache, tmp_path):
     """Make a directory in which `reproduce` is run, with a home that shares the checked data, and a store."""
+
+    def make(name="work", uri=None, **environment):
+        return own_workshop(tmp_path / name, mnist_cache, uri, **environment)
+
+    return make
+
+
+def own_workshop(directory, cache, uri=None, **environment):
     from faults import Workshop
 
     kernel()
+    made = Workshop(directory, uri, REPRODUCE_FUSED_DIR=str(CACHE / "fused"), **environment)
+    made.share(cache / "data" / "mnist")
+    return made
 
-    def make(name="work", uri=None, **environment) -> Workshop:
-        made = Workshop(tmp_path / name, uri, REPRODUCE_FUSED_DIR=str(CACHE / "fused"), **environment)
-        made.share(mnist_cache / "data" / "mnist")
-        return made
 
-    return make
+@pytest.fixture(scope="session")
+def uninterrupted(mnist_cache, tmp_path_factory):
+    """What a command leaves when nothing stops it, and how many seconds it takes; run when first asked for."""
+
+    @functools.cache
+    def of(command):
+        ours = own_workshop(tmp_path_factory.mktemp("uninterrupted"), mnist_cache)
+        started = time.monotonic()
+        ours.run(*command)
+        return ours.left(), time.monotonic() - started
+
+    return of

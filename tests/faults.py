@@ -20,6 +20,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 RECORD, PAGE = ROOT / "docs" / "faults.json", ROOT / "docs" / "reliability.md"
 METRICS = ("train_loss", "test_accuracy", "test_accuracy_batch_mean", "learning_rate")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 PATIENCE_SECONDS = 300  # for whatever a test waits for; only a failure takes so long
 
 
@@ -202,7 +203,16 @@ def wait_for(condition, running: subprocess.Popen | None = None, what: str = "wh
 
 def workers(running: subprocess.Popen) -> list[psutil.Process]:
     """The processes in which a command's trials are trained."""
-    return [child for child in psutil.Process(running.pid).children() if "loky" in " ".join(child.cmdline())]
+    return [
+        child for child in psutil.Process(running.pid).children() if "popen_loky_posix" in " ".join(child.cmdline())
+    ]
+
+
+# Four trials in two workers: long enough to be struck in the middle, and done in seconds.
+SWEEP = ("sweep", "--scheduler", "step", "--learning-rates", "6e-3,6e-4,6e-5,6e-6", "--epochs", "6",
+         "--train-size", "12800", "--jobs", "2", "--device", "cpu")  # fmt: skip
+RANGE_TEST = ("range_test", "--epochs", "8", "--train-size", "12800", "--device", "cpu")
+WHILE = {SWEEP: "a sweep with two workers", RANGE_TEST: "a range test"}
 
 
 class Ledger:

@@ -3,12 +3,9 @@
 import subprocess
 
 import pytest
-from faults import PATIENCE_SECONDS, Damage, wait_for
+from faults import PATIENCE_SECONDS, SWEEP, WHILE, wait_for
 
 pytestmark = pytest.mark.faults
-SWEEP = ("sweep", "--scheduler", "step", "--learning-rates", "6e-3,6e-4,6e-5,6e-6", "--epochs", "6",
-         "--train-size", "12800", "--jobs", "2", "--device", "cpu")  # fmt: skip
-WHILE = "a sweep with two workers"
 
 
 @pytest.fixture
@@ -25,18 +22,10 @@ def disk(tmp_path):
     subprocess.run(["umount", "--lazy", place], check=True)
 
 
-@pytest.fixture(scope="module")
-def uninterrupted():
-    return {}
-
-
 @pytest.fixture
-def expected(uninterrupted, workshop):
-    if not uninterrupted:
-        ours = workshop("uninterrupted")
-        ours.run(*SWEEP)
-        uninterrupted.update(ours.left())
-    return uninterrupted
+def expected(uninterrupted):
+    """What the sweep leaves where nothing breaks."""
+    return uninterrupted(SWEEP)[0]
 
 
 def fill(place):
@@ -75,7 +64,7 @@ def placed(workshop, disk, where):
 
 @pytest.mark.parametrize("where", WHERE)
 def test_a_full_disk_ends_in_a_line_and_with_room_it_goes_on(workshop, disk, expected, ledger, where):
-    ours, damage = placed(workshop, disk, where), Damage()
+    ours = placed(workshop, disk, where)
     for saved in (1, 5, 9):  # of all epochs, before the disk is full
         running = ours.start(*SWEEP)
         wait_for(lambda saved=saved: epochs_done(ours) >= saved, running, f"{saved} epochs")
@@ -83,7 +72,7 @@ def test_a_full_disk_ends_in_a_line_and_with_room_it_goes_on(workshop, disk, exp
         ended_in_a_line(running, 1)
         filler.unlink()
     ours.run(*SWEEP)
-    ledger.add(f"the disk full, with {where} on it", WHILE, 3, damage + ours.damage(expected),
+    ledger.add(f"the disk full, with {where} on it", WHILE[SWEEP], 3, ours.damage(expected),
                "ends in one line; the same command goes on")  # fmt: skip
 
 

@@ -6,32 +6,10 @@ import time
 
 import pytest
 from conftest import CACHE
-from faults import STOPS, Damage, begun
+from faults import STOPS, SWEEP, WHILE, Damage, begun
 
 pytestmark = pytest.mark.faults
-STOPS_EACH = 3
-COMMANDS = {
-    "a range test": ("range_test", "--epochs", "8", "--train-size", "12800", "--device", "cpu"),
-    "a sweep with two workers": (
-        "sweep", "--scheduler", "step", "--learning-rates", "6e-3,6e-4,6e-5,6e-6", "--epochs", "6",
-        "--train-size", "12800", "--jobs", "2", "--device", "cpu",
-    ),
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def uninterrupted():
-    """What each command leaves when nothing stops it, and how many seconds it takes; made when first asked for."""
-    return {}
-
-
-def whole(uninterrupted, workshop, what):
-    if what not in uninterrupted:
-        ours = workshop("uninterrupted")
-        started = time.monotonic()
-        ours.run(*COMMANDS[what])
-        uninterrupted[what] = ours.left(), time.monotonic() - started
-    return uninterrupted[what]
+STOPS_EACH = 2
 
 
 def stop_often(make, command, how, seconds, check):
@@ -59,11 +37,11 @@ def stop_often(make, command, how, seconds, check):
 
 
 @pytest.mark.parametrize("how", STOPS)
-@pytest.mark.parametrize("what", COMMANDS)
-def test_training_goes_on_to_the_same_bits(workshop, uninterrupted, ledger, what, how):
-    expected, seconds = whole(uninterrupted, workshop, what)
-    struck, damage = stop_often(workshop, COMMANDS[what], how, seconds, lambda ours: ours.damage(expected))
-    ledger.add(how, what, struck, damage, "the same command goes on in the same runs")
+@pytest.mark.parametrize("command", WHILE, ids=WHILE.values())
+def test_training_goes_on_to_the_same_bits(workshop, uninterrupted, ledger, command, how):
+    expected, seconds = uninterrupted(command)
+    struck, damage = stop_often(workshop, command, how, seconds, lambda ours: ours.damage(expected))
+    ledger.add(how, WHILE[command], struck, damage, "the same command goes on in the same runs")
 
 
 @pytest.mark.parametrize("how", STOPS)
@@ -125,33 +103,31 @@ def test_the_data_are_whole_or_made_again(workshop, ledger, how):
 
 
 def test_two_commands_at_once_share_the_work(workshop, uninterrupted, ledger):
-    what = "a sweep with two workers"
-    expected, seconds = whole(uninterrupted, workshop, what)
-    moments, damage, trained = random.Random(what), Damage(), []
+    expected, seconds = uninterrupted(SWEEP)
+    moments, damage, trained = random.Random(0), Damage(), []
     for round_ in range(3):
         ours = workshop(f"round-{round_}")
-        both = [ours.start(*COMMANDS[what])]
+        both = [ours.start(*SWEEP)]
         time.sleep(moments.uniform(0, seconds / 2))
-        both.append(ours.start(*COMMANDS[what]))
+        both.append(ours.start(*SWEEP))
         said = [running.communicate()[0] for running in both]
         assert [running.returncode for running in both] == [0, 0], said
         trained.append(sum(text.count(": trained, ") for text in said))
         damage += ours.damage(expected)
     assert trained == [4, 4, 4]
-    ledger.add("a second command started beside it", what, 3, damage, "each trial is trained once, by either")
+    ledger.add("a second command started beside it", WHILE[SWEEP], 3, damage, "each trial is trained once, by either")
 
 
 def test_two_directories_on_one_store_leave_each_others_trials_alone(workshop, uninterrupted, ledger):
-    what = "a sweep with two workers"
-    expected, seconds = whole(uninterrupted, workshop, what)
+    expected, seconds = uninterrupted(SWEEP)
     first = workshop("first")
     second = workshop("second", first.uri)
-    both = [first.start(*COMMANDS[what])]
+    both = [first.start(*SWEEP)]
     time.sleep(seconds / 2)
-    both.append(second.start(*COMMANDS[what]))
+    both.append(second.start(*SWEEP))
     said = [running.communicate()[0] for running in both]
     assert [running.returncode for running in both] == [0, 0], said
     assert sum(text.count(": trained, ") for text in said) == 4, said
     damage = first.damage(expected) + Damage(half_written=len(begun(second.home)))
-    ledger.add("one started in another directory on the same store", what, 1, damage,
+    ledger.add("one started in another directory on the same store", WHILE[SWEEP], 1, damage,
                "each trial is trained once, by either")  # fmt: skip

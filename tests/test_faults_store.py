@@ -10,28 +10,16 @@ import time
 import urllib.request
 
 import pytest
-from faults import PATIENCE_SECONDS, wait_for
+from faults import PATIENCE_SECONDS, SWEEP, WHILE, wait_for
 from flaky import FlakyProxy
 
 pytestmark = pytest.mark.faults
-SWEEP = ("sweep", "--scheduler", "step", "--learning-rates", "6e-3,6e-4,6e-5,6e-6", "--epochs", "6",
-         "--train-size", "12800", "--jobs", "2", "--device", "cpu")  # fmt: skip
-WHILE = "a sweep with two workers"
-
-
-@pytest.fixture(scope="module")
-def uninterrupted():
-    return {}
 
 
 @pytest.fixture
-def expected(uninterrupted, workshop):
-    """What the sweep leaves on a store that is always there."""
-    if not uninterrupted:
-        ours = workshop("uninterrupted")
-        ours.run(*SWEEP)
-        uninterrupted.update(ours.left())
-    return uninterrupted
+def expected(uninterrupted):
+    """What the sweep leaves where nothing breaks."""
+    return uninterrupted(SWEEP)[0]
 
 
 class Server:
@@ -92,7 +80,7 @@ def test_a_database_that_somebody_locks_for_half_a_minute_is_waited_for(workshop
     said, _ = running.communicate(timeout=PATIENCE_SECONDS)
     assert running.returncode == 0, said
     assert "Traceback" not in said
-    ledger.add("the database locked for 30 s", WHILE, 1, ours.damage(expected), "waits, then goes on")
+    ledger.add("the database locked for 30 s", WHILE[SWEEP], 1, ours.damage(expected), "waits, then goes on")
 
 
 def test_a_server_that_is_killed_and_gone_for_a_minute_is_waited_for(workshop, expected, server, ledger):
@@ -107,7 +95,7 @@ def test_a_server_that_is_killed_and_gone_for_a_minute_is_waited_for(workshop, e
     assert "does not answer" in said
     assert "is back" in said
     assert "Traceback" not in said
-    ledger.add("the server killed, and gone for 60 s", WHILE, 1, ours.damage(expected), "waits, then goes on")
+    ledger.add("the server killed, and gone for 60 s", WHILE[SWEEP], 1, ours.damage(expected), "waits, then goes on")
 
 
 def test_a_server_that_stays_away_ends_the_command_which_goes_on_later(workshop, expected, server, ledger):
@@ -123,7 +111,7 @@ def test_a_server_that_stays_away_ends_the_command_which_goes_on_later(workshop,
     assert "Traceback" not in said
     server.start()
     ours.run(*SWEEP)
-    ledger.add("the server killed, and gone for longer than it is waited for", WHILE, 1, ours.damage(expected),
+    ledger.add("the server killed, and gone for longer than it is waited for", WHILE[SWEEP], 1, ours.damage(expected),
                "ends in one line; the same command goes on")  # fmt: skip
 
 
@@ -137,8 +125,8 @@ def test_requests_and_answers_that_are_lost_are_made_again_and_counted_once(work
     assert proxy.swallowed
     ours.uri = f"http://127.0.0.1:{server.port}"
     damage = ours.damage(expected)
-    ledger.add("a request to the server lost", WHILE, proxy.dropped, damage, "made again")
-    ledger.add("a server's answer lost", WHILE, proxy.swallowed, damage, "made again, and counted once")
+    ledger.add("a request to the server lost", WHILE[SWEEP], proxy.dropped, damage, "made again")
+    ledger.add("a server's answer lost", WHILE[SWEEP], proxy.swallowed, damage, "made again, and counted once")
 
 
 def test_a_store_that_is_not_there_is_said_at_once(workshop):
