@@ -12,12 +12,15 @@ from mlflow.entities import Run
 
 from reproduce.connection import Connection
 from reproduce.errors import StoreAwayError, TrackingError, UserError
+from reproduce.progress import say
 from reproduce.trial import Trial
 
 METRICS = ("train_loss", "test_accuracy", "test_accuracy_batch_mean", "learning_rate")
 VALIDATION = ("validation_loss", "validation_accuracy")
 PROPOSED = "proposed_learning_rate"
 CURVE_FILE = "curve.csv"
+RANGE_TEST, TRIAL = "range_test", "trial"  # the kinds of run that hold a trial
+DIVERGED = "diverged"  # the outcome of one that ended early
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,15 @@ class Records(Connection):
         found: dict[str, Run] = {}
         for run in self.runs("tags.outcome LIKE '%'"):
             if is_finished(run):
-                found.setdefault(run.data.tags.get("specification"), run)
+                found.setdefault(run.data.tags["specification"], run)
         return found
 
     def results(self, trials: Iterable[Trial]) -> dict[Trial, Result]:
         """For each trial the newest finished run of exactly that specification; those without one are left out."""
         found = self.finished_runs()
-        return {trial: self.result(trial, found[trial.specification]) for trial in trials
-                if trial.specification in found}  # fmt: skip
+        here = [trial for trial in trials if trial.specification in found]
+        read = {trial: self.result(trial, found[trial.specification]) for trial in here}
+        return {trial: result for trial, result in read.items() if result is not None}
 
     def newest_proposal(self, like: Trial) -> tuple[float | None, str | None]:
         """What the newest finished range test of the same data, optimizer, batch and seed proposes, and its run.
@@ -68,23 +72,29 @@ class Records(Connection):
         for run in self.runs("tags.kind = 'range_test'"):
             if is_finished(run) and same.items() <= run.data.params.items():
                 try:
-                    return float(run.data.tags[PROPOSED]), run.info.run_id
+                    return float(run.data.tags.get(PROPOSED, "")), run.info.run_id
                 except ValueError:  # in words, that there is none
                     return None, run.info.run_id
         return None, None
 
     def seeds(self) -> tuple[int, ...]:
         """The seeds of all finished trials, in rising order."""
-        return tuple(sorted({int(run.data.tags["seed"]) for run in self.runs("tags.outcome LIKE '%'")}))
+        found = (run.data.tags.get("seed", "") for run in self.finished_runs().values())
+        return tuple(sorted({int(seed) for seed in found if seed.isdecimal()}))
 
-    def result(self, trial: Trial, run: Run) -> Result:
-        """What that run recorded of the trial."""
-        epochs = {}
-        for name in METRICS:
-            if name in run.data.metrics:
-                history = self.client.get_metric_history(run.info.run_id, name)
-                epochs[name] = [metric.value for metric in sorted(history, key=lambda metric: metric.step)]
-        tags = run.data.tags
+    def result(self, trial: Trial, run: Run) -> Result | None:
+        """What that run recorded of the trial; None, which is said, where it has not every epoch exactly once."""
+        epochs, tags = {}, run.data.tags
+        for name in of_kind(tags["kind"]):
+            history = sorted(self.client.get_metric_history(run.info.run_id, name), key=lambda metric: metric.step)
+            epochs[name] = [metric.value for metric in history]
+            steps = [metric.step for metric in history]
+            if steps != list(range(1, len(steps) + 1)) or (len(steps) != trial.epochs and tags["outcome"] != DIVERGED):
+                say(
+                    f"run {run.info.run_id} counts as missing, as its {name} is not there once for each of "
+                    f"{trial.epochs} epochs: train {trial.label} again with --force"
+                )
+                return None
         begin, end = (datetime.fromtimestamp(at / 1000, UTC) for at in (run.info.start_time, run.info.end_time))
         return Result(trial, run.info.run_id, run.info.experiment_id, tags["outcome"], epochs, tags, begin, end)
 
@@ -107,6 +117,16 @@ def of_fingerprint(fingerprint: str) -> str:
     return f"tags.fingerprint = '{fingerprint}'"
 
 
+def of_kind(kind: str) -> tuple[str, ...]:
+    """The metrics of a run of that kind: a range test is not evaluated."""
+    return tuple(name for name in METRICS if kind != RANGE_TEST or not name.startswith("test_"))
+
+
 def is_finished(run: Run) -> bool:
-    """Whether all that a trial leaves is in its run."""
-    return run.info.status == "FINISHED" and "outcome" in run.data.tags
+    """Whether a trial came to its end in that run, and all was written that the code of today reads."""
+    tags = run.data.tags
+    return (
+        run.info.status == "FINISHED"
+        and {"outcome", "specification", "kind"} <= tags.keys()
+        and set(of_kind(tags["kind"])) <= run.data.metrics.keys()
+    )

@@ -31,7 +31,19 @@ from reproduce import mnist, patience, provenance
 from reproduce.checkpoints import EpochRecord
 from reproduce.errors import StoreAwayError, TrackingError, UserError
 from reproduce.patience import one_line
-from reproduce.records import CURVE_FILE, METRICS, PROPOSED, VALIDATION, Records, is_finished, of_fingerprint
+from reproduce.records import (
+    CURVE_FILE,
+    DIVERGED,
+    METRICS,
+    PROPOSED,
+    RANGE_TEST,
+    TRIAL,
+    VALIDATION,
+    Records,
+    is_finished,
+    of_fingerprint,
+    of_kind,
+)
 from reproduce.trial import SIZES, Trial
 
 LAST_LOGGED = METRICS[0]  # an epoch is in the store if this is: its metrics are written together
@@ -146,7 +158,7 @@ class Store(Records):
         else:
             tags = {
                 MLFLOW_PARENT_RUN_ID: parent_id,
-                "kind": "range_test" if trial.is_range_test else "trial",
+                "kind": RANGE_TEST if trial.is_range_test else TRIAL,
                 "fingerprint": fingerprint,
                 "specification": trial.specification,
                 "seed": str(trial.seed),
@@ -174,9 +186,8 @@ class Store(Records):
     def log_epoch(self, run_id: str, record: EpochRecord) -> None:
         """Write one epoch's metrics: those of METRICS together or not at all, and after all others."""
         timestamp = int(record.finished_at * 1000)
-        values = {name: getattr(record, name) for name in (*METRICS, "wall_seconds")}
-        if np.isnan(record.test_accuracy):  # a range test is not evaluated
-            values = {name: value for name, value in values.items() if not name.startswith("test_")}
+        kind = RANGE_TEST if np.isnan(record.test_accuracy) else TRIAL
+        values = {name: getattr(record, name) for name in (*of_kind(kind), "wall_seconds")}
         judged = [  # of a range test that holds images out: by step, not epoch
             Metric(name, value, timestamp, int(step))
             for step, *both in record.validation.tolist()
@@ -211,7 +222,7 @@ class Store(Records):
         self.client.log_artifacts(run_id, str(files))
         if weights is not None:
             self.client.persist(self._log_model, run_id, weights)
-        outcome = "diverged" if history[-1].diverged else "finished"
+        outcome = DIVERGED if history[-1].diverged else "finished"
         self.client.log_batch(run_id, tags=_tags(tags | {"outcome": outcome}))
         self.client.set_terminated(run_id, "FINISHED")
 

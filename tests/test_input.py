@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 
@@ -251,6 +252,19 @@ def test_a_variable_that_leads_nowhere_is_named(
     line = one_line(printed)
     home = ", where data and checkpoints are kept, cannot be written to"
     assert line.startswith("error: " + message.format(here=surroundings, home=home, store="the tracking store")), line
+
+
+def test_a_store_of_another_version_of_mlflow_is_told(monkeypatch, capsys, surroundings, empty_database):
+    shutil.copy(empty_database, "other.db")
+    with sqlite3.connect("other.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = 'deadbeef0000'")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    code, printed = typed(monkeypatch, capsys, "verify")
+    assert code == 2
+    line = one_line(printed)
+    assert line.startswith("error: the tracking store sqlite:///other.db refused: Detected out-of-date database schema")
+    assert "deadbeef0000" in line
+    assert "mlflow db upgrade" in line
 
 
 def test_a_server_that_does_not_listen_is_told(monkeypatch, capsys, surroundings):

@@ -2,6 +2,7 @@ import csv
 import hashlib
 import json
 import re
+import sqlite3
 
 import numpy as np
 import pytest
@@ -287,3 +288,25 @@ def test_two_reports_are_not_written_to_one_place_at_once(finished, paper, tmp_p
     with report._held(output), pytest.raises(UserError, match="another command is writing a report to --output"):
         write(store, paper, output)
     assert list(output.iterdir()) == []
+
+
+def test_a_run_that_has_lost_a_point_counts_as_missing_and_is_named(finished, trials, tmp_path, capfd):
+    store, _, done = finished
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute(
+            "DELETE FROM metrics WHERE key = 'test_accuracy' AND step = 1 AND run_uuid = ?", [done[1].run_id]
+        )
+    assert list(store.results(trials)) == [trials[0], trials[2]]
+    assert capfd.readouterr().err == (
+        f"run {done[1].run_id} counts as missing, as its test_accuracy is not there once for each of 2 epochs: "
+        "train step 6e-4 seed 0 again with --force\n"
+    )
+
+
+def test_runs_of_somebody_else_in_the_store_are_no_trials(finished, trials):
+    store, _, done = finished
+    for tags in ({"outcome": "won"}, {"outcome": "won", "kind": "trial", "specification": trials[1].specification}):
+        run_id = store.client.create_run(store.experiment_id, tags=tags).info.run_id
+        store.client.set_terminated(run_id, "FINISHED")
+    assert store.seeds() == (0,)
+    assert [result.run_id for result in store.results(trials).values()] == [item.run_id for item in done]

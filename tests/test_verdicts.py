@@ -24,7 +24,9 @@ def add(store, paper):
         ids = []
         for seed in seeds:
             trial = study.of_model(paper, Wishes(seeds=(seed,), engine="fused"), model, model.learning_rate)
-            tags = {"specification": trial.specification, "outcome": "finished", "seed": str(trial.seed)}
+            tags = {
+                "specification": trial.specification, "outcome": "finished", "seed": str(trial.seed), "kind": "trial",
+            }  # fmt: skip
             run_id = store.client.create_run(store.experiment_id, tags=tags).info.run_id
             final = accuracies[trial.seed]
             values = {
