@@ -136,6 +136,12 @@ def test_the_image_says_what_it_is(engine, image, base_image, commit):
     assert "5000/tcp" in config["ExposedPorts"]
 
 
+def test_the_image_brings_a_list_of_what_it_is_made_of(start, image):
+    found = json.loads(finish(start("cat", image.labels["org.cyclonedx.sbom"]))[1])
+    listed = {component["name"]: component["version"] for component in found["components"]}
+    assert (found["bomFormat"], listed["torch"].partition("+")[0]) == ("CycloneDX", "2.5.1")
+
+
 def test_one_run_reproduces_everything_without_a_network(start, directory, image, base_image, commit):
     code, said = finish(start(*SMALL, directory=directory, environment={"REPRODUCE_IMAGE_ID": image.id}))
     assert code == 0, said
