@@ -40,8 +40,10 @@ class Connection:
     def __init__(self, home: Path, uri: str | None = None, experiment_id: str | None = None) -> None:
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # MLflow's are silent, and may make a run twice
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+        # A request that is lost MLflow makes again, within seconds; what takes longer Patient waits for, and says so.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         logging.getLogger("alembic").setLevel(logging.WARNING)  # a new SQLite store tells of each of its migrations
         logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints the traceback of what it raises
         if uri is not None:
@@ -81,17 +83,13 @@ class Connection:
         return "put it right, or have MLFLOW_TRACKING_URI name another"
 
     def create_run(self, tags: dict[str, str], name: str) -> str:
-        """A new run's id. Where the store's answer was lost on the way, the run that it made is found, not another."""
+        """A new run's id. Where an answer was lost on the way and the store asked again, there is still but one run."""
         tags = resolve_tags(tags | self.sign_of_life() | {"creation": uuid.uuid4().hex})
-        asked = []
-
-        def create() -> str:
-            if asked and (made := self.runs(f"tags.creation = '{tags['creation']}'", self.client.at_once)):
-                return made[0].info.run_id
-            asked.append(True)
-            return self.client.at_once.create_run(self.experiment_id, tags=tags, run_name=name).info.run_id
-
-        return self.client.persist(create)
+        self.client.create_run(self.experiment_id, tags=tags, run_name=name)
+        made, *others = self.runs(f"tags.creation = '{tags['creation']}'")
+        for other in others:
+            self.client.delete_run(other.info.run_id)
+        return made.info.run_id
 
     def sign_of_life(self) -> dict[str, str]:
         """The tags by which those who have another home see that a run of this one is at work."""

@@ -61,7 +61,7 @@ class Patient:
     """An MLflow client whose calls are made again while the store is away.
 
     Each call raises StoreAwayError once `patience` seconds have gone without an answer, and TrackingError at once where
-    the store refuses. Only calls that may be made twice without harm go through it: see `Store.create_run`.
+    the store refuses. A call may so be made twice, where its answer was lost: see `Connection.create_run`.
     """
 
     def __init__(self, client: Any, uri: str, patience: float) -> None:

@@ -229,15 +229,20 @@ class Store(Records):
     def _log_model(self, run_id: str, weights: Path) -> None:
         client = self.client.at_once
         experiment_id = client.get_run(run_id).info.experiment_id
-        for earlier in client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{run_id}'"):
-            client.delete_logged_model(earlier.model_id)  # of an attempt that was stopped before its end
+
+        def drop_all_but(kept: str | None) -> None:
+            for model in client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{run_id}'"):
+                if model.model_id != kept:
+                    client.delete_logged_model(model.model_id)
+
+        drop_all_but(None)  # those of an attempt that was stopped before its end
         with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*input example was not provided")  # the signature is given
             code = Path(folder) / "reproduce"  # the network alone, so that the model needs nothing else of ours
             code.mkdir()
             for name in ("__init__.py", "lenet5.py"):
                 (code / name).write_bytes((MODEL_CODE.parent / name).read_bytes())
-            mlflow.pyfunc.log_model(
+            logged = mlflow.pyfunc.log_model(
                 name=MODEL_NAME,
                 python_model=str(MODEL_CODE),
                 artifacts={"weights": str(weights)},
@@ -248,6 +253,7 @@ class Store(Records):
                 ),
                 pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "torch", "numpy", "safetensors")],
             )
+        drop_all_but(logged.model_id)  # one whose making was not answered, and was asked for again
 
     def close_abandoned(self, waiting: bool = True) -> None:
         """Mark as KILLED the runs whose process is gone.

@@ -116,7 +116,7 @@ def test_a_server_that_stays_away_ends_the_command_which_goes_on_later(workshop,
 
 
 def test_requests_and_answers_that_are_lost_are_made_again_and_counted_once(workshop, expected, server, ledger):
-    proxy = FlakyProxy(server.port, drop=0.1, swallow=0.1)
+    proxy = FlakyProxy(server.port, drop=0.05, swallow=0.05)
     ours = workshop(uri=f"http://127.0.0.1:{proxy.port}")
     said = ours.run(*SWEEP)
     proxy.close()
