@@ -99,8 +99,8 @@ class Checkpoints:
             try:
                 return self._read(folder, epoch, *parts)
             except Exception as error:  # bytes with hashes to match can make a reader raise anything
-                if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in ABSENT):
-                    raise  # of the machine, and nothing wrong with the checkpoint
+                if _is_of_the_machine(error):
+                    raise
                 for part, state in zip(parts, untouched, strict=True):
                     part.load_state_dict(copy.deepcopy(state))
                 _remove(folder)
@@ -137,6 +137,14 @@ def last_weights(directory: Path) -> Path:
 
 def _folder(directory: Path, epoch: int) -> Path:
     return directory / f"epoch-{epoch:04d}"
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Whether it tells of want of memory, say, and of nothing wrong with a checkpoint."""
+    if isinstance(error, OSError):
+        return error.errno not in ABSENT
+    # PyTorch's allocator for CPUs raises no class of its own.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def _is_own(path: Path) -> bool:

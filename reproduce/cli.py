@@ -60,6 +60,8 @@ def main() -> None:
     except (NoReaderError, BrokenPipeError):  # as in `reproduce verify | head -1`, which wants no more
         terminal.let_go_of_output()
         sys.exit(EXIT_NO_READER)
+    except OSError as error:  # no room, or a file that went away
+        _leave(f"{error.filename}: {error.strerror}: {after}" if error.filename else f"{error}: {after}", EXIT_FAILED)
 
 
 class NoReaderError(Exception):
@@ -285,16 +287,24 @@ def ui_command(host: str, port: int) -> None:
     places.check_port(host, port)
     import mlflow
 
+    uri = mlflow.get_tracking_uri()
+    if uri.startswith(("http://", "https://")):
+        raise UserError(f"MLFLOW_TRACKING_URI names a server, which has the UI itself: open {without_credentials(uri)}")
+
     # The UI needs none of the server's background jobs: it starts in half the time and a fourth of the memory.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = mlflow.get_tracking_uri()  # as an argument everybody could read it
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # as an argument everybody could read it
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, command)
 
 
 def home() -> Path:
     """Where caches and checkpoints are kept."""
-    return Path(os.environ.get(HOME) or ".reproduce").resolve()
+    named = os.environ.get(HOME) or ".reproduce"
+    try:
+        return Path(named).resolve()
+    except (OSError, RuntimeError) as error:  # links that lead to each other
+        raise UserError(f"{HOME} is {shown(named)}, which leads nowhere: name a directory") from error
 
 
 def _store() -> Any:
@@ -494,8 +504,10 @@ def _report(
     from reproduce import report
 
     output = given["output"]
-    missing = report.write(_evidence(store, paper, wishes, smoothing), output.resolve(), given["ui_url"])
-    store.log_folder(parent_id, output, "report")
+    found = _evidence(store, paper, wishes, smoothing)
+    missing = report.write(
+        found, output.resolve(), given["ui_url"], lambda written: store.log_folder(parent_id, written, "report")
+    )
     if missing:
         say(f"the report names {missing} run{'s' if missing > 1 else ''} that {'are' if missing > 1 else 'is'} missing")
     click.echo(f"report: {output / 'index.html'}, the same as text in report.md beside it")

@@ -5,11 +5,10 @@ Nothing here knows what our runs hold.
 
 import logging
 import os
-import tempfile
+import shutil
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,13 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from reproduce import patience
 from reproduce.errors import TrackingError, UserError, shown
+from reproduce.mnist_files import write_atomically
 from reproduce.patience import Patient, one_line
 from reproduce.plain import without_credentials
 
 EXPERIMENT = "lenet5-mnist"  # where runs go unless `mlflow run` or the usual variables choose
 OPENING_SECONDS = 10  # to wait for a store when a command starts: longer, and the address is likely wrong
+SQLITE = "sqlite:///"
 PAGE = 1000  # runs fetched at a time
 
 
@@ -53,9 +54,9 @@ class Connection:
         self.home = home
         try:
             home.mkdir(parents=True, exist_ok=True)
-            self.home_id = _home_id(home)
             opening = FileLock(home / "store.lock")  # two processes that both make a new SQLite store would collide
             opening.acquire()
+            self.home_id = _home_id(home)
         except OSError as error:
             raise UserError(
                 f"{home} cannot be written to ({error.strerror}): have REPRODUCE_HOME name a directory of your own"
@@ -64,6 +65,7 @@ class Connection:
             wait = patience.seconds()
             knocking = Patient(None, self.shown_uri, wait if experiment_id else min(wait, OPENING_SECONDS))
             try:
+                knocking.persist(_make_whole, self.uri, self.home_id)
                 self.client = Patient(knocking.persist(mlflow.MlflowClient), self.shown_uri, wait)
                 self.experiment_id = experiment_id or knocking.persist(_chosen_experiment, self.client.at_once)
             except UserError:
@@ -110,6 +112,27 @@ class Connection:
                 return found
 
 
+def _make_whole(uri: str, home_id: str) -> None:
+    """Have a new SQLite store appear with all of its tables: one killed among MLflow's migrations is of no use."""
+    file = Path(uri.removeprefix(SQLITE))
+    if not uri.startswith(SQLITE) or "?" in uri or file.exists():
+        return
+    folder = file.parent / f".{file.name}-{home_id}"
+    shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
+    folder.mkdir(parents=True)
+    try:
+        made = folder / file.name
+        mlflow.MlflowClient(f"{SQLITE}{made}").search_experiments()
+        try:
+            os.link(made, file)  # unless somebody with another home was first
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            made.rename(file)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _chosen_experiment(client: mlflow.MlflowClient) -> str:
     """The experiment that MLflow's variables name; UserError where the store has none such."""
     if named := os.environ.get("MLFLOW_RUN_ID"):  # `mlflow run` made it, in the experiment it was told
@@ -140,9 +163,5 @@ def _home_id(home: Path) -> str:
     """What tells this home from all others; made up by whoever is the first to use it."""
     file = home / "id"
     if not file.exists():
-        with tempfile.NamedTemporaryFile("w", dir=home, prefix=".id-", delete=False) as made:
-            made.write(uuid.uuid4().hex)
-        with suppress(FileExistsError):
-            os.link(made.name, file)
-        Path(made.name).unlink()
+        write_atomically(file, uuid.uuid4().hex.encode())
     return file.read_text()

@@ -55,7 +55,7 @@ class OrPaper(click.ParamType):
             return self.parse(value)
         except RefusedError as refusal:
             self.fail(f"got {shown(value)}, {refusal}; expected {expected}", param, ctx)
-        except (ValueError, OSError):
+        except (ValueError, OSError, RuntimeError):  # the last for the home of nobody, as in ~nobody/x
             self.fail(f"got {shown(value)}, expected {expected}", param, ctx)
 
 

@@ -1,7 +1,8 @@
 """Wait for a tracking store that is away for a while, and tell it from one that refuses.
 
 A database locked by somebody else, a server that restarts or a network that fails come back; a full disk, a database
-that cannot be written to or a run that is not there do not, and end a command at once.
+that cannot be written to or a run that is not there do not, and end a command at once. Of a server's own troubles, its
+full disk say, MLflow passes on only that there are some: those are waited for.
 """
 
 import functools
@@ -81,7 +82,7 @@ class Patient:
                 say(f"{self._away(state.outcome.exception())}; waiting for it, for up to {self.patience:g} s")
 
         attempts = Retrying(
-            retry=retry_if_exception(is_away),
+            retry=retry_if_exception(lambda error: isinstance(error, Exception) and is_away(error)),
             wait=wait_exponential(multiplier=0.5, max=LONGEST_WAIT_SECONDS),
             stop=stop_after_delay(self.patience),
             before_sleep=announce,
@@ -111,7 +112,7 @@ def _cause(error: object) -> str | None:
     """What the system itself said of a connection that failed, deep inside what the libraries make of it."""
     while isinstance(error, BaseException):
         if isinstance(error, OSError) and error.strerror:
-            return error.strerror
+            return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
         inner = getattr(error, "reason", None) or next(iter(error.args), None)
         error = error.__cause__ or error.__context__ or inner
     return None

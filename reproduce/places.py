@@ -34,9 +34,16 @@ def unwritable(directory: Path) -> str | None:
 def usual_data_dir() -> Path | None:
     """Where to look for the images when no option says so: the container's image brings them along."""
     named = os.environ.get("REPRODUCE_DATA_DIR")
-    if named and not Path(named).is_dir():
+    if named and not _is_directory(Path(named)):
         raise UserError(f"REPRODUCE_DATA_DIR is {shown(named)}, expected a directory that is there: correct it")
     return Path(named) if named else None
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long
+        return False
 
 
 def check_output(output: Path) -> None:

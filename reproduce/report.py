@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from reproduce.content import Content, gather
 from reproduce.errors import UserError
 from reproduce.evidence import Evidence
 from reproduce.paper import load_paper
+from reproduce.progress import say
 from reproduce.records import Result
 from reproduce.suggestions import PAPERS_RULE
 
@@ -54,10 +55,13 @@ def _is_ours(name: str) -> bool:
     return name in PAGES or (name.startswith("figure-") and path.suffix.removeprefix(".") in FIGURE_FORMATS)
 
 
-def write(evidence: Evidence, output: Path, ui: str | None = None) -> int:
+def write(
+    evidence: Evidence, output: Path, ui: str | None = None, keep: Callable[[Path], None] = lambda output: None
+) -> int:
     """Write the report into `output`, in place of the one before, and return how many runs are missing.
 
-    `ui` is where MLflow's UI is, for the page to link runs to. UserError where `output` holds anything else, or holds a
+    `ui` is where MLflow's UI is, for the page to link runs to. `keep` is given the folder as long as nobody else may
+    write to it. UserError where `output` holds anything else, or holds a
     report and there is no run at all to replace it with.
     """
     check_output(output)
@@ -77,6 +81,7 @@ def write(evidence: Evidence, output: Path, ui: str | None = None) -> int:
         for path in sorted(_files(whole), key=lambda path: path.name == PAGES[0]):
             path.rename(output / path.name)
         whole.rmdir()
+        keep(output)
     return len(content.missing)
 
 
@@ -93,9 +98,8 @@ def _held(output: Path) -> Iterator[None]:
         try:
             fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"another command is writing a report to --output {output}: wait for it, or name another directory"
-            ) from None
+            say(f"another command is writing a report to {output}; waiting for it")
+            fcntl.flock(directory, fcntl.LOCK_EX)
         begun = output / WRITING
         if begun.exists():
             shutil.rmtree(begun)

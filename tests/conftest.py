@@ -161,6 +161,8 @@ def uninterrupted(mnist_cache, tmp_path_factory):
         ours = own_workshop(tmp_path_factory.mktemp("uninterrupted"), mnist_cache)
         started = time.monotonic()
         ours.run(*command)
+        assert all(points for (left,) in ours.left().values() for points in left.points.values())
+        assert len(ours.left()) == (4 if "sweep" in command else 1)
         return ours.left(), time.monotonic() - started
 
     return of

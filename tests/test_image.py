@@ -216,7 +216,10 @@ def test_a_container_that_was_ended_half_way_goes_on_to_the_same_bits(start, dir
     ("arguments", "message"),
     [
         (("sweeep",), "error: there is no command 'sweeep', expected one of main, "),
-        (("sweep", "--epochs", "0"), "error: Invalid value for '--epochs': got '0', expected a whole number from 1 to 10000"),
+        (
+            ("sweep", "--epochs", "0"),
+            "error: Invalid value for '--epochs': got '0', expected a whole number from 1 to 10000",
+        ),
         (("range_test", "--device", "cuda"), "error: --device cuda: no CUDA device is to be seen here"),
     ],
 )

@@ -3,6 +3,8 @@ import hashlib
 import json
 import re
 import sqlite3
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -282,12 +284,28 @@ def test_what_a_killed_report_had_begun_is_cleared_and_no_part_of_the_next(finis
     assert (output / "index.html").is_file()
 
 
-def test_two_reports_are_not_written_to_one_place_at_once(finished, paper, tmp_path):
+def test_a_report_that_another_command_writes_to_the_same_place_is_waited_for(finished, paper, tmp_path, capfd):
     store, _, _ = finished
     output = tmp_path / "report"
-    with report._held(output), pytest.raises(UserError, match="another command is writing a report to --output"):
-        write(store, paper, output)
-    assert list(output.iterdir()) == []
+    holding, seen = threading.Event(), []
+
+    def hold():
+        with report._held(output):
+            holding.set()
+            while "waiting for it" not in "".join(seen):
+                seen.append(capfd.readouterr().err)
+                time.sleep(0.01)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    holding.wait()
+    kept = []
+    report.write(
+        Evidence(store, paper, WISHES, 0.9), output, keep=lambda written: kept.append(sorted(written.iterdir()))
+    )
+    other.join()
+    assert f"another command is writing a report to {output}; waiting for it" in "".join(seen)
+    assert kept == [sorted(output.iterdir())]
 
 
 def test_a_run_that_has_lost_a_point_counts_as_missing_and_is_named(finished, trials, tmp_path, capfd):

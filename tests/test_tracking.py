@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -255,14 +256,61 @@ def test_an_epoch_that_the_store_has_lost_is_written_again_at_the_end(store, sma
     assert losses == {record.epoch: record.train_loss for record in history}
 
 
-@pytest.mark.parametrize(("silent_for", "status"), [(10, "RUNNING"), (400, "KILLED")])
+@pytest.mark.parametrize(("silent_for", "status"), [(400, "RUNNING"), (430, "KILLED")])
 def test_of_a_run_from_another_home_its_signs_of_life_tell(store, small_trial, tmp_path, silent_for, status):
     other = Store(tmp_path / "other", store.uri)
     run_id, _ = other.open_trial(small_trial, "fingerprint", "parent")
     store.client.set_tag(run_id, "alive_at", str(int(time.time()) - silent_for))
     assert bool(store.at_work_elsewhere("fingerprint")) is (status == "RUNNING")
     assert other.at_work_elsewhere("fingerprint") is None  # its own it knows by the lock
+    with store.lock("fingerprint"):  # as of a command that waited here; the file stays
+        pass
     store.close_abandoned()
     assert store.client.get_run(run_id).info.status == status
     mine, resumed = store.open_trial(small_trial, "fingerprint", "parent")
     assert (mine == run_id, resumed) == ((False, False) if status == "RUNNING" else (True, True))
+
+
+def test_a_run_that_ends_while_it_is_looked_at_stays_finished(store, small_trial, monkeypatch):
+    run_id, _ = store.open_trial(small_trial, "fingerprint", "parent")
+    with store.lock("fingerprint"):
+        pass
+    listed = store.runs("attributes.status = 'RUNNING'")
+    store.client.set_terminated(run_id, "FINISHED")
+    monkeypatch.setattr(store, "runs", lambda condition, client=None: listed)
+    store.close_abandoned()
+    assert store.client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_force_trains_again_though_a_kill_left_the_checkpoints(finished, trials, own_home):
+    store, _, done = finished
+    fingerprint = store.client.get_run(done[1].run_id).data.tags["fingerprint"]
+    left = own_home / "trials" / fingerprint / "epoch-0002"
+    left.mkdir()
+    _, (again,) = run(store, trials[1:2])
+    assert again.how == "reused"
+    assert not left.exists()
+    left.mkdir()
+    _, (forced,) = run(store, trials[1:2], force=True, jobs=1)
+    assert forced.how == "trained"
+    assert not left.exists()
+
+
+def test_a_new_store_appears_with_all_its_tables_or_not_at_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    search, seen = mlflow.MlflowClient.search_experiments, []
+
+    def looking(self, *arguments, **named):
+        seen.append((tmp_path / "new.db").exists())
+        return search(self, *arguments, **named)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "search_experiments", looking)
+    begun = tmp_path / f".new.db-{Store(tmp_path / 'home', 'sqlite:///other.db').home_id}"
+    begun.mkdir()
+    (begun / "new.db").write_bytes(b"half")
+    Store(tmp_path / "home", "sqlite:///new.db")
+    assert seen == [False, False]
+    assert not begun.exists()
+    with sqlite3.connect("new.db") as database:
+        assert database.execute("SELECT version_num FROM alembic_version").fetchall()
+    mlflow.set_tracking_uri(None)
