@@ -4,7 +4,7 @@
 # make ui          the MLflow UI on http://127.0.0.1:5000
 # make image       the container's image, lenet5-reproduction
 # make test-image  the image built and tried, where a container engine runs
-# make test-faults the program killed, its disk full, its store gone, and what that cost: docs/reliability.md; 20 minutes
+# make test-faults the program killed, its disk full, its store gone, and what that cost: docs/reliability.md; half an hour
 # make soak        200 trials in one go: memory, open files, the store's speed
 # make bench       the speed, beside what a user would run instead; takes about 20 minutes
 # make lock        resolve the versions anew

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict, astuple, dataclass, fields
 from datetime import date
 from pathlib import Path
@@ -232,11 +233,13 @@ class Ledger:
         assert damage == Damage(), damage
 
     def write(self, path: Path) -> None:
-        """Keep the record as JSON, with what made it."""
-        commit = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"],
-                                capture_output=True, text=True).stdout.strip()  # fmt: skip
-        made = f"Made by `make test-faults` on {date.today()}, at commit {commit}."
-        path.write_text(json.dumps({"made": made, "rows": list(self.rows.values())}, indent=1) + "\n")
+        """Keep the rows as JSON, in place of earlier ones of the same kind, each with the commit that it is of."""
+        described = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude", "*"]
+        commit = subprocess.run(described, capture_output=True, text=True).stdout.strip()
+        earlier = json.loads(path.read_text())["rows"] if path.exists() else []
+        rows = {(row["fault"], row["during"]): row for row in earlier}
+        rows |= {key: row | {"commit": commit, "on": str(date.today())} for key, row in self.rows.items()}
+        path.write_text(json.dumps({"rows": list(rows.values())}, indent=1) + "\n")
 
 
 def table(record: dict) -> str:
@@ -249,7 +252,9 @@ def table(record: dict) -> str:
     total = ["together", "", *(sum(row[name] for row in record["rows"]) for name in ("times", *names)), ""]
     lines.append([f"**{cell}**" if cell != "" else "" for cell in total])
     text = "\n".join("|" + "|".join(f" {cell} " if cell != "-" else "-" for cell in line) + "|" for line in lines)
-    return f"{text}\n\n{record['made']}\n"
+    made = Counter(f"{row['on']} at commit {row['commit']}" for row in record["rows"])
+    by = "; ".join(f"{count} rows on {when}" for when, count in made.items())
+    return f"{text}\n\nMade by `make test-faults`: {by}.\n"
 
 
 def page_with(record: dict, page: str) -> str:
