@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 import shlex
+import sys
 import tomllib
 
 import click
@@ -243,3 +244,23 @@ def test_the_archived_run_is_the_papers_own_study_whole_and_of_this_code():
         assert (row["run_id"], row["outcome"]) == (trial["run_id"], "finished")
     environment = json.loads((REFERENCE / "environment.json").read_text())
     assert environment["code"] == [provenance.code_sha256()]
+
+
+@pytest.mark.parametrize(
+    ("module", "record"), [("tests/faults.py", "docs/faults.json"), ("bench/soak.py", "bench/soak.json")]
+)
+def test_the_tables_of_reliability_are_those_of_the_last_run(module, record):
+    spec = importlib.util.spec_from_file_location("of_reliability", ROOT / module)
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = made  # dataclasses look themselves up
+    spec.loader.exec_module(made)
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    assert made.page_with(json.loads((ROOT / record).read_text()), page) == page
+    assert made.table(json.loads((ROOT / record).read_text())) in page
+
+
+def test_every_fault_that_was_tried_cost_nothing():
+    rows = json.loads((ROOT / "docs" / "faults.json").read_text())["rows"]
+    kinds = ("points_lost", "bits_changed", "doubled", "left_running", "half_written")
+    assert sum(row["times"] for row in rows if row["fault"].startswith(("kill", "SIGTERM", "Ctrl-C"))) >= 30
+    assert [row for row in rows if any(row[kind] for kind in kinds)] == []
