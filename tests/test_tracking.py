@@ -301,16 +301,16 @@ def test_a_new_store_appears_with_all_its_tables_or_not_at_all(tmp_path, monkeyp
     search, seen = mlflow.MlflowClient.search_experiments, []
 
     def looking(self, *arguments, **named):
-        seen.append((tmp_path / "new.db").exists())
+        seen.append((tmp_path / "whole.db").exists())
         return search(self, *arguments, **named)
 
     monkeypatch.setattr(mlflow.MlflowClient, "search_experiments", looking)
-    begun = tmp_path / f".new.db-{Store(tmp_path / 'home', 'sqlite:///other.db').home_id}"
+    begun = tmp_path / f".whole.db-{Store(tmp_path / 'home', 'sqlite:///before.db').home_id}"
     begun.mkdir()
-    (begun / "new.db").write_bytes(b"half")
-    Store(tmp_path / "home", "sqlite:///new.db")
+    (begun / "whole.db").write_bytes(b"half")
+    Store(tmp_path / "home", "sqlite:///whole.db")
     assert seen == [False, False]
     assert not begun.exists()
-    with sqlite3.connect("new.db") as database:
+    with sqlite3.connect("whole.db") as database:
         assert database.execute("SELECT version_num FROM alembic_version").fetchall()
     mlflow.set_tracking_uri(None)
