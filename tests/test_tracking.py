@@ -282,18 +282,18 @@ def test_a_run_that_ends_while_it_is_looked_at_stays_finished(store, small_trial
     assert store.client.get_run(run_id).info.status == "FINISHED"
 
 
-def test_force_trains_again_though_a_kill_left_the_checkpoints(finished, trials, own_home):
+def test_what_a_kill_left_of_a_finished_trial_is_cleared_and_force_trains_again(finished, trials, whole_mnist):
     store, _, done = finished
-    fingerprint = store.client.get_run(done[1].run_id).data.tags["fingerprint"]
-    left = own_home / "trials" / fingerprint / "epoch-0002"
-    left.mkdir()
-    _, (again,) = run(store, trials[1:2])
-    assert again.how == "reused"
-    assert not left.exists()
-    left.mkdir()
+    directory = store.home / "trials" / store.client.get_run(done[1].run_id).data.tags["fingerprint"]
+    list(training.train(trials[1], whole_mnist, directory, kernel=kernel()))
+    assert checkpoints.saved_epochs(directory) == [1, 2]
+    assert run(store, trials[1:2])[1][0].how == "reused"
+    assert checkpoints.saved_epochs(directory) == []
+    list(training.train(trials[1], whole_mnist, directory, kernel=kernel()))
+    started = time.time() * 1000
     _, (forced,) = run(store, trials[1:2], force=True, jobs=1)
-    assert forced.how == "trained"
-    assert not left.exists()
+    assert all(metric.timestamp >= started for metric in store.client.get_metric_history(forced.run_id, "train_loss"))
+    assert checkpoints.saved_epochs(directory) == []
 
 
 def test_a_new_store_appears_with_all_its_tables_or_not_at_all(tmp_path, monkeypatch):
