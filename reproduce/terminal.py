@@ -4,6 +4,8 @@ import codecs
 import os
 import sys
 
+from reproduce.plain import printable
+
 LONGEST = 1000  # characters of a line
 PLAIN = {"±": "+-", "×": "x", "≈": "~", "…": "...", "–": "-", "—": "-", "³": "^3"}
 
@@ -37,5 +39,5 @@ def let_go_of_output() -> None:
 
 def one_line(message: str) -> str:
     """The message as one line of bearable length that does nothing to a terminal."""
-    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(message.split()))
+    line = printable(message)
     return line if len(line) <= LONGEST else line[:LONGEST] + "…"
