@@ -166,3 +166,9 @@ def uninterrupted(mnist_cache, tmp_path_factory):
         return ours.left(), time.monotonic() - started
 
     return of
+
+
+def needs(*programs):
+    """The container's image has not all that a checkout's machine has."""
+    missing = [program for program in programs if shutil.which(program) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
