@@ -15,7 +15,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 # The modules that decide a trial's numbers; trial.py only says which trial it is, and that is hashed by itself.
-DECIDING_MODULES = ("mnist", "lenet5", "fused/network", "engines", "optimizers", "schedules", "training")
+DECIDING_MODULES = ("mnist", "lenet5", "fused/network", "engines", "optimizers", "schedules", "ranks", "training")
 PACKAGES = ("torch", "torchvision", "colossalai", "numpy", "pillow", "scikit-learn", "mlflow")
 DECIDING_PACKAGES = ("torch", "colossalai", "numpy", "pillow")
 DIRTY = "-dirty"  # how git describe marks a commit with changes on top

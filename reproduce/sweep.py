@@ -218,7 +218,7 @@ def _train_and_record(task: Task, store: Store) -> Done:
     from reproduce import training  # takes seconds to import: only where something is trained
 
     if task.trial.optimizer in ("lamb", "lars", "hybridadam"):
-        with training._quiet():  # with them comes more of Colossal-AI, and what that says of kernels not used here
+        with training.quiet():  # with them comes more of Colossal-AI, and what that says of kernels not used here
             import colossalai.nn.optimizer  # noqa: F401
 
     trial = task.trial

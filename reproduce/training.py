@@ -1,7 +1,8 @@
 """Train one trial through Colossal-AI's Booster and yield a record an epoch. Knows nothing of MLflow.
 
 A trial is a function of its specification: its seed sets the initial weights and the order of the data, one thread
-computes on a CPU, and every epoch is saved, so that a trial that was stopped goes on to the same bits.
+computes on a CPU, and every epoch is saved, so that a trial that was stopped goes on to the same bits. Where a launcher
+started several ranks, each calls `train` with the same trial, and they train it together.
 """
 
 import logging
@@ -13,13 +14,15 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
 from sklearn.metrics import accuracy_score
 
-from reproduce import engines, mnist, optimizers, schedules
+from reproduce import engines, mnist, optimizers, ranks, schedules
 from reproduce.checkpoints import Checkpoints, EpochRecord
+from reproduce.ranks import Ranks
 from reproduce.trial import TEST_BATCH_SIZE, Trial
 
 LAUNCH_ATTEMPTS = 5
@@ -27,20 +30,29 @@ STOP_SMOOTHING = 0.98  # of the average that a divergence stop looks at: fastai'
 
 
 def launch(local_rank: int = 0) -> torch.device:
-    """Start Colossal-AI in this process, once, as a world of one, and return the device it computes on."""
-    with _quiet(), _generators_kept():  # Colossal-AI seeds all of them
+    """Start Colossal-AI in this process, once, and return the device it computes on.
+
+    As one of the ranks of whatever launcher started the process, else as the only one, on the device `local_rank`.
+    """
+    with quiet(), _generators_kept():  # Colossal-AI seeds all of them
         import colossalai
         from colossalai.accelerator import get_accelerator
 
         if not torch.distributed.is_initialized():
-            for attempt in range(1, LAUNCH_ATTEMPTS + 1):
-                try:
-                    colossalai.launch(0, 1, "127.0.0.1", _free_port(), local_rank=local_rank, verbose=False)
-                    break
-                except torch.distributed.DistNetworkError:  # another process took the port in between
-                    if attempt == LAUNCH_ATTEMPTS:
-                        raise
+            if ranks.launched():
+                colossalai.launch_from_torch(verbose=False)
+            else:
+                _launch_alone(colossalai, local_rank)
     return get_accelerator().get_current_device()
+
+
+def _launch_alone(colossalai: ModuleType, local_rank: int) -> None:
+    for attempt in range(1, LAUNCH_ATTEMPTS + 1):
+        try:
+            return colossalai.launch(0, 1, "127.0.0.1", _free_port(), local_rank=local_rank, verbose=False)
+        except torch.distributed.DistNetworkError:  # another process took the port in between
+            if attempt == LAUNCH_ATTEMPTS:
+                raise
 
 
 def train(
@@ -50,15 +62,16 @@ def train(
 
     Ends after `trial.epochs` epochs, or with the first that diverged. Random generators, and torch's number of threads,
     are the caller's again at the end, whatever ends it. `kernel` is the fused engine's, as `engines.resolve` gives it.
+    Only rank 0 uses `directory`; a batch must hold an image for each rank.
     """
-    device = launch(local_rank)
+    device, among = launch(local_rank), Ranks.of_group()
     with _torch_set_for(device):
         with _generators_kept():
             torch.manual_seed(trial.seed)
             model = engines.network(trial.engine, kernel)
         optimizer = optimizers.build(trial.optimizer, model.parameters(), trial.learning_rate)
         scheduler = schedules.build(trial.schedule, optimizer, trial.total_steps)
-        with _quiet():
+        with quiet():
             from colossalai.booster import Booster
             from colossalai.booster.plugin import TorchDDPPlugin
 
@@ -66,9 +79,10 @@ def train(
         criterion = torch.nn.CrossEntropyLoss()
         model, optimizer, criterion, _, scheduler = booster.boost(model, optimizer, criterion, lr_scheduler=scheduler)
 
-        checkpoints = Checkpoints(directory, booster)
-        with _quiet():
-            history = checkpoints.restore(model, optimizer, scheduler)
+        state = (model, optimizer, scheduler)
+        checkpoints = Checkpoints(directory, booster) if among.leads else None
+        with quiet():
+            history = among.as_leader_has(checkpoints.restore(*state) if checkpoints else [], *state)
         yield from history
 
         images, labels = _on(device, data.train.part(0, trial.images_per_epoch))
@@ -83,14 +97,17 @@ def train(
             losses, rates, validation, exploded = [], [], [], False
             model.train()
             for batch in mnist.batches(trial.images_per_epoch, trial.batch_size, trial.seed, epoch):
-                indices = torch.from_numpy(batch).to(device)
+                part = among.part(batch)
+                indices = torch.from_numpy(part).to(device)
                 rates.append(optimizer.param_groups[0]["lr"])
                 optimizer.zero_grad()
                 loss = criterion(model(images.index_select(0, indices)), labels.index_select(0, indices))
+                loss = among.weighed(loss, len(part), len(batch))
                 booster.backward(loss, optimizer)
                 optimizer.step()
                 scheduler.step()
-                losses.append(loss.detach())  # read once an epoch: reading it here would wait for the GPU
+                loss = among.mean(loss.detach())
+                losses.append(loss)  # read once an epoch: reading it here would wait for the GPU
                 step = (epoch - 1) * trial.steps_per_epoch + len(losses) - 1
                 if trial.held_out and step % trial.schedule.validation_interval == 0:
                     validation.append((step, *validate(model, *held_out)))
@@ -114,7 +131,8 @@ def train(
                     validation=np.array(validation, dtype=np.float64).reshape(-1, 3),
                 )
             )
-            checkpoints.save(history, model, optimizer, scheduler)
+            if checkpoints:
+                checkpoints.save(history, *state)
             yield history[-1]
 
 
@@ -205,7 +223,7 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without what Colossal-AI and its imports say about kernels and storage that nothing here uses."""
     with warnings.catch_warnings(record=True):  # recorded, as a filter would be undone by filters set in between
         logging.disable(logging.WARNING)
