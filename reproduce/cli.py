@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from reproduce import places, study, terminal
+from reproduce import following, places, study, terminal
 from reproduce.errors import TrackingError, TrialsFailedError, UserError, shown
 from reproduce.options import AUTO, COMMANDS, HOST, OPTION, PAPER, PORT, PROPOSED, SCHEDULE_PARAMETERS, nearest, options
 from reproduce.paper import Paper, load_paper
@@ -77,8 +77,9 @@ def _terminate(signum: int, frame: object) -> None:
 
 
 def _leave(message: str, code: int) -> None:
-    line = terminal.one_line(without_credentials(message))
-    click.echo(f"error: {line}" if code in (EXIT_USER, EXIT_FAILED) else line, err=True)
+    if following.is_to_say(message):
+        line = terminal.one_line(without_credentials(message))
+        click.echo(f"error: {line}" if code in (EXIT_USER, EXIT_FAILED) else line, err=True)
     sys.exit(code)
 
 
@@ -99,10 +100,12 @@ class Commands(click.Group):
             return super().invoke(ctx)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
-        """The command of that name."""
+        """The command of that name; where several ranks are to run it, those other than 0 only help to train."""
         if args and args[0] not in self.commands:
             expected = f"expected one of {', '.join(self.commands)}{nearest(args[0], self.commands)}"
             raise click.UsageError(f"there is no command {shown(args[0])}, {expected}")
+        if following.follows() and args and "jobs" not in COMMANDS.get(args[0], ()):
+            raise click.exceptions.Exit
         return super().resolve_command(ctx, args)
 
 
@@ -324,6 +327,10 @@ def _jobs(wanted: int | None) -> int:
     except ValueError as error:
         named = shown(os.environ.get("LOKY_MAX_CPU_COUNT"))
         raise UserError(f"LOKY_MAX_CPU_COUNT is {named}, expected a whole number: correct or unset it") from error
+    if following.size():
+        if wanted is not None and not following.follows():
+            say(f"--jobs {wanted} has no effect: {following.size()} ranks train the trials together, one after another")
+        return 1
     if wanted is not None and wanted > cores:
         say(f"--jobs {wanted}: there are {cores} cores, so that trials take turns and none ends sooner for it")
     return wanted or cores
@@ -397,6 +404,7 @@ def _run(
     `beside` plans further trials by what the first have recorded.
     """
     planned = plan(wishes)  # a wish that cannot be met ends here, before anything that takes seconds
+    following.check(planned)
     data_dir = given["data_dir"] or places.usual_data_dir()
     jobs = _jobs(given["jobs"])
     device, devices = _device(given["device"])
@@ -404,6 +412,8 @@ def _run(
         from reproduce import optimizers
 
         optimizers.check_device(given["optimizer"], device)
+    if following.follows():
+        return _follow(given, device, data_dir)
     store, paper = _store(), load_paper()
     if "learning_rates" in given:
         wishes = _at_proposed_rates(given, store, paper, wishes)
@@ -427,9 +437,10 @@ def _run(
     with store.parent(command, _texts(given)) as parent_id:
         store.log_dataset(parent_id, given["dataset"])
         try:
-            done = how(plan(wishes), store, parent_id)
-            if beside is not None:
-                done += how(beside(store, wishes), store, parent_id)
+            with following.leading(_surroundings(given["dataset"], device, engine, kernel)):
+                done = how(plan(wishes), store, parent_id)
+                if beside is not None:
+                    done += how(beside(store, wishes), store, parent_id)
         except BaseException:
             store.close_abandoned(waiting=False)  # trials whose workers were ended in the middle
             raise
@@ -443,6 +454,29 @@ def _run(
         if failed:
             raise TrialsFailedError(f"{len(failed)} of {len(done)} trials failed: {', '.join(failed)}")
     return 0
+
+
+def _follow(given: dict[str, Any], device: str, data_dir: Path | None) -> int:
+    """What a rank other than 0 does: it gets ready, and trains what rank 0 says."""
+    from reproduce import engines, mnist_files
+
+    def unsaid(line: str) -> None:
+        """Rank 0 says it."""
+
+    try:
+        place = places.own(home(), HOME)
+        engine, kernel = engines.resolve(given["engine"], device, place, unsaid)
+        mnist_files.prepare(given["dataset"], place, data_dir, unsaid)
+        following.follow(place, kernel, lambda: _surroundings(given["dataset"], device, engine, kernel))
+    except UserError as error:
+        raise UserError(following.own(str(error))) from error
+    return 0
+
+
+def _surroundings(dataset: str, device: str, engine: str, kernel: Path | None) -> dict[str, str]:
+    from reproduce import engines, mnist, provenance
+
+    return provenance.surroundings(mnist.data_sha256(dataset), device, engines.digest(engine, kernel), split=True)
 
 
 def _recorded_engine(wanted: str, store: Any, paper: Paper, wishes: study.Wishes) -> study.Wishes:

@@ -46,12 +46,13 @@ def _without_comments(source: str) -> str:
     return "\n".join(filter(None, (" ".join(line.partition("//")[0].split()) for line in source.splitlines())))
 
 
-def surroundings(data_sha256: str, device: str, engine: str) -> dict[str, str]:
+def surroundings(data_sha256: str, device: str, engine: str, split: bool = False) -> dict[str, str]:
     """All that decides a trial's numbers beside its specification: what its fingerprint is taken over.
 
-    `engine` is the digest of the compiled engine: another compiler may round otherwise.
+    `engine` is the digest of the compiled engine: another compiler may round otherwise. So does a batch that is `split`
+    over ranks; over how many is left out, so that a trial goes on with another number of them.
     """
-    return {
+    return ({"batches": "split over ranks"} if split else {}) | {
         "data": data_sha256,
         "code": code_sha256(),
         "device": device,

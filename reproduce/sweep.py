@@ -19,9 +19,9 @@ import joblib
 from filelock import Timeout
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from reproduce import engines, mnist, progress, provenance
+from reproduce import engines, following, mnist, progress, provenance
 from reproduce.checkpoints import EpochRecord, last_weights, saved_epochs
-from reproduce.errors import TrackingError
+from reproduce.errors import TrackingError, TrialsFailedError
 from reproduce.patience import one_line
 from reproduce.tracking import Store
 from reproduce.trial import Trial
@@ -88,7 +88,7 @@ def run(
     tasks = []
     for index, trial in enumerate(trials):
         surroundings = provenance.surroundings(
-            mnist.data_sha256(trial.dataset), device, engines.digest(trial.engine, kernel)
+            mnist.data_sha256(trial.dataset), device, engines.digest(trial.engine, kernel), bool(following.size())
         )
         fingerprint = trial.fingerprint(surroundings)
         tasks.append(
@@ -223,6 +223,8 @@ def _train_and_record(task: Task, store: Store) -> Done:
 
     trial = task.trial
     run_id, resumed = store.open_trial(trial, task.fingerprint, task.parent_id)
+    if following.size():
+        store.mark_ranks(run_id, following.size())
     if not (task.reuse or resumed):
         _remove_checkpoints(task.directory)  # a kill may have left those of the run that is not to be used
     try:
@@ -231,6 +233,7 @@ def _train_and_record(task: Task, store: Store) -> Done:
             logged = store.logged_epochs(run_id) if resumed else set()
             data = mnist.open_dataset(trial.dataset, task.home)
             history = []
+            following.announce(trial)
             for record in training.train(trial, data, task.directory, task.local_rank, task.kernel):
                 history.append(record)
                 if record.epoch not in logged:
@@ -245,6 +248,8 @@ def _train_and_record(task: Task, store: Store) -> Done:
         raise
     except Exception as error:
         store.fail(run_id, error)
+        if following.size():  # the other ranks are in the middle of it, and wait
+            raise TrialsFailedError(f"{trial.label} failed: {type(error).__name__}: {one_line(error)}") from error
         return Done(trial, run_id, "failed", f"{type(error).__name__}: {one_line(error)}")
     _remove_checkpoints(task.directory)
     last = history[-1]

@@ -48,6 +48,7 @@ from reproduce.trial import SIZES, Trial
 
 LAST_LOGGED = METRICS[0]  # an epoch is in the store if this is: its metrics are written together
 MODEL_NAME = "model"
+RANKS = "environment.ranks"
 BATCH = 1000  # metrics that MLflow takes at a time
 SIGN_SECONDS = 60  # between two signs of life of a run
 MODEL_CODE = Path(__file__).with_name("serving.py")
@@ -170,6 +171,15 @@ class Store(Records):
         self.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in trial.parameters().items()])
         self.log_dataset(run_id, trial.dataset)
         return run_id, resumed
+
+    def mark_ranks(self, run_id: str, size: int) -> None:
+        """Have a trial's run say over how many ranks its batches are split; one that went on, also over how many then.
+
+        As part of its environment: a report that puts runs together tells where they differ.
+        """
+        before = self.client.get_run(run_id).data.tags.get(RANKS)
+        now = f"{before}, then {size}" if before and before.split(" ")[-1] != str(size) else before or str(size)
+        self.client.log_batch(run_id, tags=_tags({RANKS: now}))
 
     def log_dataset(self, run_id: str, name: str) -> None:
         """Write which data set a run is about, with its full hash."""

@@ -31,9 +31,10 @@ README = (ROOT / "README.md").read_text()
 ORDER = (
     "errors", "plain", "trial", "marked", "paper", "study", "provenance", "sources", "mnist", "mnist_files", "lenet5",
     "fused.library", "fused.network", "engines", "optimizers", "schedules", "ranks", "checkpoints", "training",
-    "range_test", "suggestions", "spread", "regret", "claims", "progress", "patience", "connection", "records",
-    "tracking", "archive", "tables", "serving", "sweep", "figures", "artifacts", "evidence", "comparisons", "conclusion",
-    "verdicts", "content", "page", "crate", "rendering", "report", "readme", "options", "terminal", "places", "cli",
+    "following", "range_test", "suggestions", "spread", "regret", "claims", "progress", "patience", "connection",
+    "records", "tracking", "archive", "tables", "serving", "sweep", "figures", "artifacts", "evidence", "comparisons",
+    "conclusion", "verdicts", "content", "page", "crate", "rendering", "report", "readme", "options", "terminal",
+    "places", "cli",
 )  # fmt: skip
 NEVER = {
     "trial": {"torch", "mlflow"}, "study": {"torch", "mlflow"}, "provenance": {"mlflow"}, "mnist": {"mlflow"},

@@ -1,0 +1,119 @@
+"""One command over several ranks: rank 0 runs it as ever, and the others train each trial that it names, with it.
+
+Every rank is the same command line, started by `torchrun` or `colossalai run`. Rank 0 alone reads and writes the
+store and the checkpoints. A trial that fails ends all ranks, as the others are in the middle of it.
+"""
+
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from reproduce.errors import UserError, shown
+from reproduce.trial import Trial
+
+FOR_EVER = timedelta(days=365)  # a rank may wait for as long as rank 0 waits for others, or for the store
+
+
+def size() -> int | None:
+    """How many ranks a launcher started, this one among them; None where none did. UserError for what is no number."""
+    if not _launched():
+        return None
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        if not os.environ[name].isdecimal():
+            raise UserError(
+                f"{name} is {shown(os.environ[name])}, expected a whole number, as torchrun sets it: start this with "
+                "torchrun, or unset it"
+            )
+    return int(os.environ["WORLD_SIZE"])
+
+
+def follows() -> bool:
+    """Whether this is a rank that trains what rank 0 says, and says nothing itself."""
+    rank = os.environ.get("RANK", "")
+    return rank.isdecimal() and int(rank) > 0 and _launched()
+
+
+def _launched() -> bool:
+    if "RANK" not in os.environ:
+        return False  # what follows takes seconds to import
+    from reproduce import ranks
+
+    return ranks.launched()
+
+
+def own(message: str) -> str:
+    """A message that is this rank's alone."""
+    return f"rank {os.environ.get('RANK')}, on {platform.node()}: {message}"
+
+
+def is_to_say(message: str) -> bool:
+    """Whether this rank is the one to end with that message: rank 0 is, but for what is another's own."""
+    return not follows() or message.startswith(own(""))
+
+
+def check(trials: list[Trial]) -> None:
+    """UserError where a batch has fewer images than there are ranks."""
+    for trial in trials if size() else ():
+        least = trial.images_per_epoch % trial.batch_size or trial.batch_size
+        if least < size():
+            last = ", the last of each epoch," if least < trial.batch_size else ""
+            raise UserError(
+                f"{trial.label}: a batch of {least}{last} cannot be shared by {size()} ranks: start fewer, or "
+                "choose another --batch-size or --train-size"
+            )
+
+
+@contextmanager
+def leading(surroundings: dict[str, str]) -> Iterator[None]:
+    """Have the other ranks, if any, train what is announced in this block. Where it ends in an error, so must they."""
+    if not size():
+        yield
+        return
+    _broadcast(surroundings)
+    yield
+    _broadcast(None)
+
+
+def announce(trial: Trial) -> None:
+    """Have the other ranks, if any, begin to train that trial."""
+    if size():
+        _broadcast(trial.model_dump_json())
+
+
+def follow(home: Path, kernel: Path | None, surroundings: Callable[[], dict[str, str]]) -> None:
+    """Train what rank 0 announces, until it has nothing more. UserError where this rank would compute otherwise."""
+    from reproduce import mnist, training
+
+    theirs, ours = _broadcast(), surroundings()
+    apart = [f"{name} {ours[name]} instead of {theirs[name]}" for name in theirs if ours[name] != theirs[name]]
+    if apart:
+        raise UserError(f"this differs from rank 0: {', '.join(apart)}: every rank needs the same")
+    while announced := _broadcast():
+        trial = Trial.model_validate_json(announced)
+        for _ in training.train(trial, mnist.open_dataset(trial.dataset, home), home, kernel=kernel):
+            pass
+
+
+@cache
+def _group() -> Any:
+    """The group over which rank 0 talks to the others: all have met once it is there."""
+    import torch
+
+    from reproduce import training
+
+    training.launch()
+    return torch.distributed.new_group(backend="gloo", timeout=FOR_EVER)
+
+
+def _broadcast(what: object = None) -> Any:
+    """On every rank, what rank 0 gives."""
+    group, given = _group(), [what]
+    import torch
+
+    torch.distributed.broadcast_object_list(given, group=group)
+    return given[0]

@@ -1,0 +1,142 @@
+"""Several ranks on one trial, started by torchrun as users start them."""
+
+import subprocess
+import sys
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from conftest import CACHE, ROOT, kernel, small_wishes
+from faults import METRICS
+from safetensors.torch import load_file
+
+from reproduce import checkpoints, provenance, study, training
+from reproduce.ranks import Ranks
+
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
+
+
+def torchrun(ranks, *words, **settings):
+    command = [*TORCHRUN, str(ranks), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, **settings)
+
+
+def train_split(ranks, trial, directory):
+    """Train with so many ranks; the losses that each of them has of every step."""
+    done = torchrun(ranks, ROOT / "tests" / "split.py", CACHE, directory, kernel(), trial.model_dump_json())
+    assert done.returncode == 0, done.stderr
+    return [np.load(f"{directory}.rank-{rank}.npy") for rank in range(ranks)]
+
+
+def one_trial(paper, **wishes):
+    return study.trials(paper, small_wishes(schedulers=("step",), learning_rates=(6e-4,), **wishes))[0]
+
+
+@pytest.fixture
+def whole(whole_mnist, tmp_path):
+    """What one process makes of a trial: its losses and its weights."""
+
+    def train(trial):
+        records = training.train(trial, whole_mnist, tmp_path / "whole", kernel=kernel())
+        losses = np.concatenate([record.step_losses for record in records])
+        return losses, load_file(checkpoints.last_weights(tmp_path / "whole"))
+
+    return train
+
+
+def weights_of(directory):
+    return load_file(checkpoints.last_weights(directory))
+
+
+def test_every_image_of_a_batch_is_one_ranks():
+    batch = np.arange(10, 20)
+    parts = [Ranks(rank, 3).part(batch).tolist() for rank in range(3)]
+    assert parts == [[10, 11, 12, 13], [14, 15, 16], [17, 18, 19]]
+
+
+def test_the_mean_over_ranks_of_what_is_weighed_is_the_mean_over_the_batch():
+    losses = torch.tensor([3.0, 5.0, 7.0, 9.0, 1.0])  # mean 5; of the parts, 5 and 5, and 6 and 3.5 below
+    parts = [losses[:3], losses[3:]]
+    weighed = [Ranks(rank, 2).weighed(part.mean(), len(part), 5) for rank, part in enumerate(parts)]
+    assert [value.item() for value in weighed] == pytest.approx([6.0, 4.0])
+    assert Ranks(0, 1).weighed(losses.mean(), 5, 5).item() == 5.0
+
+
+def test_fifty_steps_of_two_ranks_are_those_of_one_within_rounding(paper, whole, tmp_path):
+    trial = one_trial(paper, epochs=1, train_size=6400)
+    first, second = train_split(2, trial, tmp_path / "split")
+    losses, weights = whole(trial)
+    assert len(losses) == 50
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, losses, rtol=1e-5)
+    for name, found in weights_of(tmp_path / "split").items():
+        torch.testing.assert_close(found, weights[name], rtol=1e-4, atol=1e-5)
+
+
+def test_rank_0_alone_writes(paper, tmp_path):
+    train_split(2, one_trial(paper), tmp_path / "split")
+    assert checkpoints.saved_epochs(tmp_path / "split") == [1, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["split", "split.rank-0.npy", "split.rank-1.npy"]
+
+
+def test_a_trial_goes_on_with_another_number_of_ranks_and_uneven_parts(paper, whole, tmp_path):
+    trial = one_trial(paper, epochs=3, train_size=700)  # six steps an epoch, the last of 60 images
+    shorter = trial.model_copy(update={"epochs": 1})
+    (begun, _) = train_split(2, shorter, tmp_path / "split")
+    gone_on = train_split(3, trial, tmp_path / "split")
+    losses, weights = whole(trial)
+    assert len(losses) == 18
+    for found in gone_on:  # also those of ranks 1 and 2, which cannot read what rank 0 has
+        np.testing.assert_array_equal(found[:6], begun)
+        np.testing.assert_allclose(found, losses, rtol=1e-5)
+    for name, found in weights_of(tmp_path / "split").items():
+        torch.testing.assert_close(found, weights[name], rtol=1e-4, atol=1e-5)
+
+
+def test_the_fingerprint_tells_a_split_batch_but_not_over_how_many_ranks():
+    alone = provenance.surroundings("data", "cpu", "engine")
+    assert provenance.surroundings("data", "cpu", "engine", split=True) == alone | {"batches": "split over ranks"}
+
+
+@pytest.fixture
+def command(workshop):
+    """Run a command of ours with so many ranks in one directory."""
+    place = workshop()
+
+    def run(ranks, *words):
+        return torchrun(ranks, "-m", "reproduce", *words, cwd=place.directory, env=place.environment)
+
+    run.place = place
+    return run
+
+
+SWEEP = ("sweep", "--scheduler", "step", "--learning-rates", "6e-4,6e-5", "--epochs", "2", "--train-size", "640")
+
+
+def test_a_sweep_of_two_ranks_is_recorded_once_and_reused_by_one(command):
+    done = command(2, *SWEEP)
+    assert done.returncode == 0, done.stderr
+    assert "2 trained" in done.stderr
+    assert done.stderr.count("step 6e-5 seed 0: trained") == 1
+    left = command.place.left()
+    assert [len(runs) for runs in left.values()] == [1, 1]
+    for (trial,) in left.values():
+        assert {name: sorted(points) for name, points in trial.points.items()} == {key: [1, 2] for key in METRICS}
+        assert {len(values) for points in trial.points.values() for values in points.values()} == {1}
+    runs = mlflow.MlflowClient(command.place.uri).search_runs(["1"], "tags.kind = 'trial'")
+    assert [run.data.tags["environment.ranks"] for run in runs] == ["2", "2"]
+    again = command(1, *SWEEP)
+    assert again.returncode == 0, again.stderr
+    assert "2 reused" in again.stderr
+    assert command.place.left().keys() == left.keys()
+
+
+def test_a_batch_too_small_for_its_ranks_is_refused_once(command):
+    done = command(2, *SWEEP, "--batch-size", "639")
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == [
+        "error: step 6e-4 seed 0: a batch of 1, the last of each epoch, cannot be shared by 2 ranks: start "
+        "fewer, or choose another --batch-size or --train-size"
+    ]
