@@ -6,6 +6,8 @@
 # make test-image  the image built and tried, where a container engine runs
 # make test-faults the program killed, its disk full, its store gone, and what that cost: docs/reliability.md; half an hour
 # make soak        200 trials in one go: memory, open files, the store's speed
+# make scaling     what a trial costs beside its training, here and on Ray: docs/scaling.md
+# make cluster     the study on two Ray nodes and PostgreSQL, one node killed, beside the plain run: docs/scaling.md
 # make bench       the speed, beside what a user would run instead; takes about 20 minutes
 # make lock        resolve the versions anew
 # make audit       what is known against the locked versions, beside what docs/security.md accepts; asks PyPI
@@ -19,7 +21,7 @@ IMAGE_OPTIONS ?=
 ACCEPTED = $(shell grep '^| `[A-Z]' docs/security.md | cut -d'|' -f2 | tr -d '`')
 COMMIT = $(shell git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null || echo unknown)
 
-.PHONY: reproduce quick report test test-image test-faults soak image bench lint ui env lock audit sbom clean
+.PHONY: reproduce quick report test test-image test-faults soak scaling cluster image bench lint ui env lock audit sbom clean
 
 reproduce: env
 	$(BIN)/reproduce main
@@ -49,6 +51,12 @@ test-faults: env
 
 soak: env
 	$(BIN)/python bench/soak.py
+
+scaling: env
+	$(BIN)/python bench/scaling.py
+
+cluster: env
+	$(BIN)/python bench/cluster.py
 
 bench: env bench/.venv/installed
 	$(BIN)/reproduce data

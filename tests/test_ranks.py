@@ -1,7 +1,11 @@
 """Several ranks on one trial, started by torchrun as users start them."""
 
+import os
+import re
+import shlex
 import subprocess
 import sys
+import tempfile
 
 import mlflow
 import numpy as np
@@ -17,9 +21,11 @@ from reproduce.ranks import Ranks
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 
-def torchrun(ranks, *words, **settings):
+def torchrun(ranks, *words, env=os.environ, **settings):
     command = [*TORCHRUN, str(ranks), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, **settings)
+    with tempfile.TemporaryDirectory() as folder:  # torchrun leaves its logs
+        env = env | {"TMPDIR": folder}
+        return subprocess.run(command, capture_output=True, text=True, timeout=600, env=env, **settings)
 
 
 def train_split(ranks, trial, directory):
@@ -105,7 +111,7 @@ def command(workshop):
     place = workshop()
 
     def run(ranks, *words):
-        return torchrun(ranks, "-m", "reproduce", *words, cwd=place.directory, env=place.environment)
+        return torchrun(ranks, "-m", "reproduce", *words, env=place.environment, cwd=place.directory)
 
     run.place = place
     return run
@@ -140,3 +146,45 @@ def test_a_batch_too_small_for_its_ranks_is_refused_once(command):
         "error: step 6e-4 seed 0: a batch of 1, the last of each epoch, cannot be shared by 2 ranks: start "
         "fewer, or choose another --batch-size or --train-size"
     ]
+
+
+def commands(program):
+    """What docs/scaling.md says to type with that program, split into words."""
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    blocks = re.findall(r"```\n(.*?)```", page, re.DOTALL)
+    return [shlex.split(line) for block in blocks for line in block.splitlines() if line.startswith(f"{program} ")]
+
+
+def parsed_by_ours(words):
+    """The command of ours, parsed as it would be: a name and its values."""
+    from reproduce.cli import cli
+
+    name, *rest = words
+    return name, cli.commands[name].make_context(name, list(rest)).params
+
+
+def test_the_documented_torchrun_commands_are_understood_by_it_and_by_us():
+    from torch.distributed.run import get_args_parser
+
+    documented = commands("torchrun")
+    assert len(documented) == 2
+    for _, *words in documented:
+        parsed = get_args_parser().parse_args(words)
+        assert (parsed.module, parsed.training_script) == (True, "reproduce")
+        name, values = parsed_by_ours(parsed.training_script_args)
+        assert (name, values["scheduler"]) == ("sweep", "step")
+
+
+def test_the_documented_colossalai_commands_are_understood_by_it_and_by_us():
+    with training.quiet():
+        from colossalai.cli.launcher import run
+
+    documented = commands("colossalai")
+    assert len(documented) == 2
+    for _, launcher, *words in documented:
+        assert launcher == "run"
+        values = run.make_context("run", words).params
+        assert values["m"] == "reproduce"
+        assert values["nproc_per_node"] in (2, 4)
+        name, given = parsed_by_ours([values["user_script"], *values["user_args"]])
+        assert (name, given["scheduler"]) == ("sweep", "step")
