@@ -9,23 +9,22 @@ import functools
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from reproduce import following, places, study, terminal
-from reproduce.errors import TrackingError, TrialsFailedError, UserError, shown
-from reproduce.options import AUTO, COMMANDS, HOST, OPTION, PAPER, PORT, PROPOSED, SCHEDULE_PARAMETERS, nearest, options
+from reproduce import following, places, running, study, terminal
+from reproduce.errors import ClusterLostError, TrackingError, TrialsFailedError, UserError, shown
+from reproduce.options import COMMANDS, HOST, OPTION, PORT, nearest, options
 from reproduce.paper import Paper, load_paper
 from reproduce.plain import printable, without_credentials
 from reproduce.progress import say
 from reproduce.trial import Trial, format_rate
 
 EXIT_FAILED, EXIT_USER, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_TERMINATED = 1, 2, 3, 130, 141, 143
-HOME = "REPRODUCE_HOME"
 GO_ON = "what is done is recorded; the same command goes on from there"
 # What is true of a command that was stopped, where it is not that.
 STOPPED = {
@@ -49,7 +48,7 @@ def main() -> None:
         sys.exit(code)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())
-    except (TrialsFailedError, TrackingError) as error:
+    except (TrialsFailedError, TrackingError, ClusterLostError) as error:
         _leave(f"{error}: {after}", EXIT_FAILED)
     except (UserError, click.ClickException) as error:
         _leave(error.format_message() if isinstance(error, click.ClickException) else str(error), EXIT_USER)
@@ -137,7 +136,7 @@ def main_command(**given: Any) -> int:
         _log_proposals(store, parent_id, paper, wishes, paper.range_test.smoothing)
         _report(store, parent_id, paper, wishes, paper.range_test.smoothing, given)
 
-    return _run("main", given, _wishes(given), plan, then)
+    return running.run("main", given, running.wished(given), plan, then)
 
 
 @cli.command("range_test")
@@ -145,13 +144,13 @@ def main_command(**given: Any) -> int:
 def range_test_command(**given: Any) -> int:
     """The learning-rate range test: raise the rate step by step, and propose one."""
     paper = load_paper()
-    wishes = _wishes(given | {"range_test_epochs": given["epochs"], "epochs": None})
-    smoothing = _smoothing(given, paper)
+    wishes = running.wished(given | {"range_test_epochs": given["epochs"], "epochs": None})
+    smoothing = running.smoothing_of(given, paper)
 
     def then(store: Any, parent_id: str, wishes: study.Wishes) -> None:
         _log_proposals(store, parent_id, paper, wishes, smoothing)
 
-    return _run("range_test", given, wishes, functools.partial(study.range_tests, paper), then)
+    return running.run("range_test", given, wishes, functools.partial(study.range_tests, paper), then)
 
 
 @cli.command("sweep")
@@ -159,7 +158,7 @@ def range_test_command(**given: Any) -> int:
 def sweep_command(**given: Any) -> int:
     """Train with one schedule, or all, at several initial rates."""
     paper = load_paper()
-    return _run("sweep", given, _wishes(given), functools.partial(study.trials, paper))
+    return running.run("sweep", given, running.wished(given), functools.partial(study.trials, paper))
 
 
 @cli.command("grid")
@@ -167,7 +166,7 @@ def sweep_command(**given: Any) -> int:
 def grid_command(**given: Any) -> int:
     """How good is a proposed rate? The range test, and fixed rates all over, trained to compare its proposal with."""
     paper = load_paper()
-    wishes, smoothing = _wishes(given), _smoothing(given, paper)
+    wishes, smoothing = running.wished(given), running.smoothing_of(given, paper)
 
     def plan(wishes: study.Wishes) -> list[Trial]:
         return study.range_tests(paper, wishes) + study.grid(paper, wishes)
@@ -190,7 +189,7 @@ def grid_command(**given: Any) -> int:
         if compared:
             click.echo(comparisons.regret_text(compared))
 
-    return _run("grid", given, wishes, plan, then, beside)
+    return running.run("grid", given, wishes, plan, then, beside)
 
 
 @cli.command("report")
@@ -202,14 +201,16 @@ def report_command(**given: Any) -> int:
     """
     if given["check"]:
         return _check(given["output"])
-    paper, wishes = load_paper(), _wishes(given)
-    smoothing = _smoothing(given, paper)
+    paper, wishes = load_paper(), running.wished(given)
+    smoothing = running.smoothing_of(given, paper)
     study.trials(paper, wishes), study.range_tests(paper, wishes)  # a wish that cannot be met ends here
     _check_output(given["output"])
-    store = _store()
+    store = running.open_store()
     store.close_abandoned()
-    wishes = _recorded_engine(given["engine"], store, paper, _at_proposed_rates(given, store, paper, wishes))
-    with store.parent("report", _texts(given)) as parent_id:
+    wishes = running.recorded_engine(
+        given["engine"], store, paper, running.at_proposed_rates(given, store, paper, wishes)
+    )
+    with store.parent("report", running.texts(given)) as parent_id:
         _report(store, parent_id, paper, wishes, smoothing, given)
     return 0
 
@@ -250,10 +251,10 @@ def verify_command(seeds: tuple[int, ...] | None, engine: str, strict: bool) -> 
     paper = load_paper()
     from reproduce import verdicts
 
-    store = _store()
+    store = running.open_store()
     every = store.seeds()
     wishes = study.Wishes(seeds=seeds or every or None)
-    wishes = _recorded_engine(engine, store, paper, wishes.model_copy(update={"engine": engine}))
+    wishes = running.recorded_engine(engine, store, paper, wishes.model_copy(update={"engine": engine}))
     evidence = _evidence(store, paper, wishes, paper.range_test.smoothing)
     wanted = seeds or verdicts.studied(evidence, every) or paper.protocol.seeds
     judgements = verdicts.judge_all(evidence, wanted, () if seeds else every)
@@ -278,8 +279,8 @@ def data_command(dataset: str, data_dir: Path | None) -> None:
     """Fetch, check and resize the images, and nothing else."""
     from reproduce import mnist_files
 
-    mnist_files.prepare(dataset, places.own(home(), HOME), data_dir or places.usual_data_dir(), say)
-    click.echo(f"{dataset}: all four files are as they should be, in {home() / 'data' / dataset}")
+    mnist_files.prepare(dataset, places.own(running.home(), running.HOME), data_dir or places.usual_data_dir(), say)
+    click.echo(f"{dataset}: all four files are as they should be, in {running.home() / 'data' / dataset}")
 
 
 @cli.command("ui")
@@ -299,209 +300,6 @@ def ui_command(host: str, port: int) -> None:
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # as an argument everybody could read it
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, command)
-
-
-def home() -> Path:
-    """Where caches and checkpoints are kept."""
-    named = os.environ.get(HOME) or ".reproduce"
-    try:
-        return Path(named).resolve()
-    except (OSError, RuntimeError) as error:  # links that lead to each other
-        raise UserError(f"{HOME} is {shown(named)}, which leads nowhere: name a directory") from error
-
-
-def _store() -> Any:
-    """The tracking store, which takes seconds to import."""
-    place = places.own(home(), HOME)
-    from reproduce.tracking import Store
-
-    return Store(place)
-
-
-def _jobs(wanted: int | None) -> int:
-    """How many trials to train at once."""
-    from reproduce import provenance
-
-    try:
-        cores = provenance.cores()
-    except ValueError as error:
-        named = shown(os.environ.get("LOKY_MAX_CPU_COUNT"))
-        raise UserError(f"LOKY_MAX_CPU_COUNT is {named}, expected a whole number: correct or unset it") from error
-    if following.size():
-        if wanted is not None and not following.follows():
-            say(f"--jobs {wanted} has no effect: {following.size()} ranks train the trials together, one after another")
-        return 1
-    if wanted is not None and wanted > cores:
-        say(f"--jobs {wanted}: there are {cores} cores, so that trials take turns and none ends sooner for it")
-    return wanted or cores
-
-
-def _wishes(given: dict[str, Any]) -> study.Wishes:
-    """What the options ask for, as the study understands it."""
-    fields = {key: given[key] for key in study.Wishes.model_fields if given.get(key) not in (None, AUTO, PROPOSED)}
-    if given.get("scheduler", "all") != "all":
-        fields["schedulers"] = (given["scheduler"],)
-    own = {key: given[key] for key in SCHEDULE_PARAMETERS if given.get(key) is not None}
-    return study.Wishes(**fields, schedule_parameters=own)
-
-
-def _smoothing(given: dict[str, Any], paper: Paper) -> float:
-    """The weight of the past in the average that smooths a range test's loss."""
-    return given["smoothing"] if given.get("smoothing") is not None else paper.range_test.smoothing
-
-
-def _at_proposed_rates(given: dict[str, Any], store: Any, paper: Paper, wishes: study.Wishes) -> study.Wishes:
-    """The wishes with each seed's proposed rate, ten times it and a tenth of it, where that is asked for."""
-    if given["learning_rates"] != PROPOSED:
-        return wishes
-    rates = {}
-    for test in study.range_tests(paper, wishes):
-        proposed, run_id = store.newest_proposal(test)
-        if proposed is None:
-            why = f"run {run_id} found none, its loss never fell" if run_id else "there is no such range test"
-            raise UserError(
-                f"--learning-rates proposed needs what a range test with {test.optimizer}, {test.dataset}, "
-                f"{test.train_size} images, batches of {test.batch_size} and seed {test.seed} proposes, and {why}: "
-                f"run {_range_test_command(paper, wishes)} first"
-            )
-        rates[test.seed] = tuple(study.as_printed(proposed * factor) for factor in (1, 10, 0.1))
-        say(f"seed {test.seed}: {format_rate(proposed, 3)} is what run {run_id} proposes")
-    return wishes.model_copy(update={"rates_by_seed": rates})
-
-
-def _range_test_command(paper: Paper, wishes: study.Wishes) -> str:
-    """What to type for the range tests that the wishes want, with only the options that are not the paper's."""
-    words = ["reproduce range_test"]
-    for key in ("dataset", "optimizer", "batch_size", "train_size", "seeds"):
-        value = getattr(wishes, key)
-        if value is not None and value != getattr(paper.protocol, key):
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else value
-            words.append(f"--{key.replace('_', '-')} {text}")
-    return " ".join(words)
-
-
-def _texts(given: dict[str, Any]) -> dict[str, str]:
-    """The options as text, as `mlflow run` records them."""
-
-    def text(value: Any) -> str:
-        if value is None:
-            return PAPER
-        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-    return {key: text(value) for key, value in given.items()}
-
-
-def _run(
-    command: str,
-    given: dict[str, Any],
-    wishes: study.Wishes,
-    plan: Callable[[study.Wishes], list[Trial]],
-    then: Callable[[Any, str, study.Wishes], None] | None = None,
-    beside: Callable[[Any, study.Wishes], list[Trial]] | None = None,
-) -> int:
-    """Have the plan's trials finished under one parent run, then do what follows; the exit code.
-
-    `beside` plans further trials by what the first have recorded.
-    """
-    planned = plan(wishes)  # a wish that cannot be met ends here, before anything that takes seconds
-    following.check(planned)
-    data_dir = given["data_dir"] or places.usual_data_dir()
-    jobs = _jobs(given["jobs"])
-    device, devices = _device(given["device"])
-    if given["optimizer"] == "hybridadam":
-        from reproduce import optimizers
-
-        optimizers.check_device(given["optimizer"], device)
-    if following.follows():
-        return _follow(given, device, data_dir)
-    store, paper = _store(), load_paper()
-    if "learning_rates" in given:
-        wishes = _at_proposed_rates(given, store, paper, wishes)
-    for what in study.idle(wishes, planned):
-        say(what)
-    from reproduce import artifacts, engines, mnist_files, sweep
-
-    engine, kernel = engines.resolve(given["engine"], device, home(), say)
-    wishes = wishes.model_copy(update={"engine": engine})
-    mnist_files.prepare(given["dataset"], home(), data_dir, say)
-    store.close_abandoned()
-    how = functools.partial(
-        sweep.run,
-        device=device,
-        devices=devices,
-        kernel=kernel,
-        jobs=jobs,
-        force=given["force"],
-        artifacts=functools.partial(artifacts.leave_behind, smoothing=_smoothing(given, paper)),
-    )
-    with store.parent(command, _texts(given)) as parent_id:
-        store.log_dataset(parent_id, given["dataset"])
-        try:
-            with following.leading(_surroundings(given["dataset"], device, engine, kernel)):
-                done = how(plan(wishes), store, parent_id)
-                if beside is not None:
-                    done += how(beside(store, wishes), store, parent_id)
-        except BaseException:
-            store.close_abandoned(waiting=False)  # trials whose workers were ended in the middle
-            raise
-        store.close_abandoned()
-        store.describe_parent(parent_id, [(item.trial, item.run_id, item.how) for item in done])
-        counts = {how: sum(item.how == how for item in done) for how in ("trained", "resumed", "reused", "failed")}
-        say(", ".join(f"{count} {how}" for how, count in counts.items() if count))
-        if then is not None:
-            then(store, parent_id, wishes)
-        failed = [item.trial.label for item in done if item.how == "failed"]
-        if failed:
-            raise TrialsFailedError(f"{len(failed)} of {len(done)} trials failed: {', '.join(failed)}")
-    return 0
-
-
-def _follow(given: dict[str, Any], device: str, data_dir: Path | None) -> int:
-    """What a rank other than 0 does: it gets ready, and trains what rank 0 says."""
-    from reproduce import engines, mnist_files
-
-    def unsaid(line: str) -> None:
-        """Rank 0 says it."""
-
-    try:
-        place = places.own(home(), HOME)
-        engine, kernel = engines.resolve(given["engine"], device, place, unsaid)
-        mnist_files.prepare(given["dataset"], place, data_dir, unsaid)
-        following.follow(place, kernel, lambda: _surroundings(given["dataset"], device, engine, kernel))
-    except UserError as error:
-        raise UserError(following.own(str(error))) from error
-    return 0
-
-
-def _surroundings(dataset: str, device: str, engine: str, kernel: Path | None) -> dict[str, str]:
-    from reproduce import engines, mnist, provenance
-
-    return provenance.surroundings(mnist.data_sha256(dataset), device, engines.digest(engine, kernel), split=True)
-
-
-def _recorded_engine(wanted: str, store: Any, paper: Paper, wishes: study.Wishes) -> study.Wishes:
-    """The wishes with the engine that is wanted; auto is the one of which the store has more finished trials."""
-    if wanted != AUTO:
-        return wishes
-
-    def finished(engine: str) -> int:
-        asked = wishes.model_copy(update={"engine": engine})
-        return len(store.results(study.trials(paper, asked) + study.range_tests(paper, asked)))
-
-    return wishes.model_copy(update={"engine": max(("fused", "torch"), key=finished)})
-
-
-def _device(wanted: str) -> tuple[str, int]:
-    """The kind of device to compute on and how many of them there are."""
-    if wanted == "cpu":
-        return "cpu", 1
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda", torch.cuda.device_count()
-    if wanted == "cuda":
-        raise UserError("--device cuda: no CUDA device is to be seen here; leave --device out to compute on the CPU")
-    return "cpu", 1
 
 
 def _log_proposals(store: Any, parent_id: str, paper: Paper, wishes: study.Wishes, smoothing: float) -> None:

@@ -39,14 +39,7 @@ class Connection:
     """
 
     def __init__(self, home: Path, uri: str | None = None, experiment_id: str | None = None) -> None:
-        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        # A request that is lost MLflow makes again, within seconds; what takes longer Patient waits for, and says so.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        logging.getLogger("alembic").setLevel(logging.WARNING)  # a new SQLite store tells of each of its migrations
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints the traceback of what it raises
+        _have_mlflow_quiet_and_quick()
         if uri is not None:
             mlflow.set_tracking_uri(uri)
         self.uri = mlflow.get_tracking_uri()
@@ -110,6 +103,25 @@ class Connection:
             token = page.token
             if not token:
                 return found
+
+
+def created_at(uri: str, experiment_id: str) -> int:
+    """When the experiment was made, in ms: it tells one store from another. TrackingError where it cannot be had."""
+    _have_mlflow_quiet_and_quick()
+    shown_uri, wait = without_credentials(uri), min(patience.seconds(), OPENING_SECONDS)
+    client = Patient(None, shown_uri, wait).persist(mlflow.MlflowClient, uri)
+    return Patient(client, shown_uri, wait).get_experiment(experiment_id).creation_time
+
+
+def _have_mlflow_quiet_and_quick() -> None:
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # A request that is lost MLflow makes again, within seconds; what takes longer Patient waits for, and says so.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # a new SQLite store tells of each of its migrations
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints the traceback of what it raises
 
 
 def _make_whole(uri: str, home_id: str) -> None:

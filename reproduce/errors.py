@@ -23,3 +23,7 @@ class TrackingError(Exception):
 
 class StoreAwayError(TrackingError):
     """The tracking store did not answer for as long as it was waited for."""
+
+
+class ClusterLostError(Exception):
+    """The cluster that trials ran on is gone; what is done is recorded. The command line exits with 1."""

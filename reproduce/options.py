@@ -27,6 +27,7 @@ from reproduce.trial import (
 
 PAPER = "paper"
 AUTO = "auto"
+LOCAL = "local"
 PROPOSED = "proposed"
 MAX_IMAGES = max(SIZES.values())
 MAX_JOBS = 1000  # each is a process that takes 0.7 GiB
@@ -169,6 +170,19 @@ def _host(text: str) -> str:
     return text
 
 
+def _ray_address(text: str) -> str:
+    if text == LOCAL:
+        return text
+    if "://" in text:
+        raise RefusedError("which is that of Ray's client or dashboard")
+    found = urlsplit(f"//{text}")  # whose port is checked as it is read
+    if not found.hostname or not found.port or found.netloc != text or "@" in text:
+        raise ValueError
+    if not HOST_NAME.fullmatch(found.hostname):
+        raise ValueError
+    return text
+
+
 def _count(name: str, high: int, word: str | None = PAPER) -> OrPaper:
     return OrPaper(name, f"a whole number from 1 to {high}", functools.partial(_whole, 1, high), word)
 
@@ -202,6 +216,12 @@ STEPS = OrPaper(
 DIRECTORY = OrPaper("directory", "a directory that is there", _directory, word="none")
 PLACE = OrPaper("directory", "a directory, there or not", _place, word=None)
 HOST = OrPaper("host", "a name or an address", _host, word=None)
+RAY_ADDRESS = OrPaper(
+    "address", f"HOST:PORT of a Ray cluster's head, as 10.0.0.1:6379, the word {LOCAL}", _ray_address, word=AUTO
+)
+PART_OF_GPU = OrPaper(
+    "part", "a number above 0, at most 1", functools.partial(_real, low=0.0, high=1.0, low_included=False), word=None
+)
 SEEDS_EXPECTED = f"at most {MAX_VALUES} whole numbers from 0 to {MAX_SEED}, as 0,1,2 or 0-4"
 SEEDS = OrPaper("seeds", SEEDS_EXPECTED, _seeds)
 EVERY_SEED = OrPaper("seeds", SEEDS_EXPECTED, _seeds, word="all")
@@ -257,6 +277,13 @@ OPTION: dict[str, Callable] = {
         "PyTorch's layers or our kernel for CPUs; auto takes the kernel where it can be had.", AUTO,
     ),
     "device": _option("--device", Named(("auto", "cpu", "cuda")), "auto takes a GPU where there is one.", "auto"),
+    "executor": _option("--executor", Named(("local", "ray")), "This machine's cores, or a Ray cluster.", "local"),
+    "ray_address": _option(
+        "--ray-address", RAY_ADDRESS,
+        "auto is what RAY_ADDRESS says, else the cluster started on this machine, else one for this command, as local.",
+        AUTO,
+    ),
+    "gpus_per_trial": _option("--gpus-per-trial", PART_OF_GPU, "How much of a GPU a trial takes on Ray.", "1"),
     "force": _switch("--force", "Train again what is finished."),
     "ui_url": _option("--ui-url", OrPaper("address", "an address without credentials, as http://127.0.0.1:5000",
                                           _address, word="none"),
@@ -267,7 +294,7 @@ OPTION: dict[str, Callable] = {
 
 SCHEDULE_PARAMETERS = ("decay_steps", "milestones", "gamma", "pct_start", "div_factor", "final_div_factor")
 _COMMON = ("dataset", "optimizer", "batch_size", "seeds", "train_size", "engine")
-_WORK = ("data_dir", "jobs", "device", "force")
+_WORK = ("data_dir", "jobs", "device", "executor", "ray_address", "gpus_per_trial", "force")
 _RAMP = ("lr_start", "lr_end", "validation_size", "validation_interval", "stop_factor", "smoothing")
 _MODELS = ("scheduler", "learning_rates", *SCHEDULE_PARAMETERS)
 # The options of each command, and so the parameters of each entry point of MLproject.

@@ -270,12 +270,14 @@ class Store(Records):
     def close_abandoned(self, waiting: bool = True) -> None:
         """Mark as KILLED the runs whose process is gone.
 
-        Of this home those still RUNNING whose lock nobody holds, of another those that gave no sign of life for long.
+        Of this home those still RUNNING whose lock nobody holds, of another those that gave no sign of life for long,
+        and those of a parent of this home that has ended: a cluster's workers end with the command that they work for.
         Unless it is `waiting` for a store that is away, what cannot be closed now the next command closes.
         """
         client = self.client if waiting else self.client.at_once
         with nullcontext() if waiting else suppress(*patience.TROUBLES):
-            for run in self.runs("attributes.status = 'RUNNING'", client):
+            running = self.runs("attributes.status = 'RUNNING'", client)
+            for run in sorted(running, key=lambda run: "fingerprint" in run.data.tags):  # parents first
                 if "home" in run.data.tags:  # else it was not made by us, and nothing is known of it
                     self._close_if_abandoned(run, client)
 
@@ -284,13 +286,26 @@ class Store(Records):
         where = Path("trials", fingerprint, "lock") if fingerprint else Path("parents", f"{run_id}.lock")
         lock_file = self.home / where
         if run.data.tags["home"] != self.home_id or not lock_file.exists():
-            if self._is_silent(run):
+            if self._is_silent(run) or self._has_ended(run.data.tags.get(MLFLOW_PARENT_RUN_ID), client):
                 self._kill(run_id, client)
             return
         with suppress(Timeout), FileLock(lock_file, blocking=False):  # else it is at work
             self._kill(run_id, client)
             if not fingerprint:
                 lock_file.unlink(missing_ok=True)
+
+    def _has_ended(self, parent_id: str | None, client: Any) -> bool:
+        """Whether that is the run of a command with this home, and no longer at work."""
+        if parent_id is None:
+            return False
+        parent = client.get_run(parent_id)
+        return parent.data.tags.get("home") == self.home_id and parent.info.status != "RUNNING"
+
+    def close_lost(self, parent_id: str, fingerprint: str | None = None) -> None:
+        """Mark as KILLED what still is RUNNING of a parent's trials, or of one: their workers are known to be gone."""
+        for run in self.runs(f"attributes.status = 'RUNNING' AND tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'"):
+            if fingerprint in (None, run.data.tags.get("fingerprint")):
+                self._kill(run.info.run_id, self.client)
 
     def _kill(self, run_id: str, client: Any) -> None:
         if client.get_run(run_id).info.status == "RUNNING":  # it may have ended since it was listed

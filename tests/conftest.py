@@ -96,12 +96,12 @@ def kernel() -> Path:
 
 def run(store, trials, **changes):
     """Run trials under a parent: its run id, and what became of each."""
-    from reproduce import artifacts, sweep
+    from reproduce import artifacts, pool, sweep
 
+    ground = changes.pop("ground", None) or pool.Pool(changes.pop("jobs", 2), "cpu", 1, kernel())
     with store.parent("sweep", {"scheduler": "test"}) as parent_id:
-        settings = {"device": "cpu", "devices": 1, "jobs": 2, "force": False, "kernel": kernel(),
-                    "artifacts": functools.partial(artifacts.leave_behind, smoothing=0.9)}  # fmt: skip
-        done = sweep.run(trials, store, parent_id, **(settings | changes))
+        settings = {"force": False, "artifacts": functools.partial(artifacts.leave_behind, smoothing=0.9)}
+        done = sweep.run(trials, store, parent_id, ground=ground, **(settings | changes))
         store.describe_parent(parent_id, [(item.trial, item.run_id, item.how) for item in done])
     return parent_id, done
 

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from reproduce import cli
+from reproduce import cli, running
 
 
 def typed(monkeypatch, capsys, *arguments):
@@ -95,7 +95,7 @@ def test_a_wrong_tracking_uri_is_one_line(monkeypatch, capsys, tmp_path):
 def test_help_and_errors_load_neither_torch_nor_mlflow():
     probe = (
         "import sys; from reproduce.cli import cli; cli.main(['sweep', '--help'], standalone_mode=False);"
-        "sys.exit(bool({'torch', 'mlflow', 'matplotlib', 'colossalai'} & sys.modules.keys()))"
+        "sys.exit(bool({'torch', 'mlflow', 'matplotlib', 'colossalai', 'ray'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", probe], stdout=subprocess.DEVNULL).returncode == 0
 
@@ -107,7 +107,7 @@ def test_a_failed_trial_ends_with_exit_code_1_and_its_name(monkeypatch, capsys, 
         raise RuntimeError("no room left")
 
     monkeypatch.setattr(training, "train", fail)
-    monkeypatch.setattr(cli, "home", lambda: store.home)
+    monkeypatch.setattr(running, "home", lambda: store.home)
     code, printed = typed(
         monkeypatch,
         capsys,

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, small_wishes
 from test_cli import typed
 
-from reproduce import cli, options, places, study, terminal
+from reproduce import cli, options, places, running, study, terminal
 from reproduce.errors import UserError
 from reproduce.options import COMMANDS
 
@@ -62,6 +62,9 @@ BAD = {
     options.STEPS: [
         *(text for text in NO_COUNTS if text != "1,2"), "1,,2", "600000001", ",".join(["1"] * 1001),
     ],
+    options.RAY_ADDRESS: ["10.0.0.1", "10.0.0.1:", ":6379", "10.0.0.1:0", "10.0.0.1:99999", "me@10.0.0.1:6379", "a b:1",
+                          "10.0.0.1:6379/x", "ray://10.0.0.1:10001", "http://10.0.0.1:8265", "paper", ",", LONG],
+    options.PART_OF_GPU: [*NO_NUMBERS, "0", "1.5", "2", "paper"],
     options.SEEDS: NO_SEEDS,
     options.EVERY_SEED: [*NO_SEEDS, "paper"],
     options.DIRECTORY: ["nowhere", "/dev/null", "/etc/passwd", "paper", ",", LONG],
@@ -99,8 +102,8 @@ def one_line(printed):
 )
 def test_every_option_names_itself_what_it_got_and_what_it_expected(monkeypatch, capsys, tmp_path, command, option):
     monkeypatch.chdir(tmp_path)
-    for worker in ("_run", "_store"):  # what is let through by mistake does no work
-        monkeypatch.setattr(cli, worker, None)
+    for worker in ("run", "open_store"):  # what is let through by mistake does no work
+        monkeypatch.setattr(running, worker, None)
     for value in (*ANY_KIND, *bad_values(option)):
         code, printed = typed(monkeypatch, capsys, command, option.opts[0], value)
         assert code == 2, value[:100]
@@ -196,9 +199,9 @@ def test_what_comes_after_the_end_is_told_once_and_only_if_it_was_asked_for(pape
 
 def test_more_jobs_than_cores_are_taken_and_told(monkeypatch, capsys):
     monkeypatch.setattr("reproduce.provenance.cores", lambda: 2)
-    assert [cli._jobs(wanted) for wanted in (None, 2)] == [2, 2]
+    assert [running.jobs(wanted) for wanted in (None, 2)] == [2, 2]
     assert capsys.readouterr().err == ""
-    assert cli._jobs(3) == 3
+    assert running.jobs(3) == 3
     assert capsys.readouterr().err == (
         "--jobs 3: there are 2 cores, so that trials take turns and none ends sooner for it\n"
     )
@@ -207,7 +210,7 @@ def test_more_jobs_than_cores_are_taken_and_told(monkeypatch, capsys):
 def test_without_a_range_test_to_propose_rates_the_command_for_it_is_given(store, paper):
     wishes = small_wishes(optimizer="sgd", seeds=(3, 5), batch_size=64, engine="torch")
     with pytest.raises(UserError) as refused:
-        cli._at_proposed_rates({"learning_rates": options.PROPOSED}, store, paper, wishes)
+        running.at_proposed_rates({"learning_rates": options.PROPOSED}, store, paper, wishes)
     assert str(refused.value) == (
         "--learning-rates proposed needs what a range test with sgd, mnist, 640 images, batches of 64 and seed 3 "
         "proposes, and there is no such range test: "
@@ -313,7 +316,7 @@ def test_a_number_of_cores_that_is_none_is_told(monkeypatch, capsys, surrounding
 
 def test_an_empty_home_is_none_that_was_named(monkeypatch, surroundings):
     monkeypatch.setenv("REPRODUCE_HOME", "")
-    assert cli.home() == surroundings / ".reproduce"
+    assert running.home() == surroundings / ".reproduce"
 
 
 @pytest.mark.parametrize(
@@ -328,8 +331,8 @@ def test_an_empty_home_is_none_that_was_named(monkeypatch, surroundings):
     ],
 )  # fmt: skip
 def test_an_output_that_cannot_be_is_told_before_any_work(monkeypatch, capsys, surroundings, output, message):
-    for worker in ("_run", "_store"):
-        monkeypatch.setattr(cli, worker, None)
+    for worker in ("run", "open_store"):
+        monkeypatch.setattr(running, worker, None)
     (surroundings / "loop").symlink_to("pool")
     (surroundings / "pool").symlink_to("loop")
     (surroundings / "to-file").symlink_to("file")

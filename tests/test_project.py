@@ -29,22 +29,23 @@ README = (ROOT / "README.md").read_text()
 
 # In the order in which data flows: a module imports only from those before it, and cli from all.
 ORDER = (
-    "errors", "plain", "trial", "marked", "paper", "study", "provenance", "sources", "mnist", "mnist_files", "lenet5",
-    "fused.library", "fused.network", "engines", "optimizers", "schedules", "ranks", "checkpoints", "training",
-    "following", "range_test", "suggestions", "spread", "regret", "claims", "progress", "patience", "connection",
-    "records", "tracking", "archive", "tables", "serving", "sweep", "figures", "artifacts", "evidence", "comparisons",
-    "conclusion", "verdicts", "content", "page", "crate", "rendering", "report", "readme", "options", "terminal",
-    "places", "cli",
+    "errors", "plain", "places", "trial", "marked", "paper", "study", "provenance", "sources", "mnist", "mnist_files",
+    "lenet5", "fused.library", "fused.network", "engines", "optimizers", "schedules", "ranks", "checkpoints",
+    "training", "following", "range_test", "suggestions", "spread", "regret", "claims", "progress", "patience",
+    "connection", "records", "tracking", "archive", "tables", "serving", "worker", "pool", "cluster", "sweep",
+    "figures", "artifacts", "evidence", "comparisons", "conclusion", "verdicts", "content", "page", "crate",
+    "rendering", "report", "readme", "options", "running", "terminal", "cli",
 )  # fmt: skip
 NEVER = {
     "trial": {"torch", "mlflow"}, "study": {"torch", "mlflow"}, "provenance": {"mlflow"}, "mnist": {"mlflow"},
     "lenet5": {"reproduce"}, "fused.library": {"torch", "numpy", "reproduce"}, "fused.network": {"mlflow"},
     "engines": {"mlflow"}, "optimizers": {"mlflow"}, "schedules": {"mlflow"}, "ranks": {"mlflow"},
-    "training": {"mlflow"}, "range_test": {"mlflow"},
+    "training": {"mlflow"}, "following": {"mlflow"}, "range_test": {"mlflow"},
     "suggestions": {"torch", "mlflow"}, "spread": {"torch", "mlflow", "reproduce"},
     "claims": {"torch", "mlflow"}, "regret": {"torch", "mlflow"}, "paper": {"torch", "mlflow"},
     "evidence": {"torch", "mlflow", "matplotlib"},
-    "report": {"torch"}, "figures": {"torch"}, "tracking": {"matplotlib"}, "sweep": {"matplotlib"},
+    "report": {"torch"}, "figures": {"torch"}, "tracking": {"matplotlib"}, "sweep": {"matplotlib", "ray"},
+    "worker": {"matplotlib", "ray"}, "pool": {"matplotlib", "ray"}, "cluster": {"matplotlib"},
 }  # fmt: skip
 
 

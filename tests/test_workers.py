@@ -49,16 +49,16 @@ def test_one_whose_worker_dies_again_is_given_up_by_name_and_the_others_finish(s
 
 
 def test_a_mark_that_another_command_left_when_it_was_killed_is_no_sign_of_work(store, paper, tmp_path):
-    from reproduce.sweep import Task, _is_under_way
+    from reproduce.worker import Task, is_under_way
 
     (trial, *_) = three(paper)
     where = (store.home, store.uri, store.experiment_id)
     task = Task(trial, "fingerprint", *where, "parent", 1, 0, None, True, False, None)
     task.directory.mkdir(parents=True)
     (task.directory / "under-way").write_text("another parent")
-    assert not _is_under_way(task)
+    assert not is_under_way(task)
     (task.directory / "under-way").write_text("parent")
-    assert _is_under_way(task)
+    assert is_under_way(task)
 
 
 def test_a_worker_starts_no_compilers_of_its_own(store, paper, tmp_path):

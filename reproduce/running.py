@@ -1,0 +1,289 @@
+"""One command from its options to its runs: where it trains, on what, under which parent, and what it says of that.
+
+What takes seconds to import is imported where it is needed: a wish that cannot be met ends before.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from reproduce import following, places, study
+from reproduce.errors import TrialsFailedError, UserError, shown
+from reproduce.options import AUTO, PAPER, PROPOSED, RAY_ADDRESS, SCHEDULE_PARAMETERS
+from reproduce.paper import Paper, load_paper
+from reproduce.progress import say
+from reproduce.trial import Trial, format_rate
+
+HOME = "REPRODUCE_HOME"
+RAY_VARIABLE = "RAY_ADDRESS"
+
+
+def run(
+    command: str,
+    given: dict[str, Any],
+    wishes: study.Wishes,
+    plan: Callable[[study.Wishes], list[Trial]],
+    then: Callable[[Any, str, study.Wishes], None] | None = None,
+    beside: Callable[[Any, study.Wishes], list[Trial]] | None = None,
+) -> int:
+    """Have the plan's trials finished under one parent run, then do what follows; the exit code.
+
+    `beside` plans further trials by what the first have recorded.
+    """
+    planned = plan(wishes)  # a wish that cannot be met ends here, before anything that takes seconds
+    data_dir = given["data_dir"] or places.usual_data_dir()
+    _check_ranks(given, planned)
+    if following.follows():
+        return _follow(given, data_dir)
+    for what in _idle(given):
+        say(what)
+    with (_on_ray if given["executor"] == "ray" else _here)(given, data_dir) as (device, prepare):
+        if given["optimizer"] == "hybridadam":
+            from reproduce import optimizers
+
+            optimizers.check_device(given["optimizer"], device)
+        store, paper = open_store(), load_paper()
+        if "learning_rates" in given:
+            wishes = at_proposed_rates(given, store, paper, wishes)
+        for what in study.idle(wishes, planned):
+            say(what)
+        engine, ground = prepare(store)
+        wishes = wishes.model_copy(update={"engine": engine})
+        store.close_abandoned()
+        from reproduce import artifacts, sweep
+
+        how = functools.partial(
+            sweep.run,
+            ground=ground,
+            force=given["force"],
+            artifacts=functools.partial(artifacts.leave_behind, smoothing=smoothing_of(given, paper)),
+        )
+        with store.parent(command, texts(given)) as parent_id:
+            store.log_dataset(parent_id, given["dataset"])
+            try:
+                done = how(plan(wishes), store, parent_id)
+                if beside is not None:
+                    done += how(beside(store, wishes), store, parent_id)
+            except BaseException:
+                store.close_abandoned(waiting=False)  # trials whose workers were ended in the middle
+                raise
+            store.close_abandoned()
+            store.describe_parent(parent_id, [(item.trial, item.run_id, item.how) for item in done])
+            counts = {how: sum(item.how == how for item in done) for how in ("trained", "resumed", "reused", "failed")}
+            say(", ".join(f"{count} {how}" for how, count in counts.items() if count))
+            if then is not None:
+                then(store, parent_id, wishes)
+            failed = [item.trial.label for item in done if item.how == "failed"]
+            if failed:
+                raise TrialsFailedError(f"{len(failed)} of {len(done)} trials failed: {', '.join(failed)}")
+    return 0
+
+
+@contextmanager
+def _here(given: dict[str, Any], data_dir: Path | None) -> Iterator[tuple[str, Callable]]:
+    """The kind of device of this machine, and what prepares it, as `Cluster.prepare` does its nodes."""
+    at_once = jobs(given["jobs"])
+    device, devices = _device(given["device"])
+    with ExitStack() as until_the_end:
+
+        def prepare(store: Any) -> tuple[str, Any]:
+            from reproduce import engines, mnist_files, pool
+
+            engine, kernel = engines.resolve(given["engine"], device, home(), say)
+            mnist_files.prepare(given["dataset"], home(), data_dir, say)
+            if following.size():
+                until_the_end.enter_context(following.leading(_surroundings(given["dataset"], device, engine, kernel)))
+            return engine, pool.Pool(at_once, device, devices, kernel)
+
+        yield device, prepare
+
+
+def _check_ranks(given: dict[str, Any], planned: list[Trial]) -> None:
+    """UserError where several ranks cannot train these trials together."""
+    following.check(planned)
+    if following.size() and given["executor"] == "ray":
+        raise UserError(
+            "--executor ray cannot be started by torchrun or colossalai run: leave out the one, to train each trial "
+            "over several ranks, or the other, to train several trials at once"
+        )
+
+
+def _follow(given: dict[str, Any], data_dir: Path | None) -> int:
+    """What a rank other than 0 does: it gets ready, and trains what rank 0 says."""
+    from reproduce import engines, mnist_files
+
+    def unsaid(line: str) -> None:
+        """Rank 0 says it."""
+
+    try:
+        (device, _), place = _device(given["device"]), places.own(home(), HOME)
+        engine, kernel = engines.resolve(given["engine"], device, place, unsaid)
+        mnist_files.prepare(given["dataset"], place, data_dir, unsaid)
+        following.follow(place, kernel, lambda: _surroundings(given["dataset"], device, engine, kernel))
+    except UserError as error:
+        raise UserError(following.own(str(error))) from error
+    return 0
+
+
+def _surroundings(dataset: str, device: str, engine: str, kernel: Path | None) -> dict[str, str]:
+    from reproduce import engines, mnist, provenance
+
+    return provenance.surroundings(mnist.data_sha256(dataset), device, engines.digest(engine, kernel), split=True)
+
+
+@contextmanager
+def _on_ray(given: dict[str, Any], data_dir: Path | None) -> Iterator[tuple[str, Callable]]:
+    """The kind of device of a Ray cluster's nodes, and what prepares them; the cluster is let go of at the end."""
+    address = ray_address(given["ray_address"])
+    from reproduce import cluster
+
+    with cluster.connect(address, given["jobs"], given["gpus_per_trial"]) as nodes:
+        device = nodes.device(given["device"])
+        if device == "cpu" and given["gpus_per_trial"] != 1:
+            say(f"--gpus-per-trial {given['gpus_per_trial']:g} has no effect, as trials run on CPUs")
+
+        def prepare(store: Any) -> tuple[str, Any]:
+            wanted = cluster.Wanted(home(), given["dataset"], given["data_dir"], given["engine"], device)
+            return nodes.prepare(store, wanted), nodes
+
+        yield device, prepare
+
+
+def _idle(given: dict[str, Any]) -> list[str]:
+    """The options that only another executor would heed, one phrase each."""
+    if given["executor"] == "ray":
+        return []
+    typed = {"--ray-address": given["ray_address"] is not None, "--gpus-per-trial": given["gpus_per_trial"] != 1}
+    return [f"{name} has no effect without --executor ray" for name, is_typed in typed.items() if is_typed]
+
+
+def ray_address(wanted: str | None) -> str | None:
+    """The address of the option, else of Ray's own variable; None where Ray is to be looked for on this machine."""
+    named = os.environ.get(RAY_VARIABLE)
+    if wanted is not None or not named:
+        return wanted
+    try:
+        return None if named == RAY_ADDRESS.word else RAY_ADDRESS.parse(named)
+    except ValueError as error:
+        why = f", {error}" if str(error) else ""
+        raise UserError(
+            f"{RAY_VARIABLE} is {shown(named)}{why}; expected {RAY_ADDRESS.expected}: correct or unset it"
+        ) from error
+
+
+def home() -> Path:
+    """Where caches and checkpoints are kept."""
+    named = os.environ.get(HOME) or ".reproduce"
+    try:
+        return Path(named).resolve()
+    except (OSError, RuntimeError) as error:  # links that lead to each other
+        raise UserError(f"{HOME} is {shown(named)}, which leads nowhere: name a directory") from error
+
+
+def open_store() -> Any:
+    """The tracking store, which takes seconds to import."""
+    place = places.own(home(), HOME)
+    from reproduce.tracking import Store
+
+    return Store(place)
+
+
+def jobs(wanted: int | None) -> int:
+    """How many trials to train at once."""
+    from reproduce import provenance
+
+    try:
+        cores = provenance.cores()
+    except ValueError as error:
+        named = shown(os.environ.get("LOKY_MAX_CPU_COUNT"))
+        raise UserError(f"LOKY_MAX_CPU_COUNT is {named}, expected a whole number: correct or unset it") from error
+    if following.size():
+        if wanted is not None:
+            say(f"--jobs {wanted} has no effect: {following.size()} ranks train the trials together, one after another")
+        return 1
+    if wanted is not None and wanted > cores:
+        say(f"--jobs {wanted}: there are {cores} cores, so that trials take turns and none ends sooner for it")
+    return wanted or cores
+
+
+def wished(given: dict[str, Any]) -> study.Wishes:
+    """What the options ask for, as the study understands it."""
+    fields = {key: given[key] for key in study.Wishes.model_fields if given.get(key) not in (None, AUTO, PROPOSED)}
+    if given.get("scheduler", "all") != "all":
+        fields["schedulers"] = (given["scheduler"],)
+    own = {key: given[key] for key in SCHEDULE_PARAMETERS if given.get(key) is not None}
+    return study.Wishes(**fields, schedule_parameters=own)
+
+
+def smoothing_of(given: dict[str, Any], paper: Paper) -> float:
+    """The weight of the past in the average that smooths a range test's loss."""
+    return given["smoothing"] if given.get("smoothing") is not None else paper.range_test.smoothing
+
+
+def at_proposed_rates(given: dict[str, Any], store: Any, paper: Paper, wishes: study.Wishes) -> study.Wishes:
+    """The wishes with each seed's proposed rate, ten times it and a tenth of it, where that is asked for."""
+    if given["learning_rates"] != PROPOSED:
+        return wishes
+    rates = {}
+    for test in study.range_tests(paper, wishes):
+        proposed, run_id = store.newest_proposal(test)
+        if proposed is None:
+            why = f"run {run_id} found none, its loss never fell" if run_id else "there is no such range test"
+            raise UserError(
+                f"--learning-rates proposed needs what a range test with {test.optimizer}, {test.dataset}, "
+                f"{test.train_size} images, batches of {test.batch_size} and seed {test.seed} proposes, and {why}: "
+                f"run {_range_test_command(paper, wishes)} first"
+            )
+        rates[test.seed] = tuple(study.as_printed(proposed * factor) for factor in (1, 10, 0.1))
+        say(f"seed {test.seed}: {format_rate(proposed, 3)} is what run {run_id} proposes")
+    return wishes.model_copy(update={"rates_by_seed": rates})
+
+
+def _range_test_command(paper: Paper, wishes: study.Wishes) -> str:
+    """What to type for the range tests that the wishes want, with only the options that are not the paper's."""
+    words = ["reproduce range_test"]
+    for key in ("dataset", "optimizer", "batch_size", "train_size", "seeds"):
+        value = getattr(wishes, key)
+        if value is not None and value != getattr(paper.protocol, key):
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            words.append(f"--{key.replace('_', '-')} {text}")
+    return " ".join(words)
+
+
+def texts(given: dict[str, Any]) -> dict[str, str]:
+    """The options as text, as `mlflow run` records them."""
+
+    def text(value: Any) -> str:
+        if value is None:
+            return PAPER
+        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+    return {key: text(value) for key, value in given.items()}
+
+
+def recorded_engine(wanted: str, store: Any, paper: Paper, wishes: study.Wishes) -> study.Wishes:
+    """The wishes with the engine that is wanted; auto is the one of which the store has more finished trials."""
+    if wanted != AUTO:
+        return wishes
+
+    def finished(engine: str) -> int:
+        asked = wishes.model_copy(update={"engine": engine})
+        return len(store.results(study.trials(paper, asked) + study.range_tests(paper, asked)))
+
+    return wishes.model_copy(update={"engine": max(("fused", "torch"), key=finished)})
+
+
+def _device(wanted: str) -> tuple[str, int]:
+    """The kind of device to compute on and how many of them there are."""
+    if wanted == "cpu":
+        return "cpu", 1
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda", torch.cuda.device_count()
+    if wanted == "cuda":
+        raise UserError("--device cuda: no CUDA device is to be seen here; leave --device out to compute on the CPU")
+    return "cpu", 1
