@@ -9,13 +9,17 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import sqlalchemy
 from filelock import FileLock
 from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.tracking.context.registry import resolve_tags
 
 from reproduce import patience
@@ -27,7 +31,7 @@ from reproduce.plain import without_credentials
 EXPERIMENT = "lenet5-mnist"  # where runs go unless `mlflow run` or the usual variables choose
 OPENING_SECONDS = 10  # to wait for a store when a command starts: longer, and the address is likely wrong
 SQLITE = "sqlite:///"
-PAGE = 1000  # runs fetched at a time
+PAGE = 1000  # experiments, or runs, fetched at a time
 
 
 class Connection:
@@ -59,6 +63,7 @@ class Connection:
             knocking = Patient(None, self.shown_uri, wait if experiment_id else min(wait, OPENING_SECONDS))
             try:
                 knocking.persist(_make_whole, self.uri, self.home_id)
+                knocking.persist(_reach, self.uri)
                 self.client = Patient(knocking.persist(mlflow.MlflowClient), self.shown_uri, wait)
                 self.experiment_id = experiment_id or knocking.persist(_chosen_experiment, self.client.at_once)
             except UserError:
@@ -73,6 +78,8 @@ class Connection:
 
     def remedy(self) -> str:
         """What a user can do about a store that cannot be used."""
+        if self.uri.startswith("postgresql://") and find_spec("psycopg") is None:  # SQLAlchemy's usual driver
+            return "begin it with postgresql+psycopg2://, for the driver that is installed here"
         if "MLFLOW_TRACKING_URI" in os.environ:
             return "have MLFLOW_TRACKING_URI name a store that is there, or unset it"
         return "put it right, or have MLFLOW_TRACKING_URI name another"
@@ -93,16 +100,33 @@ class Connection:
     def runs(self, condition: str, client: Any = None) -> list[Run]:
         """All runs that meet the condition, in every experiment, the newest first."""
         client = client or self.client
-        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        found, token = [], None
-        while True:
-            page = client.search_runs(
-                experiments, condition, ViewType.ACTIVE_ONLY, PAGE, ["attributes.start_time DESC"], token
+        experiments = [
+            experiment.experiment_id
+            for experiment in _all_pages(lambda token: client.search_experiments(max_results=PAGE, page_token=token))
+        ]
+        newest_first = ["attributes.start_time DESC"]
+        return _all_pages(
+            lambda token: client.search_runs(
+                experiments, condition, ViewType.ACTIVE_ONLY, PAGE, newest_first, page_token=token
             )
-            found += page
-            token = page.token
-            if not token:
-                return found
+        )
+
+
+def _all_pages(fetch: Callable) -> list:
+    """All that a search of MLflow's finds, which gives it by the page, each with a token for the next."""
+    found, token = [], None
+    while True:
+        page = fetch(token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def _reach(uri: str) -> None:
+    """Connect to a database once, where there is no server before it: MLflow itself tries for two minutes."""
+    if not uri.startswith(SQLITE) and uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES:
+        sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool).connect().close()
 
 
 def created_at(uri: str, experiment_id: str) -> int:
@@ -155,8 +179,14 @@ def _chosen_experiment(client: mlflow.MlflowClient) -> str:
     found = client.get_experiment_by_name(name)
     if found:
         return found.experiment_id
-    # Tells the UI to show training runs first, not prompts and traces.
-    return client.create_experiment(name, tags={"mlflow.experimentKind": "custom_model_development"})
+    try:  # the tag tells the UI to show training runs first, not prompts and traces
+        return client.create_experiment(name, tags={"mlflow.experimentKind": "custom_model_development"})
+    except MlflowException as error:
+        found = client.get_experiment_by_name(name)
+        # Somebody else may just have made it, or this was asked for twice as the first answer was lost.
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS) or found is None:
+            raise
+        return found.experiment_id
 
 
 def _found(variable: str, named: str, find: Callable) -> str:

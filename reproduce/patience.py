@@ -23,9 +23,10 @@ from reproduce.progress import say
 PATIENCE = "REPRODUCE_STORE_PATIENCE"  # seconds, in the environment
 USUAL_SECONDS = 300  # a server's restart, or somebody's backup of the database, takes less
 LONGEST_WAIT_SECONDS = 10
-# What SQLite and the system say of what does not pass by itself; MLflow calls all of SQLite's troubles temporary.
+# What SQLite, PostgreSQL and the system say of what does not pass by itself; MLflow calls all of it temporary.
 LASTING = ("disk is full", "readonly database", "no such table", "no such column", "unable to open", "disk i/o error",
-           "malformed", "not a database")  # fmt: skip
+           "malformed", "not a database", "no space left on device", "authentication failed", "no password supplied",
+           "no pg_hba.conf entry", "does not exist")  # fmt: skip
 TROUBLES = (MlflowException, OperationalError, OSError)  # all that a call may raise: those of requests are OSErrors
 PASSING_STATUS = (408, 429, 500, 502, 503, 504)
 

@@ -25,6 +25,10 @@ def of_database(words):
     return MlflowException(f"(sqlite3.OperationalError) {words}", TEMPORARILY_UNAVAILABLE)
 
 
+def of_postgres(words):
+    return MlflowException(f"(psycopg2.OperationalError) {words}", TEMPORARILY_UNAVAILABLE)
+
+
 @pytest.mark.parametrize(
     ("error", "away"),
     [
@@ -37,6 +41,13 @@ def of_database(words):
         (of_database("database or disk is full"), False),
         (of_database("attempt to write a readonly database"), False),
         (sqlalchemy.exc.OperationalError("BEGIN", None, Exception("database is locked")), True),
+        (of_postgres("server closed the connection unexpectedly"), True),
+        (of_postgres("FATAL:  sorry, too many clients already"), True),
+        (of_postgres("deadlock detected"), True),
+        (of_postgres('FATAL:  password authentication failed for user "mlflow"'), False),
+        (of_postgres('FATAL:  no pg_hba.conf entry for host "10.0.0.7"'), False),
+        (of_postgres('FATAL:  database "none" does not exist'), False),
+        (of_postgres('could not extend file "base/5/2619": No space left on device'), False),
         (MlflowException("no such experiment", BAD_REQUEST), False),
         (RestException({"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "no such run"}), False),
         (OSError(errno.ENOSPC, "No space left on device"), False),

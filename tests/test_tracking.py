@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, kernel, run, small_wishes
 
-from reproduce import checkpoints, mnist, study, training
+from reproduce import checkpoints, connection, mnist, study, training
 from reproduce.records import METRICS, VALIDATION
 from reproduce.tracking import Store
 
@@ -314,3 +314,13 @@ def test_a_new_store_appears_with_all_its_tables_or_not_at_all(tmp_path, monkeyp
     with sqlite3.connect("whole.db") as database:
         assert database.execute("SELECT version_num FROM alembic_version").fetchall()
     mlflow.set_tracking_uri(None)
+
+
+def test_runs_are_found_on_every_page_of_every_page_of_experiments(store, monkeypatch):
+    monkeypatch.setattr(connection, "PAGE", 2)
+    made = set()
+    for number in range(5):
+        store.experiment_id = store.client.create_experiment(f"experiment {number}")
+        made.add(store.create_run({"kind": "trial", "wanted": "yes"}, "a trial"))
+    found = [run.info.run_id for run in store.runs("tags.wanted = 'yes'")]
+    assert (len(found), set(found)) == (5, made)
