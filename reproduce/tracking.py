@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -50,6 +50,7 @@ LAST_LOGGED = METRICS[0]  # an epoch is in the store if this is: its metrics are
 MODEL_NAME = "model"
 RANKS = "environment.ranks"
 BATCH = 1000  # metrics that MLflow takes at a time
+COLLISIONS = 2  # with others, or with an earlier try of one's own, before a refusal is taken for one
 SIGN_SECONDS = 60  # between two signs of life of a run
 MODEL_CODE = Path(__file__).with_name("serving.py")
 
@@ -183,13 +184,19 @@ class Store(Records):
 
     def log_dataset(self, run_id: str, name: str) -> None:
         """Write which data set a run is about, with its full hash."""
-        inputs = [_dataset_input(name)]
-        try:
-            self.client.log_inputs(run_id, datasets=inputs)
-        except StoreAwayError:
-            raise
-        except TrackingError:  # two runs that are the first to name a data set collide; for the second it is there now
-            self.client.log_inputs(run_id, datasets=inputs)
+        # Two runs that are the first to name a data set collide; for the second it is there now.
+        self._despite_collisions(self.client.log_inputs, run_id, [_dataset_input(name)])
+
+    def _despite_collisions(self, call: Callable, *arguments: Any) -> None:
+        """Make a call again that the store refuses, as it does where a row is there already that the call would add."""
+        for left in reversed(range(COLLISIONS + 1)):
+            try:
+                call(*arguments)
+            except TrackingError as error:
+                if isinstance(error, StoreAwayError) or not left:
+                    raise
+            else:
+                return
 
     def logged_epochs(self, run_id: str) -> set[int]:
         """The epochs that the run already holds."""
@@ -233,7 +240,8 @@ class Store(Records):
             (files / "uncommitted.diff").write_text(provenance.uncommitted_changes())
         self.client.log_artifacts(run_id, str(files))
         if weights is not None:
-            self.client.persist(self._log_model, run_id, weights)
+            # MLflow cannot say twice that a run made a network, as where the answer to the first time was lost.
+            self._despite_collisions(self.client.persist, self._log_model, run_id, weights)
         outcome = DIVERGED if history[-1].diverged else "finished"
         self.client.log_batch(run_id, tags=_tags(tags | {"outcome": outcome}))
         self.client.set_terminated(run_id, "FINISHED")

@@ -324,3 +324,22 @@ def test_runs_are_found_on_every_page_of_every_page_of_experiments(store, monkey
         made.add(store.create_run({"kind": "trial", "wanted": "yes"}, "a trial"))
     found = [run.info.run_id for run in store.runs("tags.wanted = 'yes'")]
     assert (len(found), set(found)) == (5, made)
+
+
+def test_a_network_is_recorded_once_where_the_answer_that_it_was_is_lost(finished, monkeypatch):
+    store, _, done = finished
+    log_outputs, calls = mlflow.MlflowClient.log_outputs, []
+
+    def answer_lost(self, *arguments, **named):
+        calls.append(log_outputs(self, *arguments, **named))
+        if len(calls) == 1:  # the library below makes the request again, and is refused
+            log_outputs(self, *arguments, **named)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_outputs", answer_lost)
+    _, (again,) = run(store, [done[1].trial], force=True, jobs=1)
+    assert len(calls) == 2
+    run_of_it = store.client.get_run(again.run_id)
+    (network,) = store.client.search_logged_models(
+        [run_of_it.info.experiment_id], filter_string=f"source_run_id = '{again.run_id}'"
+    )
+    assert (run_of_it.info.status, network.status) == ("FINISHED", "READY")
