@@ -38,7 +38,7 @@ ui: env
 image:
 	docker build $(IMAGE_OPTIONS) --build-arg COMMIT=$(COMMIT) --tag lenet5-reproduction .
 
-test: env lint tests/validator/.venv/installed .venv/browser
+test: env lint tests/validator/.venv/installed .venv/browser .venv/postgresql
 	$(BIN)/python -m pytest
 
 test-image: env
@@ -68,6 +68,12 @@ bench: env bench/.venv/installed
 	    $(BIN)/playwright install $$([ "$$(id -u)" != 0 ] || echo --with-deps) chromium || \
     { [ "$$(id -u)" = 0 ] && apt-get install -qy chromium; } || \
 	    echo "no Chromium to be had: the page's tests will be skipped"
+	@touch $@
+
+# A PostgreSQL for the tests of a shared store, likewise. The cluster that Debian makes with it is not used.
+.venv/postgresql: $(STAMP)
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && apt-get install -qy postgresql; } || \
+	    echo "no PostgreSQL to be had: the tests of a shared store will be skipped"
 	@touch $@
 
 # What needs other versions than the study has an environment of its own.

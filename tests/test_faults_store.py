@@ -1,17 +1,12 @@
 """The tracking store goes away, is held by somebody, or loses what passes: `make test-faults`."""
 
-import os
-import signal
-import socket
 import sqlite3
-import subprocess
-import sys
 import time
-import urllib.request
 
 import pytest
 from faults import PATIENCE_SECONDS, SWEEP, WHILE, wait_for
 from flaky import FlakyProxy
+from servers import Postgres, Server, free_port, lacks_postgres
 
 pytestmark = pytest.mark.faults
 
@@ -22,48 +17,11 @@ def expected(uninterrupted):
     return uninterrupted(SWEEP)[0]
 
 
-class Server:
-    """A real `mlflow server` with a database and artifacts of its own."""
-
-    def __init__(self, directory) -> None:
-        directory.mkdir()
-        self.directory, self.port, self.process = directory, free_port(), None
-
-    def start(self):
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
-                   "--workers", "1", "--backend-store-uri", f"sqlite:///{self.directory}/mlflow.db",
-                   "--artifacts-destination", str(self.directory / "artifacts")]  # fmt: skip
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with (self.directory / "log").open("a") as log:
-            self.process = subprocess.Popen(
-                command, cwd=self.directory, env=environment, start_new_session=True, stdout=log, stderr=log
-            )
-        wait_for(self.answers, what="the server")
-        return self
-
-    def answers(self):
-        try:
-            return urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=1).status == 200
-        except OSError:
-            return False
-
-    def kill(self):
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-
 @pytest.fixture
 def server(tmp_path):
     ours = Server(tmp_path / "server").start()
     yield ours
     ours.kill()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def first_epochs_are_saved(ours):
@@ -97,6 +55,32 @@ def test_a_server_that_is_killed_and_gone_for_a_minute_is_waited_for(workshop, e
     assert "is back" in said
     assert "Traceback" not in said
     ledger.add("the server killed, and gone for 60 s", WHILE[SWEEP], 1, ours.damage(expected), "waits, then goes on")
+
+
+@pytest.mark.skipif(bool(lacks_postgres()), reason=str(lacks_postgres()))
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_a_postgresql_behind_the_server_that_is_stopped_and_gone_is_waited_for(
+    workshop, expected, ledger, tmp_path, mode
+):
+    database = Postgres().start()
+    server = Server(tmp_path / "server", database.uri).start()
+    try:
+        ours = workshop(uri=server.uri)
+        running = ours.start(*SWEEP)
+        wait_for(first_epochs_are_saved(ours), running, "the first epochs")
+        database.stop(mode)  # immediate is without a word to those who are connected
+        time.sleep(30)
+        database.start()
+        said, _ = running.communicate(timeout=PATIENCE_SECONDS)
+        assert running.returncode == 0, said
+        assert "does not answer" in said
+        assert "is back" in said
+        assert "Traceback" not in said
+        damage = ours.damage(expected)
+    finally:
+        server.kill()
+        database.remove()
+    ledger.add("the server's PostgreSQL stopped, and gone for 30 s", WHILE[SWEEP], 1, damage, "waits, then goes on")
 
 
 def test_a_server_that_stays_away_ends_the_command_which_goes_on_later(workshop, expected, server, ledger):
