@@ -36,7 +36,7 @@ ui: env
 	$(BIN)/reproduce ui
 
 image:
-	docker build $(IMAGE_OPTIONS) --build-arg COMMIT=$(COMMIT) --tag lenet5-reproduction .
+	docker build $(IMAGE_OPTIONS) --build-arg COMMIT=$(COMMIT) --tag lenet5-reproduction:0.1.0 --tag lenet5-reproduction .
 
 test: env lint tests/validator/.venv/installed .venv/browser .venv/postgresql
 	$(BIN)/python -m pytest

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -13,9 +14,10 @@ from contextlib import closing
 from pathlib import Path
 
 import psycopg2
+from composed import services
 from faults import wait_for
 
-PASSWORD = "s3cret-of-the-database"  # to be seen nowhere
+PASSWORD = secrets.token_hex()  # made up, as a run keeps what is uncommitted in this very file
 POSTGRES_HOME = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None, key=lambda path: int(path.parent.name))
 
 
@@ -26,28 +28,27 @@ def free_port() -> int:
 
 
 class Server:
-    """An `mlflow server` over a database, by default SQLite, with artifacts of its own."""
+    """The `mlflow server` of compose.yaml, here: over a database, by default SQLite, with artifacts of its own."""
 
-    def __init__(self, directory: Path, database: str | None = None, workers: int = 1) -> None:
+    def __init__(self, directory: Path, database: str | None = None) -> None:
         directory.mkdir()
         self.directory, self.port, self.process = directory, free_port(), None
-        self.database, self.workers = database or f"sqlite:///{directory}/mlflow.db", workers
+        self.database = database or f"sqlite:///{directory}/mlflow.db"
 
     @property
     def uri(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> "Server":
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
-                   "--workers", str(self.workers), "--serve-artifacts",
-                   "--artifacts-destination", str(self.directory / "artifacts")]  # fmt: skip
-        environment = os.environ | {
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_BACKEND_STORE_URI": self.database,
-        }  # fmt: skip
+        composed = services(POSTGRES_PASSWORD=PASSWORD)["server"]
+        here = {"0.0.0.0": "127.0.0.1", "5000": str(self.port), "/output/artifacts": str(self.directory / "artifacts")}
+        words = [here.get(word, word) for word in composed["command"][1:]]
+        environment = os.environ | composed["environment"] | {"MLFLOW_BACKEND_STORE_URI": self.database}
         with (self.directory / "log").open("a") as log:
             self.process = subprocess.Popen(
-                command, cwd=self.directory, env=environment, start_new_session=True, stdout=log, stderr=log
-            )
+                [sys.executable, "-m", "mlflow", *words],
+                cwd=self.directory, env=environment, start_new_session=True, stdout=log, stderr=log,
+            )  # fmt: skip
         wait_for(self.answers, what="the server")
         return self
 
@@ -83,6 +84,11 @@ class Postgres:
     def uri(self) -> str:
         """The address for MLflow."""
         return f"postgresql+psycopg2://postgres:{PASSWORD}@/postgres?host={self.directory}"
+
+    @property
+    def uri_without_password(self) -> str:
+        """The address as compose.yaml has it: the password is in PGPASSWORD."""
+        return self.uri.replace(f":{PASSWORD}@", "@")
 
     @property
     def libpq_uri(self) -> str:

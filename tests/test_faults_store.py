@@ -63,7 +63,7 @@ def test_a_postgresql_behind_the_server_that_is_stopped_and_gone_is_waited_for(
     workshop, expected, ledger, tmp_path, mode
 ):
     database = Postgres().start()
-    server = Server(tmp_path / "server", database.uri).start()
+    server = Server(tmp_path / "server", database.uri_without_password).start()
     try:
         ours = workshop(uri=server.uri)
         running = ours.start(*SWEEP)

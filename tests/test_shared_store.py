@@ -39,7 +39,7 @@ def postgres():
 
 @pytest.fixture(scope="module")
 def server(postgres, tmp_path_factory):
-    ours = Server(tmp_path_factory.mktemp("shared") / "server", postgres.uri, workers=2).start()
+    ours = Server(tmp_path_factory.mktemp("shared") / "server", postgres.uri_without_password).start()
     yield ours
     ours.kill()
 
