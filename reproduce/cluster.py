@@ -341,8 +341,7 @@ class Cluster:
             raise
         except BaseException:
             self._cancel(list(under_way))
-            with suppress(TrackingError):
-                self._store.close_lost(tasks[0].parent_id)
+            self._store.close_lost(tasks[0].parent_id, waiting=False)
             raise
 
     def _begin(self, task: Any) -> Any:
@@ -433,9 +432,11 @@ def _check_alike(answers: dict[str, Answer]) -> None:
             if key in kind:
                 values.setdefault(kind[key], []).append(name)
         if len(values) > 1:
-            sides = " and ".join(f"{value[:12]} on {_listed(names)}" for value, names in values.items())
+            sides = sorted((sorted(names), value) for value, names in values.items())
+            sides.sort(key=lambda side: -len(side[0]))  # the many first: the odd one is more likely to be at fault
+            told = " and ".join(f"{value[:12]} on {_listed(names)}" for names, value in sides)
             raise UserError(
-                f"the nodes of the Ray cluster differ in {key}: {sides}; the same bits come from the same kind of "
+                f"the nodes of the Ray cluster differ in {key}: {told}; the same bits come from the same kind of "
                 "machine only: make them alike, or take some out of the cluster"
             )
 

@@ -309,11 +309,17 @@ class Store(Records):
         parent = client.get_run(parent_id)
         return parent.data.tags.get("home") == self.home_id and parent.info.status != "RUNNING"
 
-    def close_lost(self, parent_id: str, fingerprint: str | None = None) -> None:
-        """Mark as KILLED what still is RUNNING of a parent's trials, or of one: their workers are known to be gone."""
-        for run in self.runs(f"attributes.status = 'RUNNING' AND tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'"):
-            if fingerprint in (None, run.data.tags.get("fingerprint")):
-                self._kill(run.info.run_id, self.client)
+    def close_lost(self, parent_id: str, fingerprint: str | None = None, waiting: bool = True) -> None:
+        """Mark as KILLED what still is RUNNING of a parent's trials, or of one: their workers are known to be gone.
+
+        Where it is not `waiting` for a store that is away, the next command closes what cannot be closed now.
+        """
+        client = self.client if waiting else self.client.at_once
+        of_parent = f"attributes.status = 'RUNNING' AND tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'"
+        with nullcontext() if waiting else suppress(*patience.TROUBLES):
+            for run in self.runs(of_parent, client):
+                if fingerprint in (None, run.data.tags.get("fingerprint")):
+                    self._kill(run.info.run_id, client)
 
     def _kill(self, run_id: str, client: Any) -> None:
         if client.get_run(run_id).info.status == "RUNNING":  # it may have ended since it was listed

@@ -151,8 +151,7 @@ def test_a_batch_too_small_for_its_ranks_is_refused_once(command):
 def commands(program):
     """What docs/scaling.md says to type with that program, split into words."""
     page = (ROOT / "docs" / "scaling.md").read_text()
-    blocks = re.findall(r"```\n(.*?)```", page, re.DOTALL)
-    return [shlex.split(line) for block in blocks for line in block.splitlines() if line.startswith(f"{program} ")]
+    return [shlex.split(line) for line in re.findall(rf"^{program} .*", page, re.MULTILINE)]
 
 
 def parsed_by_ours(words):
