@@ -1,6 +1,7 @@
 """compose.yaml: by the Compose Specification, and as careful as it says. Its server runs in test_shared_store.py."""
 
 import re
+import shlex
 import subprocess
 
 import click
@@ -12,7 +13,11 @@ from mlflow.cli import server as mlflow_server
 from mlflow.server.security_utils import is_allowed_host_header
 from sqlalchemy import make_url
 
+from reproduce.cli import cli
+
 CHECK = ROOT / "tests" / "validator" / ".venv" / "bin" / "check-jsonschema"
+PAGE = (ROOT / "docs" / "scaling.md").read_text()
+SECTION = PAGE.partition("\n## A shared tracking server\n")[2].partition("\n## ")[0]
 FILLED = services(POSTGRES_PASSWORD="secret")
 OURS = {name: service for name, service in FILLED.items() if name != "postgres"}
 
@@ -34,12 +39,17 @@ def test_the_specification_knows_a_mistake(tmp_path):
     assert "'healthy'" in complaints(wrong)
 
 
+def parsed(command, words):
+    """What the options are; an error for one that is not there or not right."""
+    with click.Context(command) as context:
+        command.parse_args(context, list(words))
+    return context.params
+
+
 def test_the_servers_command_is_one_that_mlflow_knows():
     program, command, *words = FILLED["server"]["command"]
     assert (program, command) == ("mlflow", "server")
-    with click.Context(mlflow_server) as context:
-        mlflow_server.parse_args(context, list(words))  # raises for what is not there or not right
-    given = context.params
+    given = parsed(mlflow_server, words)
     assert (given["host"], given["port"], given["serve_artifacts"]) == ("0.0.0.0", 5000, True)
     (kept,) = FILLED["server"]["volumes"]
     assert given["artifacts_destination"].startswith(kept.partition(":")[2] + "/")
@@ -109,3 +119,24 @@ def test_ours_have_no_rights_that_they_do_not_need_and_want_no_gpu():
         assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert not service.keys() & {"privileged", "user", "gpus", "deploy", "devices"}
+
+
+def test_what_the_page_says_to_type_is_there():
+    blocks = re.findall(r"```sh\n(.*?)```", SECTION, re.DOTALL)
+    lines = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    ours = [words for words in lines if words[0] == ".venv/bin/reproduce"]
+    ours += [words[4:] for words in lines if words[:4] == ["docker", "compose", "run", "--rm"]]
+    assert len(ours) == 4
+    for service, name, *options in ours:
+        assert service in (".venv/bin/reproduce", "study")
+        parsed(cli.commands[name], options)
+    (served,) = [words[2:] for words in lines if words[:2] == [".venv/bin/mlflow", "server"]]
+    given, composed = parsed(mlflow_server, served), parsed(mlflow_server, FILLED["server"]["command"][2:])
+    assert (given["workers"], given["serve_artifacts"]) == (composed["workers"], composed["serve_artifacts"])
+    assert given["host"] is None or given["host"] == "127.0.0.1"
+    variables = {name for block in blocks for name in re.findall(r"^export (\w+)=", block, re.MULTILINE)}
+    assert variables - {"MLFLOW_TRACKING_URI"} <= FILLED["server"]["environment"].keys()
+    told = re.search(r"TRACKING_HOSTS=(\S+?)`", SECTION)[1]
+    assert is_allowed_host_header(told.split(","), "tracking.example.org:5000")
+    known = {match["name"] for match in VARIABLE.finditer(FILE.read_text())}
+    assert known == {"POSTGRES_PASSWORD", *re.findall(r"`(TRACKING_\w+)", SECTION)}
