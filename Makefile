@@ -56,7 +56,7 @@ scaling: env
 	$(BIN)/python bench/scaling.py
 
 cluster: env
-	$(BIN)/python bench/cluster.py
+	$(BIN)/python bench/cluster.py $(CLUSTER_COMMAND)
 
 bench: env bench/.venv/installed
 	$(BIN)/reproduce data

@@ -1,8 +1,9 @@
 """What a trial costs beside its training, on one core and on two, and by a Ray cluster. Into docs/scaling.md.
 
-    .venv/bin/python bench/scaling.py
+    .venv/bin/python bench/scaling.py [STORE]
 
-The same real sweep several times over, each with an empty store; the times are those that its runs have recorded.
+The same real sweep several times over, each with an empty store; the times are those that its runs have recorded. With
+the address of a store, what the largest command in it took beside its training.
 """
 
 import json
@@ -21,7 +22,7 @@ import shared_store
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD, PAGE = ROOT / "bench" / "scaling.json", ROOT / "docs" / "scaling.md"
-TRIALS, EPOCHS, REPEATS = 4, 6, 3
+TRIALS, EPOCHS, REPEATS = 2, 4, 3
 PAPERS_EPOCHS = 30
 WAYS = {"local, one at a time": ("local", 1), "local, two at once": ("local", 2), "Ray, two at once": ("ray", 2)}
 COMMAND = ("sweep", "--scheduler", "none", "--learning-rates", ",".join(f"{n}e-4" for n in range(1, TRIALS + 1)),
@@ -57,6 +58,26 @@ def measured(executor: str, jobs: int) -> dict[str, float]:
         }
 
 
+def of_study(uri: str) -> str:
+    """What the newest `reproduce main` took beside its training, two at once, as its runs tell."""
+    client = mlflow.MlflowClient(uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (study,) = client.search_runs(experiments, "attributes.run_name = 'main'", max_results=1)
+    runs = client.search_runs(experiments, f"tags.`mlflow.parentRunId` = '{study.info.run_id}'", max_results=5000)
+    training = [sum(m.value for m in client.get_metric_history(run.info.run_id, "wall_seconds")) for run in runs]
+    starts, ends = (sorted(getattr(run.info, name) / 1000 for run in runs) for name in ("start_time", "end_time"))
+    gaps = [start - end for start, end in zip(starts[2:], ends, strict=False)]  # until a core has its next trial
+    tracking = sum(ends) - sum(starts) - sum(training)
+    hourly = 3600 * len(runs) / (ends[-1] - starts[0])
+    return (
+        f"`reproduce main`, {len(runs)} trials, two at once on two cores into SQLite, with other work beside it: "
+        f"{hourly:.0f} trials an hour, {statistics.median(training):.0f} s of training in the median one. The record "
+        f"took {tracking / sum(training):.1%} of the training's time, and the wait of a core for its next trial "
+        f"{sum(gaps) / sum(training):.1%}, {statistics.median(gaps):.2f} s in the median; by "
+        "`bench/scaling.py STORE` on the store behind report/reference.\n"
+    )
+
+
 def table(record: dict) -> str:
     """The record as Markdown: medians over the repeats."""
     lines = [
@@ -90,6 +111,11 @@ def page_with(record: dict, page: str) -> str:
 
 def main() -> None:
     """Run it, and put what was seen into the page."""
+    if sys.argv[1:]:
+        found = of_study(sys.argv[1])
+        page = re.sub(r"(?<=<!-- study -->\n).*(?=<!-- /study -->)", lambda _: found, PAGE.read_text(), flags=re.DOTALL)
+        PAGE.write_text(page)
+        return print(found)
     ways: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(REPEATS):  # in turn, so that what else the machine does strikes all of them
         for way, (executor, jobs) in WAYS.items():
