@@ -68,12 +68,16 @@ def of_study(uri: str) -> str:
     starts, ends = (sorted(getattr(run.info, name) / 1000 for run in runs) for name in ("start_time", "end_time"))
     gaps = [start - end for start, end in zip(starts[2:], ends, strict=False)]  # until a core has its next trial
     tracking = sum(ends) - sum(starts) - sum(training)
+    place = Path(client.get_experiment(study.info.experiment_id).artifact_location)
+    everything = client.search_runs(experiments, "tags.fingerprint LIKE '%'", max_results=5000)
+    mebibytes = sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) / 2**20 / len(everything)
     hourly = 3600 * len(runs) / (ends[-1] - starts[0])
     return (
         f"`reproduce main`, {len(runs)} trials, two at once on two cores into SQLite, with other work beside it: "
         f"{hourly:.0f} trials an hour, {statistics.median(training):.0f} s of training in the median one. The record "
         f"took {tracking / sum(training):.1%} of the training's time, and the wait of a core for its next trial "
-        f"{sum(gaps) / sum(training):.1%}, {statistics.median(gaps):.2f} s in the median; by "
+        f"{sum(gaps) / sum(training):.1%}, {statistics.median(gaps):.2f} s in the median. A trial leaves "
+        f"{mebibytes:.1f} MiB of artifacts; by "
         "`bench/scaling.py STORE` on the store behind report/reference.\n"
     )
 
@@ -96,8 +100,8 @@ def table(record: dict) -> str:
     requests = store["requests_a_trial"] + PAPERS_EPOCHS * store["requests_an_epoch"]
     sentence = (
         f"A trial of {PAPERS_EPOCHS} epochs asks the tracking server {requests:.0f} times, "
-        f"{store['requests_an_epoch']:.1f} of them an epoch, and leaves {store['files']:.0f} files of "
-        f"{store['bytes'] / 2**20:.2f} MiB in all. One server process on PostgreSQL, on this machine, wrote "
+        f"{store['requests_an_epoch']:.1f} of them an epoch, and leaves {store['files']:.0f} files. One "
+        f"server process on PostgreSQL, on this machine, wrote "
         f"{store['writes_a_second']:.0f} epochs a second for {shared_store.WRITERS} writers at once, and read "
         f"{store['histories_a_second']:.0f} metrics' histories a second for one reader."
     )
