@@ -304,10 +304,8 @@ class Store(Records):
 
     def _has_ended(self, parent_id: str | None, client: Any) -> bool:
         """Whether that is the run of a command with this home, and no longer at work."""
-        if parent_id is None:
-            return False
-        parent = client.get_run(parent_id)
-        return parent.data.tags.get("home") == self.home_id and parent.info.status != "RUNNING"
+        found = self.runs(f"attributes.run_id = '{parent_id}'", client) if parent_id else []  # none if it was deleted
+        return any(run.data.tags.get("home") == self.home_id and run.info.status != "RUNNING" for run in found)
 
     def close_lost(self, parent_id: str, fingerprint: str | None = None, waiting: bool = True) -> None:
         """Mark as KILLED what still is RUNNING of a parent's trials, or of one: their workers are known to be gone.
