@@ -42,18 +42,23 @@ def test_a_database_that_somebody_locks_for_half_a_minute_is_waited_for(workshop
     ledger.add("the database locked for 30 s", WHILE[SWEEP], 1, ours.damage(expected), "waits, then goes on")
 
 
-def test_a_server_that_is_killed_and_gone_for_a_minute_is_waited_for(workshop, expected, server, ledger):
-    ours = workshop(uri=f"http://127.0.0.1:{server.port}")
+def sweep_while(ours, take_away, seconds, bring_back):
+    """A sweep whose store is gone for a while, which it has to wait for and say so."""
     running = ours.start(*SWEEP)
     wait_for(first_epochs_are_saved(ours), running, "the first epochs")
-    server.kill()
-    time.sleep(60)
-    server.start()
+    take_away()
+    time.sleep(seconds)
+    bring_back()
     said, _ = running.communicate(timeout=PATIENCE_SECONDS)
     assert running.returncode == 0, said
     assert "does not answer" in said
     assert "is back" in said
     assert "Traceback" not in said
+
+
+def test_a_server_that_is_killed_and_gone_for_a_minute_is_waited_for(workshop, expected, server, ledger):
+    ours = workshop(uri=f"http://127.0.0.1:{server.port}")
+    sweep_while(ours, server.kill, 60, server.start)
     ledger.add("the server killed, and gone for 60 s", WHILE[SWEEP], 1, ours.damage(expected), "waits, then goes on")
 
 
@@ -66,16 +71,8 @@ def test_a_postgresql_behind_the_server_that_is_stopped_and_gone_is_waited_for(
     server = Server(tmp_path / "server", database.uri_without_password).start()
     try:
         ours = workshop(uri=server.uri)
-        running = ours.start(*SWEEP)
-        wait_for(first_epochs_are_saved(ours), running, "the first epochs")
-        database.stop(mode)  # immediate is without a word to those who are connected
-        time.sleep(30)
-        database.start()
-        said, _ = running.communicate(timeout=PATIENCE_SECONDS)
-        assert running.returncode == 0, said
-        assert "does not answer" in said
-        assert "is back" in said
-        assert "Traceback" not in said
+        # immediate is without a word to those who are connected
+        sweep_while(ours, lambda: database.stop(mode), 30, database.start)
         damage = ours.damage(expected)
     finally:
         server.kill()
