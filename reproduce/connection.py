@@ -16,7 +16,7 @@ from typing import Any
 import mlflow
 import sqlalchemy
 from filelock import FileLock
-from mlflow.entities import Run, ViewType
+from mlflow.entities import Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.store.db.db_types import DATABASE_ENGINES
@@ -110,6 +110,11 @@ class Connection:
                 experiments, condition, ViewType.ACTIVE_ONLY, PAGE, newest_first, page_token=token
             )
         )
+
+
+def as_tags(tags: dict[str, str]) -> list[RunTag]:
+    """Tags as MLflow takes many of them at once."""
+    return [RunTag(key, value) for key, value in tags.items()]
 
 
 def _all_pages(fetch: Callable) -> list:

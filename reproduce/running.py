@@ -138,15 +138,18 @@ def _surroundings(dataset: str, device: str, engine: str, kernel: Path | None) -
 def _on_ray(given: dict[str, Any], data_dir: Path | None) -> Iterator[tuple[str, Callable]]:
     """The kind of device of a Ray cluster's nodes, and what prepares them; the cluster is let go of at the end."""
     address = ray_address(given["ray_address"])
-    from reproduce import cluster
+    from reproduce import ray_session
 
-    with cluster.connect(address, given["jobs"], given["gpus_per_trial"]) as nodes:
+    with ray_session.connect(address) as (ray, head), ExitStack() as until_the_end:
+        from reproduce import cluster, node
+
+        nodes = cluster.Cluster(ray, head, until_the_end, given["jobs"], given["gpus_per_trial"])
         device = nodes.device(given["device"])
         if device == "cpu" and given["gpus_per_trial"] != 1:
             say(f"--gpus-per-trial {given['gpus_per_trial']:g} has no effect, as trials run on CPUs")
 
         def prepare(store: Any) -> tuple[str, Any]:
-            wanted = cluster.Wanted(home(), given["dataset"], given["data_dir"], given["engine"], device)
+            wanted = node.Wanted(home(), given["dataset"], given["data_dir"], given["engine"], device)
             return nodes.prepare(store, wanted), nodes
 
         yield device, prepare

@@ -9,27 +9,27 @@ import csv
 import json
 import os
 import tempfile
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
-from filelock import FileLock, Timeout
 from mlflow.entities import Dataset as DatasetInfo
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from reproduce import mnist, patience, provenance
 from reproduce.checkpoints import EpochRecord
+from reproduce.connection import as_tags
 from reproduce.errors import StoreAwayError, TrackingError, UserError
+from reproduce.liveness import Liveness
 from reproduce.patience import one_line
 from reproduce.records import (
     CURVE_FILE,
@@ -39,7 +39,6 @@ from reproduce.records import (
     RANGE_TEST,
     TRIAL,
     VALIDATION,
-    Records,
     is_finished,
     of_fingerprint,
     of_kind,
@@ -51,16 +50,11 @@ MODEL_NAME = "model"
 RANKS = "environment.ranks"
 BATCH = 1000  # metrics that MLflow takes at a time
 COLLISIONS = 2  # with others, or with an earlier try of one's own, before a refusal is taken for one
-SIGN_SECONDS = 60  # between two signs of life of a run
 MODEL_CODE = Path(__file__).with_name("serving.py")
 
 
-class Store(Records):
-    """The store, to be written and read.
-
-    `home` holds the locks that tell whether a run's process is alive: `trials/FINGERPRINT/lock`, `parents/RUN.lock`.
-    Of runs whose process has another home, on another machine say, a tag tells, renewed while they are at work.
-    """
+class Store(Liveness):
+    """The store, to be written and read."""
 
     # Parents: one run for a command, with the trials as its children.
 
@@ -80,39 +74,21 @@ class Store(Records):
                 raise
             except TrackingError as error:  # nothing has begun: it can be read only, say
                 raise UserError(f"{error}: {self.remedy()}") from error
-        lock_file = self.home / "parents" / f"{run_id}.lock"
-        lock_file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock_file), self.at_work(run_id):
+        lock = self.parent_lock(run_id)
+        with lock, self.at_work(run_id):
             try:
                 known = self.client.get_run(run_id).data.params  # `mlflow run` logs them too, in its own spelling
                 new = [Param(key, str(value)) for key, value in parameters.items() if key not in known]
-                self.client.log_batch(run_id, params=new, tags=_tags({"kind": "parent"} | _provenance()))
+                self.client.log_batch(run_id, params=new, tags=as_tags({"kind": "parent"} | _provenance()))
                 yield run_id
             except BaseException as error:
                 ended = "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
                 with suppress(*patience.TROUBLES):  # the next start closes what cannot be closed now
                     self.client.at_once.set_terminated(run_id, ended)
-                    lock_file.unlink(missing_ok=True)
+                    Path(lock.lock_file).unlink(missing_ok=True)
                 raise
             self.client.set_terminated(run_id, "FINISHED")
-            lock_file.unlink(missing_ok=True)
-
-    @contextmanager
-    def at_work(self, run_id: str) -> Iterator[None]:
-        """Have a run give a sign of life every minute, for those who have another home."""
-        ended = threading.Event()
-
-        def signs() -> None:
-            while not ended.wait(SIGN_SECONDS):
-                with suppress(*patience.TROUBLES):  # the next one will do
-                    self.client.at_once.log_batch(run_id, tags=_tags(self.sign_of_life()))
-
-        self.client.log_batch(run_id, tags=_tags(self.sign_of_life()))
-        threading.Thread(target=signs, name="signs-of-life", daemon=True).start()
-        try:
-            yield
-        finally:
-            ended.set()
+            Path(lock.lock_file).unlink(missing_ok=True)
 
     def describe_parent(self, run_id: str, done: Iterable[tuple[Trial, str, str]]) -> None:
         """Write what became of each trial, (trial, run id, how it came about), where the UI shows it and as a file."""
@@ -120,41 +96,25 @@ class Store(Records):
         counts = {how: str(sum(row["how"] == how for row in rows)) for how in ("trained", "resumed", "reused")}
         note = "\n".join(f"- {row['trial']}: {row['how']}, run `{row['run_id']}`" for row in rows[:50])
         tags = {f"trials_{how}": n for how, n in counts.items()} | {MLFLOW_RUN_NOTE: note}
-        self.client.log_batch(run_id, tags=_tags(tags))
+        self.client.log_batch(run_id, tags=as_tags(tags))
         self.client.log_dict(run_id, rows, "trials.json")
 
     # Trials.
-
-    def lock(self, fingerprint: str) -> FileLock:
-        """The lock of whoever trains that trial."""
-        directory = self.home / "trials" / fingerprint
-        directory.mkdir(parents=True, exist_ok=True)
-        return FileLock(directory / "lock")
 
     def mark_reused(self, run: Run, parent_id: str) -> None:
         """Have a finished run say that another command took it for its own, and which did last."""
         times = int(run.data.tags.get("times_reused", 0)) + 1
         tags = {"times_reused": str(times), "last_reused_by": parent_id}
-        self.client.log_batch(run.info.run_id, tags=_tags(tags))
-
-    def at_work_elsewhere(self, fingerprint: str) -> Run | None:
-        """The run of that trial that a process with another home is at, to judge by its signs of life."""
-        return next((run for run in self.runs(of_fingerprint(fingerprint)) if self._is_alive_elsewhere(run)), None)
-
-    def _is_alive_elsewhere(self, run: Run) -> bool:
-        tags = run.data.tags
-        if run.info.status != "RUNNING" or tags.get("home", self.home_id) == self.home_id:
-            return False
-        return not self._is_silent(run)
+        self.client.log_batch(run.info.run_id, tags=as_tags(tags))
 
     def open_trial(self, trial: Trial, fingerprint: str, parent_id: str) -> tuple[str, bool]:
         """The run to record that trial in, and whether it is one that was interrupted and now goes on."""
         for run in self.runs(of_fingerprint(fingerprint)):
-            if not is_finished(run) and not self._is_alive_elsewhere(run):
+            if not is_finished(run) and not self.is_alive_elsewhere(run):
                 run_id, resumed = run.info.run_id, True
                 times = int(run.data.tags.get("times_resumed", 0)) + 1
                 tags = {MLFLOW_PARENT_RUN_ID: parent_id, "times_resumed": str(times)}
-                self.client.log_batch(run_id, tags=_tags(tags))
+                self.client.log_batch(run_id, tags=as_tags(tags))
                 self._set_status(run_id, "RUNNING")
                 break
         else:
@@ -180,7 +140,7 @@ class Store(Records):
         """
         before = self.client.get_run(run_id).data.tags.get(RANKS)
         now = f"{before}, then {size}" if before and before.split(" ")[-1] != str(size) else before or str(size)
-        self.client.log_batch(run_id, tags=_tags({RANKS: now}))
+        self.client.log_batch(run_id, tags=as_tags({RANKS: now}))
 
     def log_dataset(self, run_id: str, name: str) -> None:
         """Write which data set a run is about, with its full hash."""
@@ -243,7 +203,7 @@ class Store(Records):
             # MLflow cannot say twice that a run made a network, as where the answer to the first time was lost.
             self._despite_collisions(self.client.persist, self._log_model, run_id, weights)
         outcome = DIVERGED if history[-1].diverged else "finished"
-        self.client.log_batch(run_id, tags=_tags(tags | {"outcome": outcome}))
+        self.client.log_batch(run_id, tags=as_tags(tags | {"outcome": outcome}))
         self.client.set_terminated(run_id, "FINISHED")
 
     def _log_model(self, run_id: str, weights: Path) -> None:
@@ -275,59 +235,6 @@ class Store(Records):
             )
         drop_all_but(logged.model_id)  # one whose making was not answered, and was asked for again
 
-    def close_abandoned(self, waiting: bool = True) -> None:
-        """Mark as KILLED the runs whose process is gone.
-
-        Of this home those still RUNNING whose lock nobody holds, of another those that gave no sign of life for long,
-        and those of a parent of this home that has ended: a cluster's workers end with the command that they work for.
-        Unless it is `waiting` for a store that is away, what cannot be closed now the next command closes.
-        """
-        client = self.client if waiting else self.client.at_once
-        with nullcontext() if waiting else suppress(*patience.TROUBLES):
-            running = self.runs("attributes.status = 'RUNNING'", client)
-            for run in sorted(running, key=lambda run: "fingerprint" in run.data.tags):  # parents first
-                if "home" in run.data.tags:  # else it was not made by us, and nothing is known of it
-                    self._close_if_abandoned(run, client)
-
-    def _close_if_abandoned(self, run: Run, client: Any) -> None:
-        run_id, fingerprint = run.info.run_id, run.data.tags.get("fingerprint")
-        where = Path("trials", fingerprint, "lock") if fingerprint else Path("parents", f"{run_id}.lock")
-        lock_file = self.home / where
-        if run.data.tags["home"] != self.home_id or not lock_file.exists():
-            if self._is_silent(run) or self._has_ended(run.data.tags.get(MLFLOW_PARENT_RUN_ID), client):
-                self._kill(run_id, client)
-            return
-        with suppress(Timeout), FileLock(lock_file, blocking=False):  # else it is at work
-            self._kill(run_id, client)
-            if not fingerprint:
-                lock_file.unlink(missing_ok=True)
-
-    def _has_ended(self, parent_id: str | None, client: Any) -> bool:
-        """Whether that is the run of a command with this home, and no longer at work."""
-        found = self.runs(f"attributes.run_id = '{parent_id}'", client) if parent_id else []  # none if it was deleted
-        return any(run.data.tags.get("home") == self.home_id and run.info.status != "RUNNING" for run in found)
-
-    def close_lost(self, parent_id: str, fingerprint: str | None = None, waiting: bool = True) -> None:
-        """Mark as KILLED what still is RUNNING of a parent's trials, or of one: their workers are known to be gone.
-
-        Where it is not `waiting` for a store that is away, the next command closes what cannot be closed now.
-        """
-        client = self.client if waiting else self.client.at_once
-        of_parent = f"attributes.status = 'RUNNING' AND tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'"
-        with nullcontext() if waiting else suppress(*patience.TROUBLES):
-            for run in self.runs(of_parent, client):
-                if fingerprint in (None, run.data.tags.get("fingerprint")):
-                    self._kill(run.info.run_id, client)
-
-    def _kill(self, run_id: str, client: Any) -> None:
-        if client.get_run(run_id).info.status == "RUNNING":  # it may have ended since it was listed
-            client.set_terminated(run_id, "KILLED")
-
-    def _is_silent(self, run: Run) -> bool:
-        """Whether a run gave no sign of life for longer than its process would wait for the store."""
-        since = run.data.tags.get("alive_at", "")
-        return not since.isdecimal() or time.time() - int(since) >= self.client.patience + 2 * SIGN_SECONDS
-
     def fail(self, run_id: str, error: BaseException) -> None:
         """Mark a trial's run as failed, with the reason."""
         self.client.set_tag(run_id, "error", one_line(error))
@@ -341,9 +248,9 @@ class Store(Records):
         """Write what range tests, by run id, propose for their seed: to each, and to the parent by seed."""
         now = int(time.time() * 1000)
         metrics = [Metric(PROPOSED, rate, now, seed) for seed, rate in proposals.values()]
-        self.client.log_batch(run_id, metrics=metrics, tags=_tags({"smoothing_used": str(smoothing)}))
+        self.client.log_batch(run_id, metrics=metrics, tags=as_tags({"smoothing_used": str(smoothing)}))
         for test_id, (_, rate) in proposals.items():  # a finished test may have been read with another smoothing
-            self.client.log_batch(test_id, tags=_tags({"smoothing": str(smoothing), PROPOSED: repr(rate)}))
+            self.client.log_batch(test_id, tags=as_tags({"smoothing": str(smoothing), PROPOSED: repr(rate)}))
 
     def _set_status(self, run_id: str, status: str) -> None:
         self.client.update_run(run_id, status=status)
@@ -380,7 +287,3 @@ def _dataset_input(name: str) -> DatasetInput:
         profile=json.dumps({"training images": SIZES[name], "test images": 10_000}),
     )
     return DatasetInput(info, [InputTag("mlflow.data.context", "training"), InputTag("sha256", full)])
-
-
-def _tags(tags: dict[str, str]) -> list[RunTag]:
-    return [RunTag(key, value) for key, value in tags.items()]

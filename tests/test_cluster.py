@@ -7,8 +7,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
-import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -17,6 +15,7 @@ import psutil
 import pytest
 from conftest import CACHE, ROOT, own_workshop
 from faults import PATIENCE_SECONDS, Damage, wait_for
+from nodes import RayCluster
 from test_cli import typed
 
 from reproduce import cluster, running
@@ -34,73 +33,6 @@ separate_disks = pytest.mark.skipif(
     shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0,
     reason="needs the right to mount something for one process alone",
 )
-
-
-class RayCluster:
-    """Nodes as `ray start` makes them, each a tree of processes; nothing of them is left in the end."""
-
-    def __init__(self):
-        self.folder = Path(tempfile.mkdtemp(prefix="ray-test-", dir="/tmp"))  # sockets have short names
-        self.access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        self.nodes = {}
-
-    def begin(self):
-        self.start("one", "--head", "--port=0", "--include-dashboard=false", f"--temp-dir={self.folder}")
-        self.address = (self.folder / "ray_current_cluster").read_text().strip()
-        self.start("two", f"--address={self.address}", "--num-gpus=1")  # one that PyTorch will not find
-
-    def start(self, name, *words, hidden=None, **environment):
-        """A node; of the directory `hidden` it has one of its own, as on a disk that is not shared."""
-        words = words or (f"--address={self.address}",)
-        apart = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', hidden] if hidden else []
-        command = [*apart, Path(sys.executable).with_name("ray"), "start", *words, f"--node-name={name}",
-                   "--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats", "--block"]  # fmt: skip
-        variables = os.environ | self.access | {
-            "RAY_raylet_start_wait_time_s": str(PATIENCE_SECONDS), "PYTHONPATH": str(ROOT),
-            "REPRODUCE_FUSED_DIR": str(CACHE / "fused"),
-        } | environment  # fmt: skip
-        log = self.folder / f"{name}.log"
-        with log.open("w") as file:
-            node = subprocess.Popen(command, env=variables, cwd=self.folder, stdout=file, stderr=file,
-                                    start_new_session=True)  # fmt: skip
-        self.nodes[name] = node
-        wait_for(lambda: "Ray runtime started" in log.read_text() or node.poll() is not None, what=f"node {name}")
-        assert node.poll() is None, log.read_text()
-
-    def processes(self, name):
-        node = psutil.Process(self.nodes[name].pid)
-        return [node, *node.children(recursive=True)]
-
-    def kill(self, name):
-        """As a machine that loses its power: every process at once, with no time for a word."""
-        everyone = self.processes(name)
-        for process in everyone:
-            process.suspend()
-        for process in everyone:
-            process.kill()
-        self.nodes.pop(name).wait()
-
-    def leave(self, name):
-        """As `ray stop` has a node leave."""
-        node = self.nodes.pop(name)
-        node.terminate()
-        node.wait(PATIENCE_SECONDS)
-
-    def holder(self, lock):
-        """The worker that holds the lock of a trial; None where nobody does."""
-        for name in self.nodes:
-            for process in self.processes(name):
-                try:
-                    if any(Path(file.path) == lock for file in process.open_files()):
-                        return process
-                except (psutil.NoSuchProcess, psutil.ZombieProcess):
-                    continue
-        return None
-
-    def end(self):
-        for name in list(self.nodes):
-            self.kill(name)
-        shutil.rmtree(self.folder)
 
 
 @pytest.fixture(scope="module")
@@ -384,16 +316,16 @@ def test_a_cluster_without_a_gpu_is_told_where_one_is_wanted():
                      "NodeManagerAddress": "10.0.0.1", "NodeManagerHostname": "a"},
                     {"NodeID": "b", "Alive": False, "Resources": {"GPU": 1.0}}]  # fmt: skip
 
-    made = cluster.Cluster(Nodes, None, "10.0.0.1:6379", None, 1.0)
+    made = cluster.Cluster(Nodes, "10.0.0.1:6379", None, None, 1.0)
     assert [made.device(wanted) for wanted in ("auto", "cpu")] == ["cpu", "cpu"]
     with pytest.raises(UserError, match="--device cuda: no node of the Ray cluster has a GPU to give; start one with"):
         made.device("cuda")
 
 
 def test_a_head_that_stays_away_is_given_up(monkeypatch):
-    made = cluster.Cluster(None, None, "10.0.0.1:6379", None, 1.0)
+    made = cluster.Cluster(None, "10.0.0.1:6379", None, None, 1.0)
     answers = iter(["Connection refused", None, "Connection refused", "Connection refused"])
-    monkeypatch.setattr(cluster, "_silent", lambda address: next(answers))
+    monkeypatch.setattr(cluster, "silent", lambda address: next(answers))
     made._check_head()
     made._check_head()
     made._check_head()

@@ -32,9 +32,9 @@ ORDER = (
     "errors", "plain", "places", "trial", "marked", "paper", "study", "provenance", "sources", "mnist", "mnist_files",
     "lenet5", "fused.library", "fused.network", "engines", "optimizers", "schedules", "ranks", "checkpoints",
     "training", "following", "range_test", "suggestions", "spread", "regret", "claims", "progress", "patience",
-    "connection", "records", "tracking", "archive", "tables", "serving", "worker", "pool", "cluster", "sweep",
-    "figures", "artifacts", "evidence", "comparisons", "conclusion", "verdicts", "content", "page", "crate",
-    "rendering", "report", "readme", "options", "running", "terminal", "cli",
+    "connection", "records", "liveness", "tracking", "archive", "tables", "serving", "worker", "pool",
+    "ray_session", "sight", "node", "cluster", "sweep", "figures", "artifacts", "evidence", "comparisons", "conclusion",
+    "verdicts", "content", "page", "crate", "rendering", "report", "readme", "options", "running", "terminal", "cli",
 )  # fmt: skip
 NEVER = {
     "trial": {"torch", "mlflow"}, "study": {"torch", "mlflow"}, "provenance": {"mlflow"}, "mnist": {"mlflow"},
@@ -45,7 +45,8 @@ NEVER = {
     "claims": {"torch", "mlflow"}, "regret": {"torch", "mlflow"}, "paper": {"torch", "mlflow"},
     "evidence": {"torch", "mlflow", "matplotlib"},
     "report": {"torch"}, "figures": {"torch"}, "tracking": {"matplotlib"}, "sweep": {"matplotlib", "ray"},
-    "worker": {"matplotlib", "ray"}, "pool": {"matplotlib", "ray"}, "cluster": {"matplotlib"},
+    "worker": {"matplotlib", "ray"}, "pool": {"matplotlib", "ray"}, "ray_session": {"torch", "mlflow"},
+    "sight": {"torch", "ray"}, "node": {"matplotlib"}, "cluster": {"torch", "matplotlib"},
 }  # fmt: skip
 
 

@@ -1,0 +1,140 @@
+"""Ray, for as long as a command lasts: a cluster that is there, or one on this machine. It says nothing of its own."""
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from reproduce import provenance
+from reproduce.errors import UserError
+from reproduce.plain import printable, without_credentials
+from reproduce.progress import say
+
+LOCAL = "local"
+CONNECT_SECONDS = 10  # to wait for somebody at an address
+OBJECT_STORE_BYTES = 80 * 2**20  # nothing but numbers goes through it
+# Ray's news, advice and warnings are kept out of what a command says, unless the environment asks for them.
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SCHEDULER_EVENTS": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+IMPATIENT = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_py_gcs_connect_timeout_s": "15"}  # else minutes at a wrong address
+
+
+@contextmanager
+def connect(address: str | None) -> Iterator[tuple[Any, str]]:
+    """Ray's module and the address of the head that it is connected to.
+
+    `address` is the cluster's, HOST:PORT; None is the one that was started on this machine. Where there is none, and
+    for `local`, Ray is started on this machine, and stopped in the end. UserError where nobody answers, or not as a Ray
+    cluster.
+    """
+    found = address or _started_here() or LOCAL
+    if found != LOCAL and (why := silent(found)) is not None:
+        raise UserError(
+            f"--ray-address {found}: nobody answers there ({why}); expected the head of a Ray cluster: start one with "
+            "ray start --head, or leave the option and RAY_ADDRESS out"
+        )
+    for name, value in (QUIET if found == LOCAL else QUIET | IMPATIENT).items():
+        os.environ.setdefault(name, value)
+    _choose_token(found)
+    import ray
+
+    # The only way to keep what a cluster says of lost workers and nodes off the standard output: we say it ourselves.
+    ray._private.worker._worker_logs_enabled = False
+    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    before = signal.getsignal(signal.SIGTERM)
+    with ExitStack() as stack:
+        if found == LOCAL:
+            folder = stack.enter_context(_short_folder())
+            cores = provenance.cores()
+            say(f"starting Ray on this machine, with {cores} cores, for this command")
+            quiet |= {"num_cpus": cores, "include_dashboard": False, "_temp_dir": folder,
+                      "object_store_memory": OBJECT_STORE_BYTES}  # fmt: skip
+        stack.callback(ray.shutdown)
+        try:
+            with _silence():
+                ray.init(address=found, **quiet)
+        except Exception as error:
+            raise UserError(_refusal(found, error)) from error
+        finally:
+            signal.signal(signal.SIGTERM, before)  # Ray has its own, which ends a process in another way
+        yield ray, ray.get_runtime_context().gcs_address
+
+
+def _started_here() -> str | None:
+    """The address of the cluster that `ray start` began on this machine, if it is still there."""
+    folder = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()), "ray")
+    with suppress(OSError):
+        address = (folder / "ray_current_cluster").read_text().strip()
+        if address and silent(address) is None:
+            return address
+    return None
+
+
+def silent(address: str) -> str | None:
+    """Why nobody answers at the address; None where somebody does."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _choose_token(address: str) -> None:
+    """Have this process show Ray's token where there is one; what it starts itself asks for one that nobody knows."""
+    if "RAY_AUTH_MODE" in os.environ:
+        return
+    if address == LOCAL:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    elif {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys() or Path(
+        "~/.ray/auth_token"
+    ).expanduser().exists():
+        os.environ["RAY_AUTH_MODE"] = "token"  # as `ray start` does, and ray.init does not
+
+
+@contextmanager
+def _short_folder() -> Iterator[str]:
+    """For Ray's sockets, whose names may have 107 letters."""
+    folder = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
+    with folder as name:
+        yield name
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Without what Ray's own threads write to the standard error, past Python."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _refusal(address: str, error: BaseException) -> str:
+    said, cause = [], error
+    while cause is not None:
+        said.append(str(cause))
+        cause = cause.__cause__ or cause.__context__
+    if address == LOCAL:
+        return f"Ray cannot be started on this machine: {brief(error)}: use --executor local"
+    if any("InvalidAuthToken" in text for text in said):
+        return (
+            f"--ray-address {address}: the cluster asks for another token than this machine has: have RAY_AUTH_TOKEN "
+            "or ~/.ray/auth_token hold the cluster's, and RAY_AUTH_MODE say token"
+        )
+    why = next((text for text in said if "ersion mismatch" in text), "what answers there is no head of a Ray cluster")
+    return f"--ray-address {address}: {printable(why)[:300]}; expected HOST:PORT of one with this version of Ray"
+
+
+def brief(error: BaseException) -> str:
+    """What an error says, in one line that can be shown."""
+    return printable(without_credentials(str(error) or type(error).__name__))[:300]
