@@ -26,6 +26,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from reproduce.places import is_real_folder, remove
+
 KEPT = 2
 RAGGED = ("step_losses", "step_learning_rates", "validation")  # of another length in each epoch
 WEIGHTS, OPTIMIZER, SCHEDULE, HISTORY = (
@@ -67,7 +69,7 @@ class Checkpoints:
         self.booster = booster
         directory.mkdir(parents=True, exist_ok=True)
         for left_over in directory.glob(".epoch-*"):  # half-written when something was killed
-            _remove(left_over)
+            remove(left_over)
 
     def save(self, history: list[EpochRecord], model, optimizer, scheduler) -> None:
         """Write the state after the last epoch of `history`."""
@@ -79,13 +81,13 @@ class Checkpoints:
             _save_scheduler(folder / SCHEDULE, scheduler)
             _save_history(folder / HISTORY, history)
             (folder / HASHES).write_text(json.dumps(self._identity(folder)))
-            _remove(target)  # damaged, or it would have been restored
+            remove(target)  # damaged, or it would have been restored
             folder.rename(target)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         for old in saved_epochs(self.directory)[:-KEPT]:
-            _remove(_folder(self.directory, old))
+            remove(_folder(self.directory, old))
 
     def restore(self, model, optimizer, scheduler) -> list[EpochRecord]:
         """Put the newest whole checkpoint's state into the three and return its history; [] if there is none.
@@ -103,7 +105,7 @@ class Checkpoints:
                     raise
                 for part, state in zip(parts, untouched, strict=True):
                     part.load_state_dict(copy.deepcopy(state))
-                _remove(folder)
+                remove(folder)
         return []
 
     def _read(self, folder: Path, epoch: int, model, optimizer, scheduler) -> list[EpochRecord]:
@@ -125,9 +127,9 @@ class Checkpoints:
 
 def saved_epochs(directory: Path) -> list[int]:
     """The epochs of which there is a checkpoint, whole or damaged, in rising order."""
-    names = (path.name for path in directory.glob("epoch-*") if _is_own(path))
+    names = (path.name for path in directory.glob("epoch-*") if is_real_folder(path))
     epochs = {int(name.removeprefix("epoch-")) for name in names if re.fullmatch("epoch-[0-9]{4,}", name)}
-    return sorted(epoch for epoch in epochs if _is_own(_folder(directory, epoch)))
+    return sorted(epoch for epoch in epochs if is_real_folder(_folder(directory, epoch)))
 
 
 def last_weights(directory: Path) -> Path:
@@ -145,18 +147,6 @@ def _is_of_the_machine(error: Exception) -> bool:
         return error.errno not in ABSENT
     # PyTorch's allocator for CPUs raises no class of its own.
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
-
-
-def _is_own(path: Path) -> bool:
-    """Whether it is a folder that stands here itself: a link leads to what is not ours to read or remove."""
-    return path.is_dir() and not path.is_symlink()
-
-
-def _remove(path: Path) -> None:
-    if _is_own(path):
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _save_optimizer(path: Path, optimizer) -> None:

@@ -8,7 +8,6 @@ import gzip
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from filelock import FileLock
 from reproduce import sources
 from reproduce.errors import UserError
 from reproduce.mnist import RESIZED, SHA256, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, read_idx, resize
+from reproduce.places import remove
 
 # Of either data set, in bytes: 60,000 and 10,000 images of 28×28 and their labels, each after its header.
 SIZES = {TRAIN_IMAGES: 47_040_016, TRAIN_LABELS: 60_008, TEST_IMAGES: 7_840_016, TEST_LABELS: 10_008}
@@ -62,15 +62,7 @@ def _clear_leftovers(cache: Path, name: str) -> None:
     files = (*SHA256[name], *RESIZED.values(), *(f"{resized}.json" for resized in RESIZED.values()))
     for start in (".fetch-", ".resize-", *(f".{file}-" for file in files)):
         for left_over in cache.glob(f"{start}*"):
-            _remove(left_over)
-
-
-def _remove(path: Path) -> None:
-    """Have nothing there, whatever was."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+            remove(left_over)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -121,7 +113,7 @@ def _in_cache(path: Path, sha256: str, say: Callable[[str], None]) -> bool:
     if found == sha256:
         return True
     aside = path.with_name(f"{path.name}.wrong-{found[:8] if found else 'kind'}")
-    _remove(aside)  # of an earlier time: the same bytes, or what was no file either
+    remove(aside)  # of an earlier time: the same bytes, or what was no file either
     path.rename(aside)
     what = f"SHA-256 {found}, expected {sha256}" if found else "it is no file"
     say(f"{path} is not the file it should be: {what}; set aside as {aside.name}")
@@ -165,7 +157,7 @@ def _resize(cache: Path, hashes: dict[str, str], say: Callable[[str], None]) -> 
             whole = Path(folder) / name
             np.save(whole, images, allow_pickle=False)
             for earlier in (note, target):
-                _remove(earlier)
+                remove(earlier)
             sha256 = _sha256_of(whole)
             whole.replace(target)
         write_atomically(note, _note(hashes[file], sha256))

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import socket
 import tempfile
 from pathlib import Path
@@ -29,6 +30,19 @@ def unwritable(directory: Path) -> str | None:
         return "it is a file"
     except OSError as error:
         return error.strerror
+
+
+def is_real_folder(path: Path) -> bool:
+    """Whether a folder stands there itself: a link leads to what is not ours to read or remove."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def remove(path: Path) -> None:
+    """Have nothing there, whatever was; what a link leads to stays."""
+    if is_real_folder(path):
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def usual_data_dir() -> Path | None:

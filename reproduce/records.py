@@ -2,7 +2,7 @@
 
 import csv
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ VALIDATION = ("validation_loss", "validation_accuracy")
 PROPOSED = "proposed_learning_rate"
 CURVE_FILE = "curve.csv"
 RANGE_TEST, TRIAL = "range_test", "trial"  # the kinds of run that hold a trial
+ASKED_FOR_BY_NAME = 100  # trials, each in a request; of more it takes less to read through all, 1,000 in a request
 DIVERGED = "diverged"  # the outcome of one that ended early
 
 
@@ -48,12 +49,23 @@ class Records(Connection):
         """The newest finished run of that fingerprint, in any experiment."""
         return next((run for run in self.runs(of_fingerprint(fingerprint)) if is_finished(run)), None)
 
+    def finished_of(self, fingerprints: Collection[str]) -> dict[str, Run]:
+        """Of each of the fingerprints that has one the newest finished run, in any experiment."""
+        if len(fingerprints) > ASKED_FOR_BY_NAME:
+            every = self._newest_finished("fingerprint")
+            return {fingerprint: every[fingerprint] for fingerprint in fingerprints if fingerprint in every}
+        found = {fingerprint: self.finished(fingerprint) for fingerprint in fingerprints}
+        return {fingerprint: run for fingerprint, run in found.items() if run}
+
     def finished_runs(self) -> dict[str, Run]:
         """The newest finished run of each specification."""
+        return self._newest_finished("specification")
+
+    def _newest_finished(self, tag: str) -> dict[str, Run]:
         found: dict[str, Run] = {}
         for run in self.runs("tags.outcome LIKE '%'"):
-            if is_finished(run):
-                found.setdefault(run.data.tags["specification"], run)
+            if is_finished(run) and tag in run.data.tags:
+                found.setdefault(run.data.tags[tag], run)
         return found
 
     def results(self, trials: Iterable[Trial]) -> dict[Trial, Result]:

@@ -53,11 +53,12 @@ def run(
                  local_rank, kernel, not force, False, artifacts)
         )  # fmt: skip
     done: dict[Trial, Done] = {}
+    finished = {} if force else store.finished_of([task.fingerprint for task in tasks])
     for task in tasks:
-        if not force and (finished := store.finished(task.fingerprint)):
-            store.mark_reused(finished, parent_id)
+        if run := finished.get(task.fingerprint):
+            store.mark_reused(run, parent_id)
             clear(task, store)
-            done[task.trial] = Done(task.trial, finished.info.run_id, "reused")
+            done[task.trial] = Done(task.trial, run.info.run_id, "reused")
     if done:
         progress.say(f"{len(done)} of {len(trials)} trials were finished before and are reused")
     remaining = [task for task in tasks if task.trial not in done]

@@ -13,8 +13,9 @@ import mlflow
 import numpy as np
 import pytest
 from conftest import ROOT, kernel, run, small_wishes
+from mlflow.entities import Metric
 
-from reproduce import checkpoints, connection, mnist, study, training
+from reproduce import checkpoints, connection, mnist, records, study, training
 from reproduce.records import METRICS, VALIDATION
 from reproduce.tracking import Store
 
@@ -324,6 +325,28 @@ def test_runs_are_found_on_every_page_of_every_page_of_experiments(store, monkey
         made.add(store.create_run({"kind": "trial", "wanted": "yes"}, "a trial"))
     found = [run.info.run_id for run in store.runs("tags.wanted = 'yes'")]
     assert (len(found), set(found)) == (5, made)
+
+
+@pytest.mark.parametrize("by_name", [0, 100], ids=["read through", "by name"])
+def test_of_many_trials_the_newest_finished_runs_are_found(store, small_trial, monkeypatch, by_name):
+    monkeypatch.setattr(records, "ASKED_FOR_BY_NAME", by_name)
+
+    def made(fingerprint, **more):
+        tags = {"kind": "trial", "specification": "the same", "outcome": "finished"} | fingerprint | more
+        run_id = store.create_run(tags, "a trial")
+        store.client.log_batch(run_id, metrics=[Metric(name, 0.5, 0, 1) for name in records.METRICS])
+        store.client.set_terminated(run_id, "FINISHED")
+        time.sleep(0.002)  # runs are told apart by the millisecond that they began in
+        return run_id
+
+    made({"fingerprint": "a"})
+    newest = made({"fingerprint": "a"})
+    store.client.set_terminated(made({"fingerprint": "a"}), "KILLED")
+    other = made({"fingerprint": "b"})
+    made({"fingerprint": "c"})
+    made({})
+    found = store.finished_of(["a", "b", "d"])
+    assert {fingerprint: run.info.run_id for fingerprint, run in found.items()} == {"a": newest, "b": other}
 
 
 def test_a_network_is_recorded_once_where_the_answer_that_it_was_is_lost(finished, monkeypatch):
