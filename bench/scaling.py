@@ -3,7 +3,7 @@
     .venv/bin/python bench/scaling.py [STORE]
 
 The same real sweep several times over, each with an empty store; the times are those that its runs have recorded. With
-the address of a store, what the largest command in it took beside its training.
+the address of a store, only what the newest `reproduce main` in it took beside its training.
 """
 
 import json
@@ -18,11 +18,12 @@ from datetime import date
 from pathlib import Path
 
 import mlflow
+import on_paper
 import shared_store
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD, PAGE = ROOT / "bench" / "scaling.json", ROOT / "docs" / "scaling.md"
-TRIALS, EPOCHS, REPEATS = 2, 4, 3
+TRIALS, EPOCHS, REPEATS = 8, 4, 3
 PAPERS_EPOCHS = 30
 WAYS = {"local, one at a time": ("local", 1), "local, two at once": ("local", 2), "Ray, two at once": ("ray", 2)}
 COMMAND = ("sweep", "--scheduler", "none", "--learning-rates", ",".join(f"{n}e-4" for n in range(1, TRIALS + 1)),
@@ -58,8 +59,8 @@ def measured(executor: str, jobs: int) -> dict[str, float]:
         }
 
 
-def of_study(uri: str) -> str:
-    """What the newest `reproduce main` took beside its training, two at once, as its runs tell."""
+def of_study(uri: str) -> dict[str, float]:
+    """What the newest `reproduce main` took beside its training, two at once, as its runs tell; seconds, MiB."""
     client = mlflow.MlflowClient(uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     (study,) = client.search_runs(experiments, "attributes.run_name = 'main'", max_results=1)
@@ -71,14 +72,25 @@ def of_study(uri: str) -> str:
     place = Path(client.get_experiment(study.info.experiment_id).artifact_location)
     everything = client.search_runs(experiments, "tags.fingerprint LIKE '%'", max_results=5000)
     mebibytes = sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) / 2**20 / len(everything)
-    hourly = 3600 * len(runs) / (ends[-1] - starts[0])
+    return {
+        "trials": len(runs),
+        "trials_per_hour": 3600 * len(runs) / (ends[-1] - starts[0]),
+        "training": statistics.median(training),
+        "tracking": tracking / sum(training),
+        "executor": sum(gaps) / sum(training),
+        "gap": statistics.median(gaps),
+        "mebibytes": mebibytes,
+    }
+
+
+def sentences(study: dict[str, float]) -> str:
+    """What a study took, as Markdown."""
     return (
-        f"`reproduce main`, {len(runs)} trials, two at once on two cores into SQLite, with other work beside it: "
-        f"{hourly:.0f} trials an hour, {statistics.median(training):.0f} s of training in the median one. The record "
-        f"took {tracking / sum(training):.1%} of the training's time, and the wait of a core for its next trial "
-        f"{sum(gaps) / sum(training):.1%}, {statistics.median(gaps):.2f} s in the median. A trial leaves "
-        f"{mebibytes:.1f} MiB of artifacts; by "
-        "`bench/scaling.py STORE` on the store behind report/reference.\n"
+        f"`reproduce main`, {study['trials']} trials, two at once on two cores into SQLite, with other work beside it: "
+        f"{study['trials_per_hour']:.0f} trials an hour, {study['training']:.0f} s of training in the median one. The "
+        f"record took {study['tracking']:.1%} of the training's time, and the wait of a core for its next trial "
+        f"{study['executor']:.1%}, {study['gap']:.2f} s in the median. A trial leaves {study['mebibytes']:.1f} MiB of "
+        "artifacts; by `bench/scaling.py STORE` on the store behind report/reference.\n"
     )
 
 
@@ -100,39 +112,58 @@ def table(record: dict) -> str:
     requests = store["requests_a_trial"] + PAPERS_EPOCHS * store["requests_an_epoch"]
     sentence = (
         f"A trial of {PAPERS_EPOCHS} epochs asks the tracking server {requests:.0f} times, "
-        f"{store['requests_an_epoch']:.1f} of them an epoch, and leaves {store['files']:.0f} files. One "
-        f"server process on PostgreSQL, on this machine, wrote "
-        f"{store['writes_a_second']:.0f} epochs a second for {shared_store.WRITERS} writers at once, and read "
-        f"{store['histories_a_second']:.0f} metrics' histories a second for one reader."
+        f"{store['requests_an_epoch']:.1f} of them an epoch, and leaves {store['files']:.0f} files. One server process "
+        f"on PostgreSQL, on this machine, wrote {store['writes_a_second']:.0f} epochs a second for "
+        f"{shared_store.WRITERS} writers at once. For one reader it found {store['searches_a_second']:.0f} trials a "
+        f"second by fingerprint, or read through {store['runs_a_second']:.0f} runs, or gave "
+        f"{store['histories_a_second']:.0f} histories of a metric."
     )
     return "\n".join([*lines, "", sentence, "", record["made"], ""])
 
 
 def page_with(record: dict, page: str) -> str:
-    """The page with the record's table in its place."""
-    return re.sub(r"(?<=<!-- cost -->\n).*(?=<!-- /cost -->)", lambda _: table(record), page, count=1, flags=re.DOTALL)
+    """The page with what the record tells in its places."""
+    store, two = record["store"], record["ways"]["local, two at once"]
+    sums = on_paper.sums(
+        seconds=PAPERS_EPOCHS * statistics.median(run["epoch"] for run in two),
+        requests=store["requests_a_trial"] + PAPERS_EPOCHS * store["requests_an_epoch"],
+        files=store["files"],
+        mebibytes=record["study"]["mebibytes"],
+        writes=store["writes_a_second"],
+        searches=store["searches_a_second"],
+        runs=store["runs_a_second"],
+        histories=store["histories_a_second"],
+    )
+    for name, text in {"study": sentences(record["study"]), "cost": table(record), "paper": sums}.items():
+        place = re.compile(rf"(?<=<!-- {name} -->\n).*(?=<!-- /{name} -->)", re.DOTALL)
+        page = place.sub(lambda _, text=text: text, page, count=1)
+    return page
 
 
 def main() -> None:
     """Run it, and put what was seen into the page."""
+    record = json.loads(RECORD.read_text())
     if sys.argv[1:]:
-        found = of_study(sys.argv[1])
-        page = re.sub(r"(?<=<!-- study -->\n).*(?=<!-- /study -->)", lambda _: found, PAGE.read_text(), flags=re.DOTALL)
-        PAGE.write_text(page)
-        return print(found)
+        record["study"] = {key: round(value, 4) for key, value in of_study(sys.argv[1]).items()}
+    else:
+        record |= costs()
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")
+    PAGE.write_text(page_with(record, PAGE.read_text()))
+    print(table(record), sentences(record["study"]), sep="\n")
+
+
+def costs() -> dict:
+    """The short sweeps, and what a trial asks of a store."""
     ways: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for _ in range(REPEATS):  # in turn, so that what else the machine does strikes all of them
         for way, (executor, jobs) in WAYS.items():
             ways[way].append({key: round(value, 4) for key, value in measured(executor, jobs).items()})
-    record = {
+    return {
         "made": f"{TRIALS} trials of {EPOCHS} epochs of 60,000 images, {REPEATS} times each way in turn, medians; "
         f"by `make scaling` on {date.today()}.",
         "ways": ways,
         "store": {key: round(value, 3) for key, value in shared_store.measured().items()},
     }
-    RECORD.write_text(json.dumps(record, indent=1) + "\n")
-    PAGE.write_text(page_with(record, PAGE.read_text()))
-    print(table(record))
 
 
 if __name__ == "__main__":

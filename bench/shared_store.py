@@ -10,13 +10,14 @@ import time
 from pathlib import Path
 
 import mlflow
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Param
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 from servers import Postgres, Server  # noqa: E402
 
 WRITERS, WRITING_SECONDS = 8, 15
+RUNS = 1000  # to be searched
 
 
 def measured() -> dict[str, float]:
@@ -34,6 +35,7 @@ def measured() -> dict[str, float]:
                 "files": each["files"],
                 "writes_a_second": _writing(server.uri),
                 "histories_a_second": _reading(server.uri),
+                **_searching(server.uri),
             }
         finally:
             server.kill()
@@ -87,3 +89,25 @@ def _reading(uri: str) -> float:
     for _ in range(times):
         client.get_metric_history(run, "a")
     return times / (time.monotonic() - begun)
+
+
+def _searching(uri: str) -> dict[str, float]:
+    """How many trials are found in a second by their fingerprint, and how many by reading through all runs.
+
+    The runs have as much to them as the finished trial that stands for them.
+    """
+    client, times = mlflow.MlflowClient(uri), 100
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    like = client.search_runs(experiments, "tags.outcome = 'finished'", max_results=1)[0]
+    metrics = [Metric(name, value, 0, 1) for name, value in like.data.metrics.items()]
+    params = [Param(name, value) for name, value in like.data.params.items()]
+    for number in range(RUNS):
+        run = client.create_run("0", tags=like.data.tags | {"fingerprint": f"{number:064x}"})
+        client.log_batch(run.info.run_id, metrics, params)
+    begun = time.monotonic()
+    for number in range(times):
+        assert len(client.search_runs(["0"], f"tags.fingerprint = '{number:064x}'")) == 1
+    by_name = times / (time.monotonic() - begun)
+    begun = time.monotonic()
+    assert len(client.search_runs(["0"], "tags.outcome LIKE '%'", max_results=RUNS)) == RUNS
+    return {"searches_a_second": by_name, "runs_a_second": RUNS / (time.monotonic() - begun)}

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, fields
 from datetime import date
 from pathlib import Path
@@ -76,9 +77,11 @@ class Workshop:
         self.environment["REPRODUCE_HOME"] = str(home)
 
     def start(self, *words: str) -> subprocess.Popen:
-        """The command, begun, in a process group of its own."""
+        """The command, or the launcher of its ranks, begun, in a process group of its own."""
+        launched = words[0] == "torchrun"
+        module = "torch.distributed.run" if launched else "reproduce"
         return subprocess.Popen(
-            [sys.executable, "-m", "reproduce", *words],
+            [sys.executable, "-m", module, *words[launched:]],
             cwd=self.directory,
             env=self.environment,
             start_new_session=True,
@@ -98,8 +101,12 @@ class Workshop:
     def stop(self, running: subprocess.Popen, how: str) -> str:
         """Stop a command in one of the ways of STOPS, and wait for its end; what it said."""
         number, all_of_them = STOPS[how]
+        others = psutil.Process(running.pid).children(recursive=True) if number == signal.SIGKILL else []
         if all_of_them:
             os.killpg(running.pid, number)
+            for process in others:  # a launcher's ranks have groups of their own
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
         else:
             running.send_signal(number)
         said, _ = running.communicate(timeout=PATIENCE_SECONDS)
@@ -210,10 +217,12 @@ def workers(running: subprocess.Popen) -> list[psutil.Process]:
 
 
 # Four trials in two workers: long enough to be struck in the middle, and done in seconds.
-SWEEP = ("sweep", "--scheduler", "step", "--learning-rates", "6e-3,6e-4,6e-5,6e-6", "--epochs", "6",
-         "--train-size", "12800", "--jobs", "2", "--device", "cpu")  # fmt: skip
+TRIALS = ("sweep", "--scheduler", "step", "--learning-rates", "6e-3,6e-4,6e-5,6e-6", "--epochs", "6",
+          "--train-size", "12800", "--device", "cpu")  # fmt: skip
+SWEEP = (*TRIALS, "--jobs", "2")
 RANGE_TEST = ("range_test", "--epochs", "8", "--train-size", "12800", "--device", "cpu")
-WHILE = {SWEEP: "a sweep with two workers", RANGE_TEST: "a range test"}
+RANKS = ("torchrun", "--standalone", "--nproc-per-node", "2", "-m", "reproduce", *TRIALS)
+WHILE = {SWEEP: "a sweep with two workers", RANGE_TEST: "a range test", RANKS: "a sweep with two ranks"}
 
 
 class Ledger:

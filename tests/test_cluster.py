@@ -26,6 +26,7 @@ RATES = "6e-3,6e-4,6e-5"
 SMALL = ("sweep", "--scheduler", "step", "--learning-rates", RATES, "--epochs", "2", "--train-size", "640")
 # Long enough to be struck in the middle: some ten seconds where three share two cores.
 LONG = ("sweep", "--scheduler", "step", "--learning-rates", RATES, "--epochs", "16", "--train-size", "6400")
+ON_RAY = "a sweep on a Ray cluster"
 LABELS = ("step 6e-3 seed 0", "step 6e-4 seed 0", "step 6e-5 seed 0")
 
 
@@ -129,7 +130,8 @@ def test_jobs_bounds_the_trials_at_once(nodes, shop):
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
 
 
-def test_a_trial_whose_worker_is_killed_twice_is_given_up_and_the_others_end(nodes, shop, long):
+@pytest.mark.counted
+def test_a_trial_whose_worker_is_killed_twice_is_given_up_and_the_others_end(nodes, shop, long, ledger):
     ours = shop("workers")
     running = ours.start(*LONG, *on(nodes))
     wait_for(lambda: LABELS[1] in trial_runs(ours), running, "the trial")
@@ -151,24 +153,27 @@ def test_a_trial_whose_worker_is_killed_twice_is_given_up_and_the_others_end(nod
     assert [runs[label].info.status for label in LABELS] == ["FINISHED", "KILLED", "FINISHED"]
     assert [runs[label].data.tags.get("times_resumed") for label in LABELS] == [None, "1", None]
     ours.run(*LONG, *on(nodes))
-    assert ours.damage(long) == Damage()
+    ledger.add("a worker killed, twice in one trial", ON_RAY, 2, ours.damage(long),
+               "that trial is given up, the others end; the same command goes on")  # fmt: skip
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
-def test_a_command_that_is_stopped_leaves_nobody_at_work_and_the_next_goes_on(nodes, shop, long, number, code):
-    ours = shop(f"stopped-{number}")
+@pytest.mark.counted
+@pytest.mark.parametrize(
+    ("how", "code"), [("SIGTERM, as docker stop", 143), ("kill -9 of the command alone", -signal.SIGKILL)]
+)
+def test_a_command_that_is_stopped_leaves_nobody_at_work_and_the_next_goes_on(nodes, shop, long, ledger, how, code):
+    ours = shop("stopped")
     running = ours.start(*LONG, *on(nodes))
     wait_for(lambda: saved(ours) == 2, running, "two trials under way")
-    running.send_signal(number)
-    said, _ = running.communicate(timeout=PATIENCE_SECONDS)
+    said = ours.stop(running, how)
     assert running.returncode == code, said
     assert "Traceback" not in said
-    if number == signal.SIGTERM:
+    if how.startswith("SIGTERM"):
         assert "told to stop: what is done is recorded; the same command goes on from there" in said
         assert {run.info.status for run in ours._runs()} == {"KILLED"}
     said = ours.run(*LONG, *on(nodes))
     assert said.count(": resumed, ") == 2, said
-    assert ours.damage(long) == Damage()
+    ledger.add(how, ON_RAY, 1, ours.damage(long), "the same command goes on in the same runs")
 
 
 def test_ray_that_a_command_starts_itself_ends_with_it(shop):
@@ -221,8 +226,11 @@ def test_a_store_that_a_node_does_not_see_is_refused_in_one_line(nodes, shop):
     assert not list(ours.directory.rglob(".seen-*"))
 
 
+@pytest.mark.counted
 @pytest.mark.parametrize("shared", [True, pytest.param(False, marks=separate_disks)], ids=["shared", "disk of its own"])
-def test_a_trial_whose_node_is_lost_goes_on_elsewhere_and_the_others_as_if_nothing_was(nodes, shop, long, shared):
+def test_a_trial_whose_node_is_lost_goes_on_elsewhere_and_the_others_as_if_nothing_was(
+    nodes, shop, long, ledger, shared
+):
     ours = shop("lost")
     nodes.start("three", hidden=None if shared else ours.home, REPRODUCE_DATA_DIR=str(CACHE / "data" / "mnist"))
     running = ours.start(*LONG, *on(nodes))
@@ -239,7 +247,11 @@ def test_a_trial_whose_node_is_lost_goes_on_elsewhere_and_the_others_as_if_nothi
     }
     assert (runs[lost].data.tags["resumed"] == "after epoch 0") is not shared
     assert {run.data.tags["node"] for run in runs.values()} == {"one", "two"}
-    assert ours.damage(long) == Damage()
+    if shared:
+        ledger.add("a node killed", ON_RAY, 1, ours.damage(long), "its trial goes on elsewhere, in the same run")
+    else:
+        ledger.add("a node killed, with its checkpoints", ON_RAY, 1, ours.damage(long),
+                   "its trial begins anew elsewhere, in the same run")  # fmt: skip
 
 
 class Nothing(BaseHTTPRequestHandler):
