@@ -136,7 +136,8 @@ def main() -> None:
             database.remove()
     record = {
         "made": f"`reproduce {' '.join(words)}` on two nodes of one core each, one killed once the trials of both had "
-        f"saved {KILLED_AT} epochs, and another begun; {seconds / 60:.0f} minutes, by `make cluster` on {date.today()}.",
+        f"saved {KILLED_AT} epochs, and another begun; {seconds / 60:.0f} minutes, by `make cluster` on "
+        f"{date.today()}.",
         "found": {
             "trials": count["runs"],
             "of them resumed after the node was killed": sum(": resumed, " in line for line in said),
