@@ -11,7 +11,6 @@ epoch, to the last bit.
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,48 +21,27 @@ from datetime import date
 from pathlib import Path
 
 import mlflow
-import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-from faults import wait_for  # noqa: E402
-from servers import Postgres, Server, free_port  # noqa: E402
+from nodes import RayCluster  # noqa: E402
+from servers import Postgres, Server  # noqa: E402
 
 RECORD, PAGE = ROOT / "bench" / "cluster.json", ROOT / "docs" / "scaling.md"
 REFERENCE = ROOT / "report" / "reference" / "runs.json"
 KILLED_AT = 10  # epochs that the trials of both nodes have saved
-RAY = (str(Path(sys.executable).with_name("ray")), "start", "--num-cpus", "1", "--block", "--disable-usage-stats")
-
-
-class Node:
-    """A node of one core: its raylet and all that came with it."""
-
-    def __init__(self, log: Path, *words: str) -> None:
-        with log.open("w") as file:
-            self.process = subprocess.Popen([*RAY, *words], stdout=file, stderr=file)
-        wait_for(lambda: "Ray runtime started" in log.read_text(), what=log.name)
-
-    def kill(self) -> None:
-        """End it as a power cut does."""
-        everything = [*psutil.Process(self.process.pid).children(recursive=True), self.process]
-        for process in everything:
-            try:
-                os.kill(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        self.process.wait()
 
 
 def study(folder: Path, uri: str, words: list[str]) -> tuple[list[str], float]:
     """Run it on two nodes, and kill one and add another as it runs: what it said, and the seconds it took."""
-    port, home = free_port(), folder / "home"
-    address = f"127.0.0.1:{port}"
-    head = ("--head", "--port", str(port), "--include-dashboard", "false", "--temp-dir", str(folder / "r"))
-    nodes = [Node(folder / "first", *head), Node(folder / "second", "--address", address)]
-    environment = os.environ | {"REPRODUCE_HOME": str(home), "MLFLOW_TRACKING_URI": uri}
-    command = [sys.executable, "-m", "reproduce", *words, "--executor", "ray", "--ray-address", address]
+    ray, home = RayCluster(), folder / "home"
+    environment = os.environ | ray.access | {"REPRODUCE_HOME": str(home), "MLFLOW_TRACKING_URI": uri}
+    command = [sys.executable, "-m", "reproduce", *words, "--executor", "ray"]
     said, begun = [], time.monotonic()
     try:
+        ray.begin()
+        ray.start("two")
+        command += ["--ray-address", ray.address]
         running = subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
 
         def listen() -> None:
@@ -76,18 +54,18 @@ def study(folder: Path, uri: str, words: list[str]) -> tuple[list[str], float]:
         while running.poll() is None:
             time.sleep(1)
             saved = {path.parent for path in home.glob("trials/*/epoch-*") if path.name >= f"epoch-{KILLED_AT:04d}"}
-            if len(nodes) == 2 and len(saved) == 2:
-                nodes[1].kill()
+            if "two" in ray.nodes and len(saved) == 2:
+                ray.kill("two")
                 print("a node was killed", file=sys.stderr)
-                nodes.append(Node(folder / "third", "--address", address))
+                ray.start("three")
         listener.join()
         if running.returncode != 0:
             raise SystemExit(f"the study ended with {running.returncode}")
+        if "two" in ray.nodes:
+            raise SystemExit("the study was over before a node was killed: take one that is longer")
         return said, time.monotonic() - begun
     finally:
-        for node in reversed(nodes):
-            if node.process.poll() is None:
-                node.kill()
+        ray.end()
 
 
 def compared(uri: str) -> Counter:

@@ -76,9 +76,11 @@ def _terminate(signum: int, frame: object) -> None:
 
 
 def _leave(message: str, code: int) -> None:
-    if following.is_to_say(message):
-        line = terminal.one_line(without_credentials(message))
-        click.echo(f"error: {line}" if code in (EXIT_USER, EXIT_FAILED) else line, err=True)
+    is_error = code in (EXIT_USER, EXIT_FAILED)
+    said = following.last_words(message) if is_error else None if following.follows() else message
+    if said is not None:
+        line = terminal.one_line(without_credentials(said))
+        click.echo(f"error: {line}" if is_error else line, err=True)
     sys.exit(code)
 
 
@@ -279,7 +281,7 @@ def data_command(dataset: str, data_dir: Path | None) -> None:
     """Fetch, check and resize the images, and nothing else."""
     from reproduce import mnist_files
 
-    mnist_files.prepare(dataset, places.own(running.home(), running.HOME), data_dir or places.usual_data_dir(), say)
+    mnist_files.prepare(dataset, places.own(running.home(), places.HOME), data_dir or places.usual_data_dir(), say)
     click.echo(f"{dataset}: all four files are as they should be, in {running.home() / 'data' / dataset}")
 
 

@@ -95,7 +95,7 @@ class Connection:
 
     def sign_of_life(self) -> dict[str, str]:
         """The tags by which those who have another home see that a run of this one is at work."""
-        return {"home": self.home_id, "alive_at": str(int(time.time()))}
+        return {"home": self.home_id, "alive_at": str(int(time.time())), "patience": f"{self.client.patience:.0f}"}
 
     def runs(self, condition: str, client: Any = None) -> list[Run]:
         """All runs that meet the condition, in every experiment, the newest first."""

@@ -51,9 +51,14 @@ def own(message: str) -> str:
     return f"rank {os.environ.get('RANK')}, on {platform.node()}: {message}"
 
 
-def is_to_say(message: str) -> bool:
-    """Whether this rank is the one to end with that message: rank 0 is, but for what is another's own."""
-    return not follows() or message.startswith(own(""))
+def last_words(message: str) -> str | None:
+    """What this rank says of the error that it ends with, None where another says it.
+
+    Rank 0 speaks for its machine; on another, which may lack what that has, the first rank there does.
+    """
+    if not follows() or message.startswith(own("")):
+        return message
+    return own(message) if os.environ["LOCAL_RANK"] == "0" else None
 
 
 def check(trials: list[Trial]) -> None:
@@ -70,11 +75,16 @@ def check(trials: list[Trial]) -> None:
 
 @contextmanager
 def leading(surroundings: dict[str, str]) -> Iterator[None]:
-    """Have the other ranks, if any, train what is announced in this block. Where it ends in an error, so must they."""
+    """Have the other ranks, if any, train what is announced in this block. Where it ends in an error, so must they.
+
+    UserError where one of them would compute otherwise.
+    """
     if not size():
         yield
         return
     _broadcast(surroundings)
+    if complaints := _complaints():
+        raise UserError(complaints[0])
     yield
     _broadcast(None)
 
@@ -85,18 +95,24 @@ def announce(trial: Trial) -> None:
         _broadcast(trial.model_dump_json())
 
 
+def go_on() -> None:
+    """Have the other ranks, if any, begin the next epoch: what rank 0 does between two may take as long as it likes."""
+    if size():
+        _broadcast()
+
+
 def follow(home: Path, kernel: Path | None, surroundings: Callable[[], dict[str, str]]) -> None:
-    """Train what rank 0 announces, until it has nothing more. UserError where this rank would compute otherwise."""
+    """Train what rank 0 announces, until it has nothing more; nothing where a rank would compute otherwise."""
     from reproduce import mnist, training
 
     theirs, ours = _broadcast(), surroundings()
     apart = [f"{name} {ours[name]} instead of {theirs[name]}" for name in theirs if ours[name] != theirs[name]]
-    if apart:
-        raise UserError(f"this differs from rank 0: {', '.join(apart)}: every rank needs the same")
+    if _complaints(own(f"this differs from rank 0: {', '.join(apart)}: every rank needs the same") if apart else None):
+        return
     while announced := _broadcast():
         trial = Trial.model_validate_json(announced)
         for _ in training.train(trial, mnist.open_dataset(trial.dataset, home), home, kernel=kernel):
-            pass
+            _broadcast()  # to wait where rank 0 may be away for longer than in the middle of an epoch
 
 
 @cache
@@ -117,3 +133,13 @@ def _broadcast(what: object = None) -> Any:
 
     torch.distributed.broadcast_object_list(given, group=group)
     return given[0]
+
+
+def _complaints(ours: str | None = None) -> list[str]:
+    """On every rank, what all of them complain of."""
+    group = _group()
+    import torch
+
+    found: list[str | None] = [None] * torch.distributed.get_world_size(group)
+    torch.distributed.all_gather_object(found, ours, group=group)
+    return [complaint for complaint in found if complaint]

@@ -115,8 +115,9 @@ class Liveness(Records):
 
     def _is_silent(self, run: Run) -> bool:
         """Whether a run gave no sign of life for longer than its process would wait for the store."""
-        since = run.data.tags.get("alive_at", "")
-        return not since.isdecimal() or time.time() - int(since) >= self.client.patience + 2 * SIGN_SECONDS
+        since, patience = (run.data.tags.get(name, "") for name in ("alive_at", "patience"))
+        wait = int(patience) if patience.isdecimal() else self.client.patience
+        return not since.isdecimal() or time.time() - int(since) >= wait + 2 * SIGN_SECONDS
 
 
 def _of_trial(fingerprint: str) -> Path:

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import os
-import platform
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,7 +11,6 @@ from typing import Any
 
 from reproduce import places, provenance, sight
 from reproduce.errors import UserError
-from reproduce.sight import Seen
 
 
 @dataclass(frozen=True)
@@ -27,63 +25,80 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Command:
+    """What a node is told of the command that it works for. `environment` is added to its own."""
+
+    environment: dict[str, str]
+    directory: Path
+    wanted: Wanted
+    seen: sight.Seen
+
+
+@dataclass(frozen=True)
 class Ready:
-    """What a node is ready with, and what it said meanwhile."""
+    """What a node is ready with, and what it said meanwhile. `package` is the digest of this package there."""
 
     engine: str
     kernel: Path | None
+    package: str
     surroundings: dict[str, str]
     said: tuple[str, ...]
+
+    @property
+    def kind(self) -> dict[str, str]:
+        """All that has to be the same on every node."""
+        return {"this package": self.package} | self.surroundings
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A node's: it is ready, or has some trouble. `package` is the digest of this package there."""
+    """A node's: it is ready, or has some trouble."""
 
-    package: str
-    cpu: str
+    processor: str
     shares_home: bool
     ready: Ready | None = None
     trouble: str = ""
 
 
-def answer(settings: dict[str, str], directory: str, wanted: Wanted, seen: Seen) -> Answer:
+@dataclass(frozen=True)
+class Refused:
+    """Why that node, which may have come later than the others, cannot train for a command."""
+
+    node_id: str
+    name: str
+    why: str
+
+
+def answer(command: Command) -> Answer:
     """Have this node ready, and say what it is."""
-    _settle(settings, directory)
+    _settle(command)
     found = provenance.environment()
-    kind = found["cpu"] if wanted.device == "cpu" else f"{found['cpu']}, {found['gpu']}"
+    gpus = sorted(set(found["gpu"].split(", ")))  # of one model, however many
+    processor = ", ".join([found["cpu"], *(gpus if command.wanted.device != "cpu" else [])])
+    reached = Answer(processor, sight.shares_home(command.seen))
     try:
-        shares_home = (wanted.home / "id").read_text() == seen.home_id
-    except OSError:
-        shares_home = False
-    answer = Answer(package_sha256(), kind, shares_home)
-    try:
-        sight.check(seen)
-        return replace(answer, ready=_made_ready(wanted))
+        return replace(reached, ready=_made_ready(command.wanted, command.seen))
     except UserError as error:
-        return replace(answer, trouble=str(error))
+        return replace(reached, trouble=str(error))
 
 
-def run_trial(
-    settings: dict[str, str], directory: str, wanted: Wanted, seen: Seen, surroundings: dict[str, str], task: Any
-) -> Iterator[Any]:
-    """Run the trial here, unless this node, which may have come later than the others, is not like them."""
-    _settle(settings, directory)
+def run_trial(command: Command, like: Ready, task: Any) -> Iterator[Any]:
+    """What the trial's worker says of it; or a refusal, where this node is not like the others."""
+    _settle(command)
     import ray
 
     from reproduce import worker
 
     own = ray.get_runtime_context().get_node_id()
-    name = next((name_of(found) for found in ray.nodes() if found["NodeID"] == own), platform.node())
+    name = next((name_of(found) for found in ray.nodes() if found["NodeID"] == own), own)
     try:
-        sight.check_files(seen)
-        here = _made_ready(replace(wanted, engine=task.trial.engine))
-        differing = [key for key, value in here.surroundings.items() if surroundings[key] != value]
+        here = _made_ready(replace(command.wanted, engine=like.engine), command.seen)
+        differing = [key for key, value in here.kind.items() if like.kind.get(key) != value]
         if differing:
-            raise UserError(f"it differs from the other nodes in {', '.join(differing)}: take it out of the cluster")
-        _check_gpu(wanted)
+            raise UserError(f"it differs from the other nodes in {', '.join(differing)}")
+        _check_gpu(command.wanted.device)
     except UserError as error:
-        yield worker.Done(task.trial, "", "failed", f"node {name}: {error}")
+        yield Refused(own, name, str(error))
         return
     yield from worker.run_trial(replace(task, kernel=here.kernel, node=name))
 
@@ -103,30 +118,31 @@ def package_sha256() -> str:
     return hashlib.sha256("\n".join(listed).encode()).hexdigest()
 
 
-def _settle(settings: dict[str, str], directory: str) -> None:
+def _settle(command: Command) -> None:
     """Be as the command is: relative paths, in the store's address say, are from its directory."""
-    os.environ.update(settings)
+    os.environ.update(command.environment)
     with suppress(OSError):  # where that is not there, nothing relative is seen, and that is told
-        os.chdir(directory)
+        os.chdir(command.directory)
 
 
 @functools.cache
-def _made_ready(wanted: Wanted) -> Ready:
-    """Data and kernel in place, in this node's home."""
+def _made_ready(wanted: Wanted, seen: sight.Seen) -> Ready:
+    """Store seen, data and kernel in place, in this node's home; once a process."""
     from reproduce import engines, mnist, mnist_files
 
+    sight.check(seen)
     said: list[str] = []
-    places.own(wanted.home, "REPRODUCE_HOME")
+    places.own(wanted.home, places.HOME)
     brought = wanted.data_dir if wanted.data_dir and wanted.data_dir.is_dir() else places.usual_data_dir()
     engine, kernel = engines.resolve(wanted.engine, wanted.device, wanted.home, said.append)
     mnist_files.prepare(wanted.dataset, wanted.home, brought, said.append)
     digest = engines.digest(engine, kernel)
     found = provenance.surroundings(mnist.data_sha256(wanted.dataset), wanted.device, digest)
-    return Ready(engine, kernel, found, tuple(said))
+    return Ready(engine, kernel, package_sha256(), found, tuple(said))
 
 
-def _check_gpu(wanted: Wanted) -> None:
-    if wanted.device == "cuda":
+def _check_gpu(device: str) -> None:
+    if device == "cuda":
         import torch
 
         if not torch.cuda.is_available():  # it would compute on the CPU, and be recorded as of a GPU

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from reproduce.errors import UserError, shown
 
+HOME = "REPRODUCE_HOME"  # the variable that says where data, checkpoints and locks are kept
+
 
 def own(place: Path, variable: str) -> Path:
     """The directory of data and checkpoints, made if need be; `variable` is what moves it."""

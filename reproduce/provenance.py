@@ -13,6 +13,8 @@ from pathlib import Path
 import joblib
 import psutil
 
+from reproduce.errors import UserError, shown
+
 ROOT = Path(__file__).resolve().parent.parent
 # The modules that decide a trial's numbers; trial.py only says which trial it is, and that is hashed by itself.
 DECIDING_MODULES = ("mnist", "lenet5", "fused/network", "engines", "optimizers", "schedules", "ranks", "training")
@@ -109,7 +111,11 @@ def environment() -> dict[str, str]:
 
 def cores() -> int:
     """How many cores this process may use: those it is bound to, fewer where a container's quota says so."""
-    return joblib.cpu_count()
+    try:
+        return joblib.cpu_count()
+    except ValueError as error:
+        named = shown(os.environ.get("LOKY_MAX_CPU_COUNT"))
+        raise UserError(f"LOKY_MAX_CPU_COUNT is {named}, expected a whole number: correct or unset it") from error
 
 
 def _cpu_model() -> str:

@@ -21,7 +21,12 @@ CONNECT_SECONDS = 10  # to wait for somebody at an address
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing but numbers goes through it
 # Ray's news, advice and warnings are kept out of what a command says, unless the environment asks for them.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SCHEDULER_EVENTS": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-IMPATIENT = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_py_gcs_connect_timeout_s": "15"}  # else minutes at a wrong address
+# At a wrong address, or on a machine that is no node, Ray would try for minutes.
+IMPATIENT = {
+    "RAY_NUM_REDIS_GET_RETRIES": "1",
+    "RAY_py_gcs_connect_timeout_s": "15",
+    "RAY_gcs_server_request_timeout_seconds": "15",
+}
 
 
 @contextmanager
@@ -38,6 +43,7 @@ def connect(address: str | None) -> Iterator[tuple[Any, str]]:
             f"--ray-address {found}: nobody answers there ({why}); expected the head of a Ray cluster: start one with "
             "ray start --head, or leave the option and RAY_ADDRESS out"
         )
+    cores = provenance.cores()
     for name, value in (QUIET if found == LOCAL else QUIET | IMPATIENT).items():
         os.environ.setdefault(name, value)
     _choose_token(found)
@@ -50,7 +56,6 @@ def connect(address: str | None) -> Iterator[tuple[Any, str]]:
     with ExitStack() as stack:
         if found == LOCAL:
             folder = stack.enter_context(_short_folder())
-            cores = provenance.cores()
             say(f"starting Ray on this machine, with {cores} cores, for this command")
             quiet |= {"num_cpus": cores, "include_dashboard": False, "_temp_dir": folder,
                       "object_store_memory": OBJECT_STORE_BYTES}  # fmt: skip
@@ -66,11 +71,14 @@ def connect(address: str | None) -> Iterator[tuple[Any, str]]:
 
 
 def _started_here() -> str | None:
-    """The address of the cluster that `ray start` began on this machine, if it is still there."""
-    folder = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()), "ray")
+    """The address of the cluster that this user's `ray start` began on this machine, if it is still there.
+
+    Another user's would run our trials as that user; and anybody can put such a file there.
+    """
+    file = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()), "ray", "ray_current_cluster")
     with suppress(OSError):
-        address = (folder / "ray_current_cluster").read_text().strip()
-        if address and silent(address) is None:
+        address = file.read_text().strip()
+        if address and file.stat().st_uid == os.getuid() and silent(address) is None:
             return address
     return None
 
@@ -82,6 +90,8 @@ def silent(address: str) -> str | None:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except OSError as error:
         return error.strerror or str(error)
+    except ValueError:  # of a port; or of a name that no name server is asked for, as a..b
+        return "it is no address"
     return None
 
 
@@ -130,6 +140,11 @@ def _refusal(address: str, error: BaseException) -> str:
         return (
             f"--ray-address {address}: the cluster asks for another token than this machine has: have RAY_AUTH_TOKEN "
             "or ~/.ray/auth_token hold the cluster's, and RAY_AUTH_MODE say token"
+        )
+    if any("No node info found" in text for text in said):
+        return (
+            f"--ray-address {address}: this machine is none of the cluster's nodes, through which alone Ray lets a "
+            f"command in: first type ray start --address={address}, and --num-cpus=0 --num-gpus=0 to train nothing here"
         )
     why = next((text for text in said if "ersion mismatch" in text), "what answers there is no head of a Ray cluster")
     return f"--ray-address {address}: {printable(why)[:300]}; expected HOST:PORT of one with this version of Ray"

@@ -10,14 +10,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
+
 from reproduce import following, places, study
 from reproduce.errors import TrialsFailedError, UserError, shown
-from reproduce.options import AUTO, PAPER, PROPOSED, RAY_ADDRESS, SCHEDULE_PARAMETERS
+from reproduce.options import AUTO, PROPOSED, RAY_ADDRESS, SCHEDULE_PARAMETERS
 from reproduce.paper import Paper, load_paper
 from reproduce.progress import say
 from reproduce.trial import Trial, format_rate
 
-HOME = "REPRODUCE_HOME"
 RAY_VARIABLE = "RAY_ADDRESS"
 
 
@@ -84,7 +85,7 @@ def run(
 
 @contextmanager
 def _here(given: dict[str, Any], data_dir: Path | None) -> Iterator[tuple[str, Callable]]:
-    """The kind of device of this machine, and what prepares it, as `Cluster.prepare` does its nodes."""
+    """The kind of device of this machine, and what prepares it, as `_on_ray` does its nodes."""
     at_once = jobs(given["jobs"])
     device, devices = _device(given["device"])
     with ExitStack() as until_the_end:
@@ -119,7 +120,7 @@ def _follow(given: dict[str, Any], data_dir: Path | None) -> int:
         """Rank 0 says it."""
 
     try:
-        (device, _), place = _device(given["device"]), places.own(home(), HOME)
+        (device, _), place = _device(given["device"]), places.own(home(), places.HOME)
         engine, kernel = engines.resolve(given["engine"], device, place, unsaid)
         mnist_files.prepare(given["dataset"], place, data_dir, unsaid)
         following.follow(place, kernel, lambda: _surroundings(given["dataset"], device, engine, kernel))
@@ -142,15 +143,17 @@ def _on_ray(given: dict[str, Any], data_dir: Path | None) -> Iterator[tuple[str,
 
     with ray_session.connect(address) as (ray, head), ExitStack() as until_the_end:
         from reproduce import cluster, node
+        from reproduce.nodes import Nodes
 
-        nodes = cluster.Cluster(ray, head, until_the_end, given["jobs"], given["gpus_per_trial"])
+        nodes = Nodes(ray, head)
         device = nodes.device(given["device"])
         if device == "cpu" and given["gpus_per_trial"] != 1:
             say(f"--gpus-per-trial {given['gpus_per_trial']:g} has no effect, as trials run on CPUs")
 
         def prepare(store: Any) -> tuple[str, Any]:
             wanted = node.Wanted(home(), given["dataset"], given["data_dir"], given["engine"], device)
-            return nodes.prepare(store, wanted), nodes
+            command, ready = until_the_end.enter_context(nodes.ready(store, wanted))
+            return ready.engine, cluster.Cluster(nodes, store, command, ready, given["jobs"], given["gpus_per_trial"])
 
         yield device, prepare
 
@@ -179,16 +182,16 @@ def ray_address(wanted: str | None) -> str | None:
 
 def home() -> Path:
     """Where caches and checkpoints are kept."""
-    named = os.environ.get(HOME) or ".reproduce"
+    named = os.environ.get(places.HOME) or ".reproduce"
     try:
         return Path(named).resolve()
     except (OSError, RuntimeError) as error:  # links that lead to each other
-        raise UserError(f"{HOME} is {shown(named)}, which leads nowhere: name a directory") from error
+        raise UserError(f"{places.HOME} is {shown(named)}, which leads nowhere: name a directory") from error
 
 
 def open_store() -> Any:
     """The tracking store, which takes seconds to import."""
-    place = places.own(home(), HOME)
+    place = places.own(home(), places.HOME)
     from reproduce.tracking import Store
 
     return Store(place)
@@ -198,11 +201,7 @@ def jobs(wanted: int | None) -> int:
     """How many trials to train at once."""
     from reproduce import provenance
 
-    try:
-        cores = provenance.cores()
-    except ValueError as error:
-        named = shown(os.environ.get("LOKY_MAX_CPU_COUNT"))
-        raise UserError(f"LOKY_MAX_CPU_COUNT is {named}, expected a whole number: correct or unset it") from error
+    cores = provenance.cores()
     if following.size():
         if wanted is not None:
             say(f"--jobs {wanted} has no effect: {following.size()} ranks train the trials together, one after another")
@@ -258,13 +257,14 @@ def _range_test_command(paper: Paper, wishes: study.Wishes) -> str:
 
 def texts(given: dict[str, Any]) -> dict[str, str]:
     """The options as text, as `mlflow run` records them."""
+    kinds = {option.name: option.type for option in click.get_current_context().command.params}
 
-    def text(value: Any) -> str:
+    def text(key: str, value: Any) -> str:
         if value is None:
-            return PAPER
+            return kinds[key].word
         return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
-    return {key: text(value) for key, value in given.items()}
+    return {key: text(key, value) for key, value in given.items()}
 
 
 def recorded_engine(wanted: str, store: Any, paper: Paper, wishes: study.Wishes) -> study.Wishes:
@@ -282,6 +282,7 @@ def recorded_engine(wanted: str, store: Any, paper: Paper, wishes: study.Wishes)
 def _device(wanted: str) -> tuple[str, int]:
     """The kind of device to compute on and how many of them there are."""
     if wanted == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # or Colossal-AI would take a GPU that is there
         return "cpu", 1
     import torch
 

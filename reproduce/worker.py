@@ -130,6 +130,7 @@ def _train_and_record(task: Task, store: Store) -> Iterator[int | Done]:
                 if record.epoch not in logged:
                     store.log_epoch(run_id, record)
                 yield record.epoch
+                following.go_on()
             with tempfile.TemporaryDirectory() as folder:
                 tags = task.artifacts(trial, history, Path(folder))
                 if resumed:

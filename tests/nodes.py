@@ -9,22 +9,21 @@ import tempfile
 from pathlib import Path
 
 import psutil
-from conftest import CACHE, ROOT
+from conftest import ROOT
 from faults import PATIENCE_SECONDS, wait_for
 
 
 class RayCluster:
     """Nodes as `ray start` makes them, each a tree of processes; nothing of them is left in the end."""
 
-    def __init__(self):
+    def __init__(self, **environment):
         self.folder = Path(tempfile.mkdtemp(prefix="ray-test-", dir="/tmp"))  # sockets have short names
         self.access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        self.nodes = {}
+        self.environment, self.nodes = environment, {}
 
     def begin(self):
         self.start("one", "--head", "--port=0", "--include-dashboard=false", f"--temp-dir={self.folder}")
         self.address = (self.folder / "ray_current_cluster").read_text().strip()
-        self.start("two", f"--address={self.address}", "--num-gpus=1")  # one that PyTorch will not find
 
     def start(self, name, *words, hidden=None, **environment):
         """A node; of the directory `hidden` it has one of its own, as on a disk that is not shared."""
@@ -34,8 +33,7 @@ class RayCluster:
                    "--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats", "--block"]  # fmt: skip
         variables = os.environ | self.access | {
             "RAY_raylet_start_wait_time_s": str(PATIENCE_SECONDS), "PYTHONPATH": str(ROOT),
-            "REPRODUCE_FUSED_DIR": str(CACHE / "fused"),
-        } | environment  # fmt: skip
+        } | self.environment | environment  # fmt: skip
         log = self.folder / f"{name}.log"
         with log.open("w") as file:
             node = subprocess.Popen(command, env=variables, cwd=self.folder, stdout=file, stderr=file,
@@ -78,3 +76,11 @@ class RayCluster:
         for name in list(self.nodes):
             self.kill(name)
         shutil.rmtree(self.folder)
+
+
+def unlike(place):
+    """What makes a Python see another Pillow than there is."""
+    other = place / "pillow-99.0.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: pillow\nVersion: 99.0\n")
+    return f"{place}{os.pathsep}{ROOT}"

@@ -1,26 +1,24 @@
 """Trials on a real Ray cluster of several nodes on this machine: the same bits, whatever dies."""
 
 import itertools
-import os
 import re
 import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import CACHE, ROOT, own_workshop
+from conftest import CACHE, own_workshop
 from faults import PATIENCE_SECONDS, Damage, wait_for
-from nodes import RayCluster
-from test_cli import typed
+from nodes import RayCluster, unlike
 
-from reproduce import cluster, running
-from reproduce.errors import ClusterLostError, UserError
-from reproduce.tracking import Store
+from reproduce import provenance
 
 RATES = "6e-3,6e-4,6e-5"
 SMALL = ("sweep", "--scheduler", "step", "--learning-rates", RATES, "--epochs", "2", "--train-size", "640")
@@ -38,9 +36,10 @@ separate_disks = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def nodes(mnist_cache):
-    made = RayCluster()
+    made = RayCluster(REPRODUCE_FUSED_DIR=str(CACHE / "fused"))
     try:
         made.begin()
+        made.start("two", f"--address={made.address}", "--num-gpus=1")  # one that PyTorch will not find
         yield made
     finally:
         made.end()
@@ -115,8 +114,11 @@ def test_a_sweep_on_two_nodes_is_the_local_one_bit_for_bit_and_is_reused(nodes, 
     assert said.splitlines()[-1] == "3 trained"
     assert len(said.splitlines()) == 5  # and nothing of Ray's own
     assert {run.data.tags["node"] for run in trial_runs(there).values()} == {"one", "two"}
-    parents = [run.data.params for run in there._runs() if "fingerprint" not in run.data.tags]
-    assert [(made["executor"], made["ray_address"]) for made in parents] == [("ray", nodes.address)]
+    asked = [
+        (run.data.params["executor"], run.data.params["ray_address"], run.data.params["jobs"])
+        for ours in (here, there) for run in ours._runs() if "fingerprint" not in run.data.tags
+    ]  # fmt: skip
+    assert asked == [("local", "auto", "auto"), ("ray", nodes.address, "auto")]
     again = there.run(*SMALL, *on(nodes))
     assert again.splitlines()[1:] == ["3 of 3 trials were finished before and are reused", "3 reused"]
     assert there.damage(expected) == Damage()
@@ -186,7 +188,7 @@ def test_ray_that_a_command_starts_itself_ends_with_it(shop):
     assert len(set(Path("/tmp").glob("ray-*")) - before) == 1
     said = ours.stop(running, "Ctrl-C")
     assert running.returncode == 130, said
-    assert said.splitlines()[0] == f"starting Ray on this machine, with {os.cpu_count()} cores, for this command"
+    assert said.splitlines()[0] == f"starting Ray on this machine, with {provenance.cores()} cores, for this command"
     assert "Traceback" not in said
     assert psutil.wait_procs(everyone, PATIENCE_SECONDS)[1] == []
     assert set(Path("/tmp").glob("ray-*")) == before
@@ -194,12 +196,7 @@ def test_ray_that_a_command_starts_itself_ends_with_it(shop):
 
 
 def test_nodes_that_are_not_alike_are_refused_in_one_line(nodes, shop, tmp_path):
-    from importlib.metadata import version
-
-    other = tmp_path / "pillow-99.0.dist-info"
-    other.mkdir()
-    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: pillow\nVersion: 99.0\n")
-    nodes.start("odd", PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    nodes.start("odd", PYTHONPATH=unlike(tmp_path))
     try:
         line = refused(shop("alike"), *SMALL, *on(nodes))
     finally:
@@ -287,79 +284,69 @@ def test_an_address_where_no_cluster_is_is_refused_in_one_line(nodes, shop):
     )
 
 
-def test_an_address_in_the_environment_is_held_to_the_options_rules(monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("RAY_ADDRESS", "ray://10.0.0.1:10001")
-    assert typed(monkeypatch, capsys, "sweep", "--executor", "ray") == (
-        2,
-        "error: RAY_ADDRESS is 'ray://10.0.0.1:10001', which is that of Ray's client or dashboard; expected HOST:PORT "
-        "of a Ray cluster's head, as 10.0.0.1:6379, the word local: correct or unset it\n",
-    )
-    assert running.ray_address("10.0.0.1:6379") == "10.0.0.1:6379"
-    for value, address in (("10.0.0.2:6379", "10.0.0.2:6379"), ("auto", None), ("", None), ("local", "local")):
-        monkeypatch.setenv("RAY_ADDRESS", value)
-        assert running.ray_address(None) == address
-
-
-def test_rays_options_without_ray_are_told_to_have_no_effect():
-    given = {"executor": "local", "ray_address": None, "gpus_per_trial": 1.0}
-    assert running._idle(given) == []
-    assert running._idle(given | {"ray_address": "10.0.0.1:6379", "gpus_per_trial": 0.5}) == [
-        "--ray-address has no effect without --executor ray", "--gpus-per-trial has no effect without --executor ray",
-    ]  # fmt: skip
-    assert running._idle(given | {"executor": "ray", "ray_address": "10.0.0.1:6379", "gpus_per_trial": 0.5}) == []
-
-
-def test_a_gpu_that_ray_gives_and_pytorch_does_not_find_fails_the_trial_in_one_line(nodes, shop):
+def test_a_node_whose_gpu_pytorch_does_not_find_is_left_out_and_with_it_the_command_ends(nodes, shop):
     ours = shop("gpu")
     running = ours.start(*SMALL, *on(nodes, "--device", "auto", "--gpus-per-trial", "0.5"))
     said, _ = running.communicate(timeout=PATIENCE_SECONDS)
     assert running.returncode == 1, said
-    why = "node two: its PyTorch sees no GPU, though Ray gives one: install one that does"
-    assert sorted(said.splitlines()[1:4]) == sorted(f"{label}: failed, {why}" for label in LABELS)
+    why = "its PyTorch sees no GPU, though Ray gives one: install one that does"
+    assert said.count(f"node two of the Ray cluster is left out: {why}\n") == 1, said
+    last = f"error: no node of the Ray cluster is left to train on; two: {why}: "
+    assert said.splitlines()[-1].startswith(last), said
     assert trial_runs(ours) == {}
 
 
-def test_a_cluster_without_a_gpu_is_told_where_one_is_wanted():
-    class Nodes:
-        @staticmethod
-        def nodes():
-            return [{"NodeID": "a", "Alive": True, "Resources": {"CPU": 1.0}, "NodeName": "a",
-                     "NodeManagerAddress": "10.0.0.1", "NodeManagerHostname": "a"},
-                    {"NodeID": "b", "Alive": False, "Resources": {"GPU": 1.0}}]  # fmt: skip
-
-    made = cluster.Cluster(Nodes, "10.0.0.1:6379", None, None, 1.0)
-    assert [made.device(wanted) for wanted in ("auto", "cpu")] == ["cpu", "cpu"]
-    with pytest.raises(UserError, match="--device cuda: no node of the Ray cluster has a GPU to give; start one with"):
-        made.device("cuda")
-
-
-def test_a_head_that_stays_away_is_given_up(monkeypatch):
-    made = cluster.Cluster(None, "10.0.0.1:6379", None, None, 1.0)
-    answers = iter(["Connection refused", None, "Connection refused", "Connection refused"])
-    monkeypatch.setattr(cluster, "silent", lambda address: next(answers))
-    made._check_head()
-    made._check_head()
-    made._check_head()
-    monkeypatch.setattr(cluster, "GONE_SECONDS", 0)
-    with pytest.raises(ClusterLostError, match=r"the head of the Ray cluster, 10\.0\.0\.1:6379, is gone"):
-        made._check_head()
+@pytest.mark.counted
+def test_a_head_that_is_lost_ends_the_command_in_one_line_and_the_next_goes_on(shop, long, ledger):
+    own, ours = RayCluster(REPRODUCE_FUSED_DIR=str(CACHE / "fused")), shop("headless")
+    try:
+        own.begin()
+        ours.environment |= own.access
+        running = ours.start(*LONG, *on(own))
+        wait_for(lambda: saved(ours) == 1, running, "a trial under way")
+        (head,) = [process for process in own.processes("one") if process.name() == "gcs_server"]
+        head.kill()
+        said, _ = running.communicate(timeout=PATIENCE_SECONDS)
+    finally:
+        own.end()
+    assert running.returncode == 1, said
+    assert "Traceback" not in said
+    assert said.splitlines()[-1] == (
+        f"error: the head of the Ray cluster, {own.address}, is gone: what is done is recorded; the same command goes "
+        "on from there"
+    )
+    ours.run(*LONG, "--device", "cpu")
+    ledger.add("the head of the cluster killed", ON_RAY, 1, ours.damage(long),
+               "ends in one line; the same command goes on")  # fmt: skip
 
 
-def test_a_clusters_trials_are_closed_with_the_command_that_they_were_of(store, small_trial, tmp_path):
-    node = Store(tmp_path / "another home", store.uri, store.experiment_id)
+def test_a_node_that_joins_later_and_is_not_like_the_others_is_left_out(nodes, shop, long, tmp_path):
+    ours = shop("late")
+    running = ours.start(*LONG, *on(nodes))
+    wait_for(lambda: saved(ours) == 2, running, "two trials under way")
+    nodes.start("odd", PYTHONPATH=unlike(tmp_path))
+    try:
+        said, _ = running.communicate(timeout=PATIENCE_SECONDS)
+    finally:
+        nodes.leave("odd")
+    assert running.returncode == 0, said
+    assert said.count("node odd of the Ray cluster is left out: it differs from the other nodes in pillow\n") == 1, said
+    assert {run.data.tags["node"] for run in trial_runs(ours).values()} == {"one", "two"}
+    assert ours.damage(long) == Damage()
 
-    def status(run_id):
-        return store.client.get_run(run_id).info.status
 
-    with store.parent("sweep", {}) as ended:
-        left, _ = node.open_trial(small_trial, "a" * 64, ended)
-    with store.parent("sweep", {}) as at_work:
-        others, _ = node.open_trial(small_trial, "b" * 64, at_work)
-        lost, _ = node.open_trial(small_trial, "c" * 64, at_work)
-        store.close_abandoned()
-        assert [status(run_id) for run_id in (left, others, lost)] == ["KILLED", "RUNNING", "RUNNING"]
-        store.close_lost(at_work, "c" * 64)
-        assert [status(run_id) for run_id in (others, lost)] == ["RUNNING", "KILLED"]
-        store.close_lost(at_work)
-        assert status(others) == "KILLED"
+@pytest.mark.skipif(
+    shutil.which("unshare") is None or subprocess.run(["unshare", "-pf", "true"], capture_output=True).returncode != 0,
+    reason="needs the right to hide this machine's processes",
+)
+def test_a_machine_that_is_no_node_is_told_to_become_one(nodes, shop):
+    ours = shop("login")
+    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-m", "reproduce", *SMALL, *on(nodes)]
+    environment = ours.environment | {"RAY_gcs_server_request_timeout_seconds": "2"}
+    done = subprocess.run(command, cwd=ours.directory, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"error: --ray-address {nodes.address}: this machine is none of the cluster's nodes, through which alone Ray "
+        f"lets a command in: first type ray start --address={nodes.address}, and --num-cpus=0 --num-gpus=0 to train "
+        "nothing here\n",
+    )

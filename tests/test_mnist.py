@@ -126,6 +126,14 @@ def test_a_named_directory_comes_first_and_its_wrong_files_are_left_alone(mnist_
     assert len(only_cache_of) == 1
 
 
+def test_the_command_puts_a_named_directorys_files_into_the_home(mnist_cache, workshop):
+    ours, source = workshop(), mnist_cache / "data" / "mnist"
+    shutil.rmtree(ours.home / "data")
+    ours.run("data", "--data-dir", str(source))
+    for name in mnist.SHA256["mnist"]:
+        assert (ours.home / "data" / "mnist" / name).read_bytes() == (source / name).read_bytes()
+
+
 def test_what_a_source_gives_wrong_is_never_kept(tmp_path, monkeypatch):
     wrong = dict.fromkeys(mnist.SHA256["mnist"], b"\x00\x00\x08\x01\x00\x00\x00\x00")
     monkeypatch.setitem(sources.SOURCES, "mnist", {"a bad source": lambda folder: wrong})

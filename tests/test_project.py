@@ -24,6 +24,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = (ROOT / "requirements.lock").read_text()
 MLPROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 CONDA = yaml.safe_load((ROOT / "conda.yaml").read_text())
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 README = (ROOT / "README.md").read_text()
 
@@ -33,8 +34,9 @@ ORDER = (
     "lenet5", "fused.library", "fused.network", "engines", "optimizers", "schedules", "ranks", "checkpoints",
     "training", "following", "range_test", "suggestions", "spread", "regret", "claims", "progress", "patience",
     "connection", "records", "liveness", "tracking", "archive", "tables", "serving", "worker", "pool",
-    "ray_session", "sight", "node", "cluster", "sweep", "figures", "artifacts", "evidence", "comparisons", "conclusion",
-    "verdicts", "content", "page", "crate", "rendering", "report", "readme", "options", "running", "terminal", "cli",
+    "ray_session", "sight", "node", "nodes", "cluster", "sweep", "figures", "artifacts", "evidence", "comparisons",
+    "conclusion", "verdicts", "content", "page", "crate", "rendering", "report", "readme", "options", "running",
+    "terminal", "cli",
 )  # fmt: skip
 NEVER = {
     "trial": {"torch", "mlflow"}, "study": {"torch", "mlflow"}, "provenance": {"mlflow"}, "mnist": {"mlflow"},
@@ -46,7 +48,8 @@ NEVER = {
     "evidence": {"torch", "mlflow", "matplotlib"},
     "report": {"torch"}, "figures": {"torch"}, "tracking": {"matplotlib"}, "sweep": {"matplotlib", "ray"},
     "worker": {"matplotlib", "ray"}, "pool": {"matplotlib", "ray"}, "ray_session": {"torch", "mlflow"},
-    "sight": {"torch", "ray"}, "node": {"matplotlib"}, "cluster": {"torch", "matplotlib"},
+    "sight": {"torch", "ray"}, "node": {"matplotlib"}, "nodes": {"torch", "matplotlib"},
+    "cluster": {"torch", "matplotlib"},
 }  # fmt: skip
 
 
@@ -111,6 +114,13 @@ def test_conda_installs_the_lock_and_bears_its_digest():
     assert CONDA["dependencies"] == ["python=3.11", "pip", {"pip": ["-r requirements.lock"]}]
     assert PYPROJECT["project"]["requires-python"].startswith(">=3.11")
     assert MLPROJECT["conda_env"] == "conda.yaml"
+
+
+def test_the_image_fetches_the_data_with_all_that_the_fetching_imports():
+    copied = re.search(r"^COPY ((?:reproduce/\S+\s+(?:\\\n\s*)?)+)/tmp/fetch/reproduce/$", DOCKERFILE, re.MULTILINE)[1]
+    modules = {name.removesuffix(".py") for name in re.findall(r"reproduce/(\S+)", copied)}
+    assert "mnist_files" in modules
+    assert set().union(*(imports_of(module)[1] for module in modules)) <= modules
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -1,11 +1,14 @@
 """Several ranks on one trial, started by torchrun as users start them."""
 
 import os
+import platform
 import re
 import shlex
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import version
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -13,9 +16,11 @@ import pytest
 import torch
 from conftest import CACHE, ROOT, kernel, small_wishes
 from faults import METRICS
+from nodes import unlike
 from safetensors.torch import load_file
+from servers import free_port
 
-from reproduce import checkpoints, provenance, study, training
+from reproduce import checkpoints, following, provenance, study, training
 from reproduce.ranks import Ranks
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
@@ -62,10 +67,11 @@ def test_every_image_of_a_batch_is_one_ranks():
 
 
 def test_the_mean_over_ranks_of_what_is_weighed_is_the_mean_over_the_batch():
-    losses = torch.tensor([3.0, 5.0, 7.0, 9.0, 1.0])  # mean 5; of the parts, 5 and 5, and 6 and 3.5 below
+    losses = torch.tensor([3.0, 5.0, 10.0, 6.0, 1.0])  # mean 5; of the parts 6 and 3.5, whose plain mean is 4.75
     parts = [losses[:3], losses[3:]]
-    weighed = [Ranks(rank, 2).weighed(part.mean(), len(part), 5) for rank, part in enumerate(parts)]
-    assert [value.item() for value in weighed] == pytest.approx([6.0, 4.0])
+    weighed = [Ranks(rank, 2).weighed(part.mean(), len(part), 5).item() for rank, part in enumerate(parts)]
+    assert weighed == pytest.approx([7.2, 2.8])
+    assert sum(weighed) / 2 == pytest.approx(5.0)
     assert Ranks(0, 1).weighed(losses.mean(), 5, 5).item() == 5.0
 
 
@@ -146,6 +152,47 @@ def test_a_batch_too_small_for_its_ranks_is_refused_once(command):
         "error: step 6e-4 seed 0: a batch of 1, the last of each epoch, cannot be shared by 2 ranks: start "
         "fewer, or choose another --batch-size or --train-size"
     ]
+
+
+def test_a_rank_that_is_not_like_rank_0_ends_the_command_in_one_line(command, tmp_path):
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    script = f'[ "$RANK" = 1 ] && PYTHONPATH="{unlike(odd)}"; exec "{sys.executable}" -m reproduce "$@"'
+    done = torchrun(2, "--no-python", "sh", "-c", script, "sh", *SWEEP, env=command.place.environment,
+                    cwd=command.place.directory)  # fmt: skip
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == [
+        f"error: rank 1, on {platform.node()}: this differs from rank 0: pillow 99.0 instead of {version('pillow')}: "
+        "every rank needs the same"
+    ]
+    assert command.place.left() == {}
+
+
+@pytest.mark.parametrize(
+    ("rank", "said"),
+    [
+        ({"RANK": "0", "LOCAL_RANK": "0"}, "no disk"),
+        ({"RANK": "1", "LOCAL_RANK": "1"}, None),  # rank 0 says it, or the first rank of its machine
+        ({"RANK": "4", "LOCAL_RANK": "0"}, f"rank 4, on {platform.node()}: no disk"),
+    ],
+)
+def test_each_machine_tells_of_its_own_trouble_once(monkeypatch, rank, said):
+    for name, value in ({"WORLD_SIZE": "8", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"} | rank).items():
+        monkeypatch.setenv(name, value)
+    assert following.last_words("no disk") == said
+    assert following.last_words(following.own("no disk")) == following.own("no disk")
+
+
+def test_colossalai_run_starts_the_ranks_too(command, tmp_path):
+    colossalai = Path(sys.executable).with_name("colossalai")
+    words = (colossalai, "run", "--nproc_per_node", "2", "--master_port", str(free_port()), "-m", "reproduce", *SWEEP)
+    environment = command.place.environment | {
+        "TMPDIR": str(tmp_path), "PATH": f"{colossalai.parent}{os.pathsep}{os.environ['PATH']}",
+    }  # fmt: skip
+    done = subprocess.run(words, cwd=command.place.directory, env=environment, capture_output=True, text=True)
+    assert "2 trained" in done.stdout + done.stderr
+    assert [len(runs) for runs in command.place.left().values()] == [1, 1]
 
 
 def commands(program):

@@ -1,0 +1,180 @@
+"""What a command knows of a Ray cluster before and beside its trials: addresses, nodes, what they have to see."""
+
+import os
+import re
+import shlex
+import socket
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import pytest
+from conftest import ROOT
+from test_cli import typed
+
+from reproduce import cluster, node, ray_session, running, sight
+from reproduce.cli import cli
+from reproduce.errors import UserError
+from reproduce.nodes import Nodes
+from reproduce.tracking import Store
+from reproduce.worker import Task
+
+
+def test_an_address_in_the_environment_is_held_to_the_options_rules(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", "ray://10.0.0.1:10001")
+    assert typed(monkeypatch, capsys, "sweep", "--executor", "ray") == (
+        2,
+        "error: RAY_ADDRESS is 'ray://10.0.0.1:10001', which is that of Ray's client or dashboard; expected HOST:PORT "
+        "of a Ray cluster's head, as 10.0.0.1:6379, the word local: correct or unset it\n",
+    )
+    assert running.ray_address("10.0.0.1:6379") == "10.0.0.1:6379"
+    for value, address in (("10.0.0.2:6379", "10.0.0.2:6379"), ("auto", None), ("", None), ("local", "local")):
+        monkeypatch.setenv("RAY_ADDRESS", value)
+        assert running.ray_address(None) == address
+
+
+def test_rays_options_without_ray_are_told_to_have_no_effect():
+    given = {"executor": "local", "ray_address": None, "gpus_per_trial": 1.0}
+    assert running._idle(given) == []
+    assert running._idle(given | {"ray_address": "10.0.0.1:6379", "gpus_per_trial": 0.5}) == [
+        "--ray-address has no effect without --executor ray", "--gpus-per-trial has no effect without --executor ray",
+    ]  # fmt: skip
+    assert running._idle(given | {"executor": "ray", "ray_address": "10.0.0.1:6379", "gpus_per_trial": 0.5}) == []
+
+
+def test_a_cluster_without_a_gpu_is_told_where_one_is_wanted():
+    class Ray:
+        @staticmethod
+        def nodes():
+            return [{"NodeID": "a", "Alive": True, "Resources": {"CPU": 1.0}, "NodeName": "a",
+                     "NodeManagerAddress": "10.0.0.1", "NodeManagerHostname": "a"},
+                    {"NodeID": "b", "Alive": False, "Resources": {"GPU": 1.0}}]  # fmt: skip
+
+    made = Nodes(Ray, "10.0.0.1:6379")
+    assert [made.device(wanted) for wanted in ("auto", "cpu")] == ["cpu", "cpu"]
+    with pytest.raises(UserError, match="--device cuda: no node of the Ray cluster has a GPU to give; start one with"):
+        made.device("cuda")
+
+
+def test_what_a_node_has_to_see_is_there_as_long_as_the_command(store, tmp_path):
+    with sight.to_be_seen(store) as seen:
+        sight.check(seen)
+        left_over = seen.in_home.with_name(f"{seen.in_home.name}-killed")
+        left_over.touch()
+        with sight.to_be_seen(store) as others:
+            sight.check(others)
+        assert not left_over.exists()
+        sight.check(seen)
+        unlocked = tmp_path / "unlocked"
+        unlocked.touch()
+        for change, complaint in (
+            ({"created_at": seen.created_at + 1}, "it finds another store than this command"),
+            ({"machine": "elsewhere"}, "is a SQLite file of elsewhere, which machines must not share"),
+            ({"in_home": unlocked}, "is on a file system that keeps a machine's locks to itself"),
+            (
+                {"elsewhere": (("the artifacts", tmp_path / "nothing"),)},
+                "it does not see the artifacts but its own disk",
+            ),
+        ):
+            with pytest.raises(UserError, match=complaint):
+                sight.check(replace(seen, **change))
+    assert not list(tmp_path.rglob(".seen-*")) + list(store.home.rglob(".seen-*"))
+
+
+def test_a_trial_that_loses_ten_nodes_is_given_up(store, small_trial):
+    class Ray:
+        remote = staticmethod(lambda function: function)
+
+    wanted = node.Wanted(store.home, "mnist", None, "fused", "cpu")
+    command = node.Command({}, store.home, wanted, None)
+    made = cluster.Cluster(Nodes(Ray, "10.0.0.1:6379"), store, command, None, None, 1.0)
+    task = Task(small_trial, "a" * 64, store.home, store.uri, store.experiment_id, "parent", None, 0, None, True, False,
+                None)  # fmt: skip
+    deaths = Counter()
+    assert [made._after_loss(task, "node", deaths) for _ in range(9)] == [None] * 9
+    assert made._after_loss(task, "node", deaths).note == "its node went away 10 times"
+
+
+def test_processors_that_differ_are_told(capsys):
+    ready = node.Ready("fused", None, "package", {}, ("fetching mnist",))
+    answers = {"one": node.Answer("A", True, ready), "two": node.Answer("B", False, ready)}
+    Nodes(None, "10.0.0.1:6379")._tell(answers, Path("/home"))
+    assert capsys.readouterr().err.splitlines() == [
+        "fetching mnist",
+        "the nodes' processors differ, and the last bits may with them: one: A; two: B",
+        "Ray cluster at 10.0.0.1:6379: 2 nodes to train on",
+        "/home is not the same directory on all of them: a trial that loses its node begins anew",
+    ]
+
+
+def test_a_cluster_that_another_user_started_here_is_not_taken(monkeypatch, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        address = f"127.0.0.1:{somebody.getsockname()[1]}"
+        file = tmp_path / "ray" / "ray_current_cluster"
+        file.parent.mkdir()
+        file.write_text(address)
+        monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+        assert ray_session._started_here() == address
+        monkeypatch.setattr(os, "getuid", lambda: file.stat().st_uid + 1)
+        assert ray_session._started_here() is None
+
+
+def test_what_is_wrong_on_this_machine_is_one_line_with_ray_too(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert typed(monkeypatch, capsys, "sweep", "--executor", "ray", "--ray-address", "a..b:6379") == (
+        2,
+        "error: --ray-address a..b:6379: nobody answers there (it is no address); expected the head of a Ray cluster: "
+        "start one with ray start --head, or leave the option and RAY_ADDRESS out\n",
+    )
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "many")
+    assert typed(monkeypatch, capsys, "sweep", "--executor", "ray", "--ray-address", "local") == (
+        2, "error: LOKY_MAX_CPU_COUNT is 'many', expected a whole number: correct or unset it\n",
+    )  # fmt: skip
+
+
+def test_the_documented_commands_are_understood_by_ray_mlflow_and_us():
+    from mlflow.cli import run as mlflow_run
+    from mlflow.cli import server as mlflow_server
+    from mlflow.server.security_utils import is_allowed_host_header
+    from ray.scripts.scripts import cli as ray_commands
+
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    section = page.partition("\n## A Ray cluster\n")[2].partition("\n## ")[0]
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL) for line in block.splitlines()]
+    understood = Counter()
+    for line in lines:
+        program, *words = shlex.split(line.removeprefix(".venv/bin/"))
+        understood[program] += 1
+        if program == "export":
+            continue
+        group = {"ray": ray_commands, "reproduce": cli, "mlflow": {"run": mlflow_run, "server": mlflow_server}}[program]
+        command = group[words[0]] if program == "mlflow" else group.commands[words[0]]
+        with click.Context(command) as context:
+            command.parse_args(context, words[1:])
+        if words[0] == "server":
+            assert is_allowed_host_header(context.params["allowed_hosts"].split(","), "SERVER:5000")
+        if words[0] == "run":
+            given = [f"--{pair.replace('_', '-')}" for pair in context.params["param_list"]]
+            cli.commands[context.params["entry_point"]].make_context("sweep", given)
+    assert understood == {"ray": 4, "mlflow": 2, "export": 1, "reproduce": 2}
+
+
+def test_a_clusters_trials_are_closed_with_the_command_that_they_were_of(store, small_trial, tmp_path):
+    node = Store(tmp_path / "another home", store.uri, store.experiment_id)
+
+    def status(run_id):
+        return store.client.get_run(run_id).info.status
+
+    with store.parent("sweep", {}) as ended:
+        left, _ = node.open_trial(small_trial, "a" * 64, ended)
+    with store.parent("sweep", {}) as at_work:
+        others, _ = node.open_trial(small_trial, "b" * 64, at_work)
+        lost, _ = node.open_trial(small_trial, "c" * 64, at_work)
+        store.close_abandoned()
+        assert [status(run_id) for run_id in (left, others, lost)] == ["KILLED", "RUNNING", "RUNNING"]
+        store.close_lost(at_work, "c" * 64)
+        assert [status(run_id) for run_id in (others, lost)] == ["RUNNING", "KILLED"]
+        store.close_lost(at_work)
+        assert status(others) == "KILLED"
