@@ -19,7 +19,7 @@ from reproduce.paper import Paper, load_paper
 from reproduce.progress import say
 from reproduce.trial import Trial, format_rate
 
-RAY_VARIABLE = "RAY_ADDRESS"
+RAY_VARIABLE, VISIBLE = "RAY_ADDRESS", "CUDA_VISIBLE_DEVICES"
 
 
 def run(
@@ -38,7 +38,8 @@ def run(
     data_dir = given["data_dir"] or places.usual_data_dir()
     _check_ranks(given, planned)
     if following.follows():
-        return _follow(given, data_dir)
+        with _no_gpu_seen_for(given["device"]):
+            return _follow(given, data_dir)
     for what in _idle(given):
         say(what)
     with (_on_ray if given["executor"] == "ray" else _here)(given, data_dir) as (device, prepare):
@@ -87,8 +88,9 @@ def run(
 def _here(given: dict[str, Any], data_dir: Path | None) -> Iterator[tuple[str, Callable]]:
     """The kind of device of this machine, and what prepares it, as `_on_ray` does its nodes."""
     at_once = jobs(given["jobs"])
-    device, devices = _device(given["device"])
     with ExitStack() as until_the_end:
+        until_the_end.enter_context(_no_gpu_seen_for(given["device"]))
+        device, devices = _device(given["device"])
 
         def prepare(store: Any) -> tuple[str, Any]:
             from reproduce import engines, mnist_files, pool
@@ -279,10 +281,24 @@ def recorded_engine(wanted: str, store: Any, paper: Paper, wishes: study.Wishes)
     return wishes.model_copy(update={"engine": max(("fused", "torch"), key=finished)})
 
 
+@contextmanager
+def _no_gpu_seen_for(wanted: str) -> Iterator[None]:
+    """Where the CPU is wanted, hide the GPUs from this process and its workers: Colossal-AI takes one that it sees."""
+    before = os.environ.get(VISIBLE)
+    if wanted == "cpu":
+        os.environ[VISIBLE] = ""
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[VISIBLE] = before
+        elif wanted == "cpu":
+            del os.environ[VISIBLE]
+
+
 def _device(wanted: str) -> tuple[str, int]:
     """The kind of device to compute on and how many of them there are."""
     if wanted == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # or Colossal-AI would take a GPU that is there
         return "cpu", 1
     import torch
 

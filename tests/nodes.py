@@ -74,7 +74,8 @@ class RayCluster:
 
     def end(self):
         for name in list(self.nodes):
-            self.kill(name)
+            if self.nodes[name].poll() is None:
+                self.kill(name)
         shutil.rmtree(self.folder)
 
 

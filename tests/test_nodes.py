@@ -109,6 +109,18 @@ def test_processors_that_differ_are_told(capsys):
     ]
 
 
+@pytest.mark.parametrize("before", [None, "0,1"])
+def test_where_the_cpu_is_wanted_no_gpu_is_to_be_seen_meanwhile(monkeypatch, before):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if before:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+    with running._no_gpu_seen_for("cpu"):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    with running._no_gpu_seen_for("auto"):
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
+
+
 def test_a_cluster_that_another_user_started_here_is_not_taken(monkeypatch, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as somebody:
         address = f"127.0.0.1:{somebody.getsockname()[1]}"
