@@ -1,23 +1,24 @@
-"""Whether the MLflow UI answers, where this container serves it; any other work counts as healthy while it runs."""
+"""Whether MLflow answers, where this container serves it as UI or server; all other work counts as healthy."""
 
 import sys
 import urllib.request
+from pathlib import Path
 
 import psutil
 
 
-def ui_port() -> int | None:
-    """The port of the MLflow UI running here, if one is."""
+def mlflow_port() -> int | None:
+    """The port of the MLflow UI or server running here, if one is."""
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if "mlflow" in words and "ui" in words and "--port" in words:
+        if "mlflow" in {Path(word).name for word in words} and {"ui", "server"} & set(words) and "--port" in words:
             return int(words[words.index("--port") + 1])
     return None
 
 
 def main() -> int:
     """0 when all is well, else 1."""
-    port = ui_port()
+    port = mlflow_port()
     if port is None:
         return 0
     try:

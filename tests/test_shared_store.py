@@ -1,5 +1,6 @@
 """Many writers and one store: a real PostgreSQL behind a real `mlflow server` that keeps the artifacts."""
 
+import importlib.util
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import sys
 import threading
 from collections import Counter
 from contextlib import closing
+from types import SimpleNamespace
 
 import mlflow
 import psutil
@@ -15,7 +17,7 @@ import psycopg2
 import pytest
 from conftest import ROOT
 from faults import wait_for
-from servers import PASSWORD, Postgres, Server, lacks_postgres
+from servers import PASSWORD, Postgres, Server, free_port, lacks_postgres
 from writers import history, trials
 
 from reproduce import mnist, study, verdicts
@@ -61,6 +63,22 @@ def written(server, tmp_path_factory):
         ids = json.loads((directory / f"{number}.json").read_text())
         runs |= {run_id: every[int(i)] for run_id, i in zip(ids, share.split(","), strict=True)}
     return runs, said, directory
+
+
+def test_the_containers_health_is_that_of_the_server_in_it(server, monkeypatch):
+    spec = importlib.util.spec_from_file_location("healthcheck", ROOT / "docker" / "healthcheck.py")
+    healthcheck = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(healthcheck)
+
+    def running(*words):
+        alone = SimpleNamespace(info={"cmdline": list(words)})
+        monkeypatch.setattr(healthcheck.psutil, "process_iter", lambda names: [alone])
+        return healthcheck.main()
+
+    assert running(*psutil.Process(server.process.pid).cmdline()) == 0
+    assert running("/opt/venv/bin/python", "/opt/venv/bin/mlflow", "server", "--port", str(free_port())) == 1
+    assert running("python", "-m", "mlflow", "ui", "--port", str(free_port())) == 1
+    assert running("python", "/opt/venv/bin/reproduce", "sweep") == 0
 
 
 @pytest.fixture
