@@ -115,11 +115,11 @@ def table(record: dict) -> str:
     requests = store["requests_a_trial"] + PAPERS_EPOCHS * store["requests_an_epoch"]
     sentence = (
         f"A trial of {PAPERS_EPOCHS} epochs asks the tracking server {requests:.0f} times, "
-        f"{store['requests_an_epoch']:.0f} for each epoch, and leaves {store['files']:.0f} files. One server with "
-        f"two workers on PostgreSQL, on this machine, wrote {store['writes_a_second']:.0f} epochs a second for "
-        f"{shared_store.WRITERS} writers at once. For one reader it found {store['searches_a_second']:.0f} trials a "
-        f"second by fingerprint, or read through {store['runs_a_second']:.0f} runs, or gave "
-        f"{store['histories_a_second']:.0f} histories of a metric."
+        f"{store['requests_an_epoch']:.0f} of them for each epoch and the others once, and leaves {store['files']:.0f} "
+        f"files. One server with two workers on PostgreSQL, on this machine, took {store['writes_a_second']:.0f} "
+        f"epochs' metrics a second from {shared_store.WRITERS} writers at once. For one reader it found "
+        f"{store['searches_a_second']:.0f} trials a second by fingerprint, or read through "
+        f"{store['runs_a_second']:.0f} runs, or gave {store['histories_a_second']:.0f} histories of a metric."
     )
     return "\n".join([*lines, "", sentence, "", record["made"], ""])
 

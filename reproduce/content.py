@@ -7,7 +7,7 @@ from reproduce import comparisons, study, verdicts
 from reproduce.claims import Judgement
 from reproduce.evidence import Evidence
 from reproduce.range_test import Curve, Proposal
-from reproduce.records import Result
+from reproduce.records import RANKS, Result
 from reproduce.suggestions import PAPERS_RULE, RULES
 from reproduce.tables import Row
 from reproduce.trial import Trial
@@ -77,5 +77,8 @@ def _environment(results: Sequence[Result]) -> dict[str, list[str]]:
     names = {"commit": "commit", "uncommitted_changes": "uncommitted changes", "code_sha256": "code"}
     keys = sorted({key for result in results for key in result.tags if key.startswith("environment.")})
     names |= {key: key.removeprefix("environment.") for key in keys}
-    found = {name: sorted({result.tags.get(key, "unknown") for result in results}) for key, name in names.items()}
+    found = {
+        name: sorted({result.tags.get(key, "1" if key == RANKS else "unknown") for result in results})
+        for key, name in names.items()
+    }
     return found | {"engine": sorted({result.trial.engine for result in results})}

@@ -16,6 +16,8 @@ from typing import Any
 from reproduce.errors import UserError, shown
 from reproduce.trial import Trial
 
+# What a launcher sets for each rank. ranks.py has it too, but imports PyTorch, which one that is told to stop must not.
+LAUNCHED_BY = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 FOR_EVER = timedelta(days=365)  # a rank may wait for as long as rank 0 waits for others, or for the store
 
 
@@ -39,11 +41,7 @@ def follows() -> bool:
 
 
 def _launched() -> bool:
-    if "RANK" not in os.environ:
-        return False  # what follows takes seconds to import
-    from reproduce import ranks
-
-    return ranks.launched()
+    return all(os.environ.get(name) for name in LAUNCHED_BY)
 
 
 def own(message: str) -> str:

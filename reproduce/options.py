@@ -271,7 +271,7 @@ OPTION: dict[str, Callable] = {
     "lr_end": _option("--lr-end", RATE, "The rate that the ramp would reach one step after its last."),
     "range_test_epochs": _option("--range-test-epochs", EPOCHS, "The range test's epochs."),
     "smoothing": _option("--smoothing", SMOOTHING, "The past's weight in the average that smooths the loss."),
-    "jobs": _option("--jobs", JOBS, "Trials at once; auto is as many as there are cores.", "auto"),
+    "jobs": _option("--jobs", JOBS, "Trials at once; auto is as many as there are cores, and 1,000 on Ray.", "auto"),
     "engine": _option(
         "--engine", Named(("auto", "torch", "fused")),
         "PyTorch's layers or our kernel for CPUs; auto takes the kernel where it can be had.", AUTO,

@@ -19,6 +19,7 @@ METRICS = ("train_loss", "test_accuracy", "test_accuracy_batch_mean", "learning_
 VALIDATION = ("validation_loss", "validation_accuracy")
 PROPOSED = "proposed_learning_rate"
 CURVE_FILE = "curve.csv"
+RANKS = "environment.ranks"  # over how many a trial was split; no tag is one process
 RANGE_TEST, TRIAL = "range_test", "trial"  # the kinds of run that hold a trial
 ASKED_FOR_BY_NAME = 100  # trials, each in a request; of more it takes less to read through all, 1,000 in a request
 DIVERGED = "diverged"  # the outcome of one that ended early

@@ -37,6 +37,7 @@ from reproduce.records import (
     METRICS,
     PROPOSED,
     RANGE_TEST,
+    RANKS,
     TRIAL,
     VALIDATION,
     is_finished,
@@ -47,7 +48,6 @@ from reproduce.trial import SIZES, Trial
 
 LAST_LOGGED = METRICS[0]  # an epoch is in the store if this is: its metrics are written together
 MODEL_NAME = "model"
-RANKS = "environment.ranks"
 BATCH = 1000  # metrics that MLflow takes at a time
 COLLISIONS = 2  # with others, or with an earlier try of one's own, before a refusal is taken for one
 MODEL_CODE = Path(__file__).with_name("serving.py")

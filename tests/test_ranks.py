@@ -9,6 +9,7 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlflow
 import numpy as np
@@ -20,7 +21,7 @@ from nodes import unlike
 from safetensors.torch import load_file
 from servers import free_port
 
-from reproduce import checkpoints, following, provenance, study, training
+from reproduce import checkpoints, content, following, provenance, ranks, study, training
 from reproduce.ranks import Ranks
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
@@ -58,6 +59,18 @@ def whole(whole_mnist, tmp_path):
 
 def weights_of(directory):
     return load_file(checkpoints.last_weights(directory))
+
+
+def test_a_rank_is_known_by_the_same_variables_before_pytorch_is_there():
+    assert following.LAUNCHED_BY == ranks.ENVIRONMENT
+
+
+def test_a_wrong_option_is_told_once_and_by_no_traceback_of_ours(command):
+    done = command(2, *SWEEP[:2], "stepp")
+    assert done.returncode != 0
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: Invalid value for '--scheduler': got 'stepp'"), line
+    assert f'File "{ROOT}/reproduce' not in done.stderr
 
 
 def test_every_image_of_a_batch_is_one_ranks():
@@ -142,6 +155,12 @@ def test_a_sweep_of_two_ranks_is_recorded_once_and_reused_by_one(command):
     assert again.returncode == 0, again.stderr
     assert "2 reused" in again.stderr
     assert command.place.left().keys() == left.keys()
+
+
+def test_a_report_calls_an_ordinary_run_one_of_one_rank():
+    trial = SimpleNamespace(engine="fused")
+    runs = [SimpleNamespace(tags={"environment.ranks": "2"}, trial=trial), SimpleNamespace(tags={}, trial=trial)]
+    assert content._environment(runs)["ranks"] == ["1", "2"]
 
 
 def test_a_batch_too_small_for_its_ranks_is_refused_once(command):
