@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from reproduce import following, places, running, study, terminal
+from reproduce import following, interruption, places, running, study, terminal
 from reproduce.errors import ClusterLostError, TrackingError, TrialsFailedError, UserError, shown
 from reproduce.options import COMMANDS, HOST, OPTION, PORT, nearest, options
 from reproduce.paper import Paper, load_paper
@@ -40,6 +40,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as it was during the imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    interruption.have_come_again({Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT})
+    if following.launched():
+        interruption.end_with(os.getppid())  # it would wait for the other ranks without an end
     terminal.have_streams()
     after = STOPPED.get(next(iter(sys.argv[1:]), ""), GO_ON)
     try:

@@ -23,7 +23,7 @@ FOR_EVER = timedelta(days=365)  # a rank may wait for as long as rank 0 waits fo
 
 def size() -> int | None:
     """How many ranks a launcher started, this one among them; None where none did. UserError for what is no number."""
-    if not _launched():
+    if not launched():
         return None
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
         if not os.environ[name].isdecimal():
@@ -37,10 +37,11 @@ def size() -> int | None:
 def follows() -> bool:
     """Whether this is a rank that trains what rank 0 says, and says nothing itself."""
     rank = os.environ.get("RANK", "")
-    return rank.isdecimal() and int(rank) > 0 and _launched()
+    return rank.isdecimal() and int(rank) > 0 and launched()
 
 
-def _launched() -> bool:
+def launched() -> bool:
+    """Whether a launcher started this process as one of its ranks."""
     return all(os.environ.get(name) for name in LAUNCHED_BY)
 
 

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,7 +13,7 @@ from typing import Literal
 
 from filelock import Timeout
 
-from reproduce import following, mnist
+from reproduce import following, interruption, mnist
 from reproduce.checkpoints import EpochRecord, last_weights, saved_epochs
 from reproduce.errors import TrackingError, TrialsFailedError
 from reproduce.patience import one_line
@@ -22,7 +21,6 @@ from reproduce.tracking import Store
 from reproduce.trial import Trial
 
 How = Literal["trained", "resumed", "reused", "busy", "failed"]
-PARENT_CHECK_SECONDS = 1
 ELSEWHERE_CHECK_SECONDS = 10
 
 
@@ -163,14 +161,7 @@ def _prepare_worker(parent_pid: int | None) -> None:
     if parent_pid is None:
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not any(thread.name == "parent-watch" for thread in threading.enumerate()):
-
-        def watch() -> None:
-            while os.getppid() == parent_pid:
-                time.sleep(PARENT_CHECK_SECONDS)
-            os._exit(1)
-
-        threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+    interruption.end_with(parent_pid)
 
 
 def marker(task: Task) -> Path:

@@ -1,0 +1,67 @@
+"""What stops a process does so wherever it strikes."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+import weakref
+
+import pytest
+from conftest import ROOT
+from faults import PATIENCE_SECONDS
+
+from reproduce import cli, interruption
+
+
+class Thing:
+    """Something that can be referred to weakly."""
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, cli.Terminated), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_that_strikes_in_a_weak_references_callback_is_not_lost(monkeypatch, capfd, number, raised):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    interruption.have_come_again({cli.Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT})
+    before = signal.signal(signal.SIGTERM, cli._terminate)
+    thing, reached = Thing(), []
+    watched = weakref.ref(thing, lambda reference: (signal.raise_signal(number), reached.append("never")))
+    try:
+        del thing  # the handler raises in the callback, where Python goes on as if nothing was
+        assert watched() is None
+        with pytest.raises(raised):
+            time.sleep(60)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert reached == []
+    assert capfd.readouterr().err == ""
+
+
+def test_what_else_cannot_be_raised_is_told_as_ever(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    interruption.have_come_again({cli.Terminated: signal.SIGTERM})
+    thing = Thing()
+    watched = weakref.ref(thing, lambda reference: 1 / 0)
+    del thing
+    assert watched() is None
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+CHILD = """
+import os, time
+from reproduce import interruption
+
+interruption.end_with(os.getppid())
+print(os.getpid(), flush=True)
+time.sleep(600)
+"""
+PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD!r}])"
+
+
+def test_a_process_does_not_outlive_its_parent():
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    child = os.pidfd_open(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    assert select.select([child], [], [], PATIENCE_SECONDS)[0] == [child]
+    os.close(child)
