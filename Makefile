@@ -4,7 +4,7 @@
 # make ui          the MLflow UI on http://127.0.0.1:5000
 # make image       the container's image, lenet5-reproduction
 # make test-image  the image built and tried, where a container engine runs
-# make test-faults the program killed, its disk full, its store gone, and what that cost: docs/reliability.md; half an hour
+# make test-faults the program killed, its disk full, its store gone, and what that cost: docs/reliability.md; an hour
 # make soak        200 trials in one go: memory, open files, the store's speed
 # make scaling     what a trial costs beside its training, here and on Ray: docs/scaling.md
 # make cluster     the study on two Ray nodes and PostgreSQL, one node killed, beside the plain run: docs/scaling.md
