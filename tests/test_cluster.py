@@ -324,12 +324,21 @@ def test_a_node_that_joins_later_and_is_not_like_the_others_is_left_out(nodes, s
     ours = shop("late")
     running = ours.start(*LONG, *on(nodes))
     wait_for(lambda: saved(ours) == 2, running, "two trials under way")
+    at_work = [nodes.holder(mark.with_name("lock")) for mark in ours.home.glob("trials/*/under-way")]
+    for worker in at_work:  # so that the third trial is still waiting when the node has come
+        worker.suspend()
     nodes.start("odd", PYTHONPATH=unlike(tmp_path))
+    said = ""
     try:
-        said, _ = running.communicate(timeout=PATIENCE_SECONDS)
+        while "left out" not in said:
+            said += (line := running.stdout.readline())
+            assert line, said
     finally:
+        for worker in at_work:
+            worker.resume()
+        said += running.stdout.read()
         nodes.leave("odd")
-    assert running.returncode == 0, said
+    assert running.wait() == 0, said
     assert said.count("node odd of the Ray cluster is left out: it differs from the other nodes in pillow\n") == 1, said
     assert {run.data.tags["node"] for run in trial_runs(ours).values()} == {"one", "two"}
     assert ours.damage(long) == Damage()
