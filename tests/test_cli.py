@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from reproduce import cli, running
+from reproduce import cli, console, running
 
 
 def typed(monkeypatch, capsys, *arguments):
@@ -122,4 +122,4 @@ def test_a_failed_trial_ends_with_exit_code_1_and_its_name(monkeypatch, capsys, 
         "cpu",
     )
     assert code == 1
-    assert printed.splitlines()[-1] == f"error: 1 of 1 trials failed: none 1e-3 seed 0: {cli.GO_ON}"
+    assert printed.splitlines()[-1] == f"error: 1 of 1 trials failed: none 1e-3 seed 0: {console.GO_ON}"

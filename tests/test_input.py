@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, small_wishes
 from test_cli import typed
 
-from reproduce import cli, options, places, running, study, terminal
+from reproduce import cli, console, options, places, running, study, terminal
 from reproduce.errors import UserError
 from reproduce.options import COMMANDS
 
@@ -363,7 +363,7 @@ def test_an_output_that_nobody_reads_is_no_traceback(own_home, arguments):
                               stdout=writing, stderr=subprocess.PIPE, text=True)  # fmt: skip
     finally:
         os.close(writing)
-    assert (done.returncode, done.stderr) == (cli.EXIT_NO_READER, "")
+    assert (done.returncode, done.stderr) == (console.EXIT_NO_READER, "")
 
 
 def test_outputs_that_are_closed_take_everything(monkeypatch):
@@ -408,14 +408,14 @@ def test_letters_that_an_encoding_has_not_are_written_plainly(monkeypatch):
 @pytest.mark.parametrize(
     ("command", "kept"),
     [
-        ("main", cli.GO_ON), ("sweep", cli.GO_ON), ("grid", cli.GO_ON), ("range_test", cli.GO_ON),
+        ("main", console.GO_ON), ("sweep", console.GO_ON), ("grid", console.GO_ON), ("range_test", console.GO_ON),
         ("report", "nothing that was recorded is lost; the same command writes the report anew"),
         ("verify", "nothing is lost; the same command judges again"),
         ("data", "the files that are whole are kept; the same command gets the others"),
     ],
 )  # fmt: skip
 def test_a_command_that_was_stopped_says_what_is_true_of_it(monkeypatch, capsys, surroundings, command, kept):
-    for stop, how, code in ((KeyboardInterrupt, "interrupted", 130), (cli.Terminated, "told to stop", 143)):
+    for stop, how, code in ((KeyboardInterrupt, "interrupted", 130), (console.Terminated, "told to stop", 143)):
 
         def stopped(*arguments, stop=stop):
             raise stop

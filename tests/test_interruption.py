@@ -12,18 +12,20 @@ import pytest
 from conftest import ROOT
 from faults import PATIENCE_SECONDS
 
-from reproduce import cli, interruption
+from reproduce import console, interruption
 
 
 class Thing:
     """Something that can be referred to weakly."""
 
 
-@pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, cli.Terminated), (signal.SIGINT, KeyboardInterrupt)])
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGTERM, console.Terminated), (signal.SIGINT, KeyboardInterrupt)]
+)
 def test_a_signal_that_strikes_in_a_weak_references_callback_is_not_lost(monkeypatch, capfd, number, raised):
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    interruption.have_come_again({cli.Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT})
-    before = signal.signal(signal.SIGTERM, cli._terminate)
+    interruption.have_come_again({console.Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT})
+    before = signal.signal(signal.SIGTERM, console._terminate)
     thing, reached = Thing(), []
     watched = weakref.ref(thing, lambda reference: (signal.raise_signal(number), reached.append("never")))
     try:
@@ -39,7 +41,7 @@ def test_a_signal_that_strikes_in_a_weak_references_callback_is_not_lost(monkeyp
 
 def test_what_else_cannot_be_raised_is_told_as_ever(monkeypatch, capfd):
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    interruption.have_come_again({cli.Terminated: signal.SIGTERM})
+    interruption.have_come_again({console.Terminated: signal.SIGTERM})
     thing = Thing()
     watched = weakref.ref(thing, lambda reference: 1 / 0)
     del thing

@@ -36,7 +36,7 @@ ORDER = (
     "patience", "connection", "records", "liveness", "tracking", "archive", "tables", "serving", "worker", "pool",
     "ray_session", "sight", "node", "nodes", "cluster", "sweep", "figures", "artifacts", "evidence", "comparisons",
     "conclusion", "verdicts", "content", "page", "crate", "rendering", "report", "readme", "options", "running",
-    "terminal", "cli",
+    "terminal", "console", "cli",
 )  # fmt: skip
 NEVER = {
     "trial": {"torch", "mlflow"}, "study": {"torch", "mlflow"}, "provenance": {"mlflow"}, "mnist": {"mlflow"},

@@ -1,0 +1,115 @@
+"""How a command begins and ends: signals and streams, the word that was typed, one line and an exit code.
+
+Exit codes: 0 done, 1 something failed, 2 something to put right, 3 claims that could not be judged, 130 and 143
+interrupted, 141 nobody reads the output.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from reproduce import following, interruption, terminal
+from reproduce.errors import ClusterLostError, TrackingError, TrialsFailedError, UserError, shown
+from reproduce.options import COMMANDS, nearest
+from reproduce.plain import without_credentials
+
+EXIT_FAILED, EXIT_USER, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_TERMINATED = 1, 2, 3, 130, 141, 143
+GO_ON = "what is done is recorded; the same command goes on from there"
+# What is true of a command that was stopped, where it is not that.
+STOPPED = {
+    "report": "nothing that was recorded is lost; the same command writes the report anew",
+    "verify": "nothing is lost; the same command judges again",
+    "data": "the files that are whole are kept; the same command gets the others",
+    "ui": "nothing is lost",
+}
+
+
+def run(commands: click.Group) -> None:
+    """Run the command that was typed, and turn every expected error into one line and an exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as it was during the imports
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    interruption.have_come_again({Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT})
+    if following.launched():
+        interruption.end_with(os.getppid())  # it would wait for the other ranks without an end
+    terminal.have_streams()
+    after = STOPPED.get(next(iter(sys.argv[1:]), ""), GO_ON)
+    try:
+        code = commands.main(standalone_mode=False) or 0
+        sys.stdout.flush()  # what nobody reads is found out here, not in Python's own end
+        sys.exit(code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help())
+    except (TrialsFailedError, TrackingError, ClusterLostError) as error:
+        _leave(f"{error}: {after}", EXIT_FAILED)
+    except (UserError, click.ClickException) as error:
+        _leave(error.format_message() if isinstance(error, click.ClickException) else str(error), EXIT_USER)
+    except (KeyboardInterrupt, click.Abort):
+        _leave(f"interrupted: {after}", EXIT_INTERRUPTED)
+    except Terminated:
+        _leave(f"told to stop: {after}", EXIT_TERMINATED)
+    except (NoReaderError, BrokenPipeError):  # as in `reproduce verify | head -1`, which wants no more
+        terminal.let_go_of_output()
+        sys.exit(EXIT_NO_READER)
+    except OSError as error:  # no room, or a file that went away
+        _leave(f"{error.filename}: {error.strerror}: {after}" if error.filename else f"{error}: {after}", EXIT_FAILED)
+
+
+class NoReaderError(Exception):
+    """Whoever read the output has left."""
+
+
+class Terminated(SystemExit):
+    """SIGTERM came."""
+
+
+def _terminate(signum: int, frame: object) -> None:
+    raise Terminated
+
+
+def _leave(message: str, code: int) -> None:
+    is_error = code in (EXIT_USER, EXIT_FAILED)
+    said = following.last_words(message) if is_error else None if following.follows() else message
+    if said is not None:
+        line = terminal.one_line(without_credentials(said))
+        click.echo(f"error: {line}" if is_error else line, err=True)
+    sys.exit(code)
+
+
+class Commands(click.Group):
+    """Answers a wrong name with the nearest, as `range-test` with `range_test`.
+
+    Tells an output that nobody reads from a failure, for which click would leave with the same code.
+    """
+
+    def make_context(self, *arguments: Any, **named: Any) -> click.Context:
+        """Parse the words; --help prints while it does."""
+        with _reader_wanted():
+            return super().make_context(*arguments, **named)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _reader_wanted():
+            return super().invoke(ctx)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+        """The command of that name; where several ranks are to run it, those other than 0 only help to train."""
+        if args and args[0] not in self.commands:
+            expected = f"expected one of {', '.join(self.commands)}{nearest(args[0], self.commands)}"
+            raise click.UsageError(f"there is no command {shown(args[0])}, {expected}")
+        if following.follows() and args and "jobs" not in COMMANDS.get(args[0], ()):
+            raise click.exceptions.Exit
+        return super().resolve_command(ctx, args)
+
+
+@contextmanager
+def _reader_wanted() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise NoReaderError from error
