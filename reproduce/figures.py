@@ -234,7 +234,7 @@ def schedule(scheduler: str, models: Sequence[Sequence[Result]], paper: Paper) -
                     clip_on=False,
                 )  # fmt: skip
     for axes in (loss, accuracy):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # there may be one epoch
     loss.set(xlabel="epoch", ylabel="training loss (mean over the epoch)")
     _log_of_losses(loss)
     accuracy.set(xlabel="epoch", ylabel="test accuracy (mean over batches)", ylim=(0, 1.02))

@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 import yaml
 
-from reproduce import comparisons, crate, mnist, page, plain, spread, tables, verdicts
+from reproduce import comparisons, crate, mnist, page, plain, spread, study, tables, verdicts
 from reproduce.claims import Judgement
 from reproduce.content import Content
 from reproduce.paper import Model
@@ -31,6 +31,10 @@ RULES_INTRO = (
     "What learning-rate finders read off the same smoothed curves. The first rule is the paper's. Those that look at "
     "the whole curve can be drawn into the explosion, where the smoothed loss also falls now and then; by the rate "
     "itself, a fall within the noise at the tiniest rates counts most."
+)
+RATE_DASHED = "The dashed line is the rate that the range test proposes."
+GRID_BETWEEN = (
+    " Where a grid was run, its accuracy stands between, with what each rule's proposal came to: the gap is the regret."
 )
 
 
@@ -207,15 +211,17 @@ def _figures(content: Content, drawn: Mapping[str, str], folder: Path) -> list[p
         "conclusion": ("Accuracy and the proposed rate",
                        "Final accuracy by initial rate for every schedule, above the range test's loss on the same "
                        "axis of rates, the proposed rate marked.",
-                       "The dashed line is the rate that the range test proposes. Where a grid was run, its accuracy "
-                       "stands between, with what each rule's proposal came to: the gap is the regret."),
+                       RATE_DASHED + GRID_BETWEEN * bool(content.regrets)),
     }  # fmt: skip
+    compared = {row.trial.schedule.name for row in content.rows
+                if row.reported is not None and row.trial.epochs == content.evidence.paper.protocol.epochs}  # fmt: skip
     for scheduler, name in tables.NAMES.items():
         number = content.evidence.paper.sweep(scheduler).figure
+        beside = "Hollow markers are the paper's final values." if scheduler in compared else ""
         words[scheduler] = (
             f"Figure {number}: {name}" if number else f"{name} (not shown in the paper)",
             f"Training loss and test accuracy by epoch, {name}, a line for each initial rate.",
-            "Hollow markers are the paper's final values." if number else "The paper says only: the same pattern.",
+            beside if number else "The paper says only: the same pattern.",
         )
     order = ["conclusion", *(key for key in drawn if key != "conclusion")]
     return [
@@ -255,7 +261,7 @@ def _tables(content: Content) -> list[page.Table]:
 def _commands(content: Content) -> tuple[tuple[str, str], ...]:
     seeds = ",".join(map(str, sorted({row.trial.seed for row in content.rows})))
     if content.departures:
-        return (("the table of what this store has", "reproduce ui"),)
+        return _commands_of_departing(content)
     settled = {command: None for judgement in content.judgements if judgement.runs and not judgement.missing
                for command in verdicts.commands(judgement.claim.measure, seeds)}  # fmt: skip
     further = [command for command in settled if any(word in command for word in BEYOND_MAIN)]
@@ -268,6 +274,17 @@ def _commands(content: Content) -> tuple[tuple[str, str], ...]:
         ("the verdicts alone", f"reproduce verify --seeds {seeds}"),
         ("the same page again", f"reproduce report --seeds {seeds}"),
     )
+
+
+def _commands_of_departing(content: Content) -> tuple[tuple[str, str], ...]:
+    """`main`, where it can be asked for such runs, and the report alone."""
+    paper, wishes, smoothing = content.evidence.paper, content.evidence.wishes, content.evidence.smoothing
+    options = study.as_options(paper, wishes)
+    own_smoothing = [f"--smoothing {smoothing}"] if smoothing != paper.range_test.smoothing else []
+    alone = ("the same page again", " ".join(["reproduce report", *options, *own_smoothing]))
+    if own_smoothing or not study.is_of_main(wishes):
+        return (alone,)
+    return (("the range test, all 15 models and this page", " ".join(["reproduce main", *options])), alone)
 
 
 def _citation() -> str:

@@ -248,13 +248,8 @@ def at_proposed_rates(given: dict[str, Any], store: Any, paper: Paper, wishes: s
 
 def _range_test_command(paper: Paper, wishes: study.Wishes) -> str:
     """What to type for the range tests that the wishes want, with only the options that are not the paper's."""
-    words = ["reproduce range_test"]
-    for key in ("dataset", "optimizer", "batch_size", "train_size", "seeds"):
-        value = getattr(wishes, key)
-        if value is not None and value != getattr(paper.protocol, key):
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else value
-            words.append(f"--{key.replace('_', '-')} {text}")
-    return " ".join(words)
+    own = {key: getattr(wishes, key) for key in ("dataset", "optimizer", "batch_size", "train_size", "seeds")}
+    return " ".join(["reproduce range_test", *study.as_options(paper, study.Wishes(**own))])
 
 
 def texts(given: dict[str, Any]) -> dict[str, str]:

@@ -27,6 +27,9 @@ from reproduce.trial import (
     format_rate,
 )
 
+# What `main` can be asked for; the other wishes are of its parts.
+OF_MAIN = ("dataset", "optimizer", "epochs", "batch_size", "seeds", "train_size", "engine", "protocol",
+           "range_test_epochs")  # fmt: skip
 MAX_TRIALS = 10_000  # days of work, and as many runs in one list of MLflow's
 
 
@@ -175,6 +178,26 @@ def departures(paper: Paper, wishes: Wishes) -> list[str]:
     ):
         found.append("a range test of your own")
     return found
+
+
+def as_options(paper: Paper, wishes: Wishes) -> list[str]:
+    """What a user types for these wishes, as `--epochs 1`, without the engine and without what is the paper's."""
+    given = wishes.model_dump(exclude_defaults=True, exclude={"engine", "schedulers", "rates_by_seed"})
+    own = given.pop("schedule_parameters", {})
+    found = {key: value for key, value in given.items() if value != getattr(paper.protocol, key, None)}
+    if wishes.schedulers != SCHEDULERS:
+        found["scheduler"] = wishes.schedulers
+    if wishes.rates_by_seed:
+        found["learning_rates"] = "proposed"
+    return [
+        f"{_option(key)} {','.join(map(str, value)) if isinstance(value, (tuple, list)) else value}"
+        for key, value in (found | own).items()
+    ]
+
+
+def is_of_main(wishes: Wishes) -> bool:
+    """Whether `main` can be asked for all of them."""
+    return wishes == Wishes(**{key: getattr(wishes, key) for key in OF_MAIN})
 
 
 def _common(paper: Paper, wishes: Wishes) -> dict[str, Any]:

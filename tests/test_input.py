@@ -214,7 +214,7 @@ def test_without_a_range_test_to_propose_rates_the_command_for_it_is_given(store
     assert str(refused.value) == (
         "--learning-rates proposed needs what a range test with sgd, mnist, 640 images, batches of 64 and seed 3 "
         "proposes, and there is no such range test: "
-        "run reproduce range_test --optimizer sgd --batch-size 64 --train-size 640 --seeds 3,5 first"
+        "run reproduce range_test --optimizer sgd --batch-size 64 --seeds 3,5 --train-size 640 first"
     )
 
 

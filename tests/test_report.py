@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, run, small_wishes
 from jsonschema import Draft202012Validator
 
-from reproduce import crate, range_test, report, study, suggestions
+from reproduce import crate, figures, range_test, report, study, suggestions
 from reproduce.archive import Archive
 from reproduce.errors import UserError
 from reproduce.evidence import Evidence
@@ -62,6 +62,38 @@ def test_a_taste_says_so_on_its_face_and_names_what_is_missing(finished, paper, 
     assert lines[2].startswith("> **This is a taste, not the reproduction.** It was run with 640 training images")
     assert "> **1 of 3 runs are missing:** multistep 6e-4 seed 0." in lines
     assert "multistep,0.0006,0,as-drawn,2,fused,,,,missing," in (tmp_path / "output" / "summary.csv").read_text()
+    page = (tmp_path / "output" / "index.html").read_text()
+    assert "Hollow markers" not in page
+    assert "Where a grid was run" not in page
+
+
+@pytest.mark.parametrize(
+    ("own", "commands"),
+    [
+        (
+            {},
+            [
+                "reproduce main --epochs 2 --seeds 4 --train-size 640",
+                "reproduce report --epochs 2 --seeds 4 --train-size 640",
+            ],
+        ),
+        ({"schedulers": ("step",)}, ["reproduce report --epochs 2 --seeds 4 --train-size 640 --scheduler step"]),
+    ],
+)
+def test_a_taste_names_the_commands_that_make_it(store, paper, tmp_path, own, commands):
+    report.write(Evidence(store, paper, Wishes(epochs=2, train_size=640, seeds=(4,), **own), 0.98), tmp_path / "output")
+    page = (tmp_path / "output" / "index.html").read_text()
+    found = [re.sub("<[^>]*>", "", code) for code in re.findall("<code>(.*?)</code>", page)]
+    assert [code for code in found if code.startswith("reproduce")] == commands
+
+
+def test_the_axis_of_a_single_epoch_has_one_tick(store, paper):
+    wishes = small_wishes(learning_rates=(6e-4,), schedulers=("step",), epochs=1)
+    (trial,) = study.trials(paper, wishes)
+    run(store, [trial])
+    for axes in figures.schedule("step", [[Evidence(store, paper, wishes, 0.9).result(trial)]], paper).axes:
+        low, high = axes.get_xlim()
+        assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
 
 
 def test_several_seeds_are_one_row_with_their_interval(store, paper, tmp_path):

@@ -3,8 +3,10 @@ from itertools import pairwise
 import pytest
 from conftest import small_wishes
 
-from reproduce import study
+from reproduce import running, study
+from reproduce.cli import cli
 from reproduce.errors import UserError
+from reproduce.options import COMMANDS
 from reproduce.study import Wishes
 from reproduce.trial import StepDecay, format_rate
 
@@ -93,6 +95,41 @@ def test_the_papers_own_study_departs_in_nothing_and_a_quick_one_says_in_what(pa
         "1 epoch instead of 30",
         "schedules as written instead of as drawn",
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "is_of_main"),
+    [
+        ("", True),
+        ("--epochs 1 --train-size 10000", True),
+        ("--dataset fashion-mnist --optimizer sgd --batch-size 64 --seeds 0,1,7 --protocol as-written "
+         "--range-test-epochs 2", True),
+        ("--learning-rates 0.001,3e-05 --scheduler step --decay-steps 100 --gamma 0.5", False),
+        ("--scheduler multistep --milestones 10,20", False),
+        ("--lr-start 1e-05 --lr-end 0.5 --validation-size 100 --validation-interval 5 --stop-factor 4.0", False),
+    ],
+)  # fmt: skip
+def test_wishes_are_told_as_the_options_that_make_them(paper, options, is_of_main):
+    wishes = wishes_of(options)
+    told = study.as_options(paper, wishes)
+    assert sorted(" ".join(told).split()) == sorted(options.split())
+    assert wishes_of(" ".join(told)) == wishes
+    assert study.is_of_main(wishes) is is_of_main
+
+
+def wishes_of(options):
+    with cli.commands["report"].make_context("report", options.split()) as context:
+        return running.wished(context.params)
+
+
+def test_what_is_the_papers_and_what_the_store_knows_is_not_told(paper):
+    wishes = Wishes(epochs=30, seeds=(0,), engine="fused", rates_by_seed={0: (1e-3,)})
+    assert study.as_options(paper, wishes) == ["--learning-rates proposed"]
+    assert not study.is_of_main(wishes)
+
+
+def test_main_can_be_asked_for_what_its_options_say():
+    assert set(study.OF_MAIN) == set(COMMANDS["main"]) & set(Wishes.model_fields)
 
 
 def test_rates_are_written_as_the_field_writes_them():
