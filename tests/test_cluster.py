@@ -4,7 +4,6 @@ import itertools
 import re
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import psutil
 import pytest
 from conftest import CACHE, own_workshop
 from faults import PATIENCE_SECONDS, Damage, wait_for
+from filelock import FileLock, Timeout
 from nodes import RayCluster, unlike
 
 from reproduce import provenance
@@ -75,6 +75,14 @@ def is_at_work(nodes, ours, lock):
     """Whether a worker holds the lock, is through with opening its run, and has saved an epoch, if not in this try."""
     status = trial_runs(ours)[LABELS[1]].info.status
     return status == "RUNNING" and list(lock.parent.glob("epoch-*")) and nodes.holder(lock)
+
+
+def is_held(lock):
+    try:
+        with FileLock(lock, blocking=False):
+            return False
+    except Timeout:
+        return True
 
 
 def directory(ours, label):
@@ -160,19 +168,35 @@ def test_a_trial_whose_worker_is_killed_twice_is_given_up_and_the_others_end(nod
 
 
 @pytest.mark.counted
-@pytest.mark.parametrize(
-    ("how", "code"), [("SIGTERM, as docker stop", 143), ("kill -9 of the command alone", -signal.SIGKILL)]
-)
-def test_a_command_that_is_stopped_leaves_nobody_at_work_and_the_next_goes_on(nodes, shop, long, ledger, how, code):
+@pytest.mark.parametrize("shared", [True, pytest.param(False, marks=separate_disks)], ids=["shared", "disk of its own"])
+def test_a_command_that_is_told_to_stop_leaves_nobody_at_work_and_the_next_goes_on(nodes, shop, long, ledger, shared):
     ours = shop("stopped")
+    if not shared:
+        nodes.start("three", hidden=ours.home, REPRODUCE_DATA_DIR=str(CACHE / "data" / "mnist"))
+    running = ours.start(*LONG, *on(nodes))
+    wait_for(lambda: saved(ours) == 2 and epochs(ours) == 2 + (not shared), running, "every node at work")
+    running.terminate()
+    wait_for(lambda: {run.info.status for run in trial_runs(ours).values()} == {"KILLED"}, what="closed runs")
+    assert not any(map(is_held, ours.home.glob("trials/*/lock")))  # whoever was at work ended before
+    said, _ = running.communicate(timeout=PATIENCE_SECONDS)
+    assert running.returncode == 143, said
+    assert "Traceback" not in said
+    assert "told to stop: what is done is recorded; the same command goes on from there" in said
+    assert {run.info.status for run in ours._runs()} == {"KILLED"}
+    if not shared:
+        nodes.leave("three")
+    said = ours.run(*LONG, *on(nodes))
+    assert said.count(": resumed, ") == 2 + (not shared), said
+    ledger.add("SIGTERM, as docker stop", ON_RAY if shared else f"{ON_RAY}, a node with its own disk", 1,
+               ours.damage(long), "the same command goes on in the same runs")  # fmt: skip
+
+
+@pytest.mark.counted
+def test_after_a_command_that_is_killed_the_next_goes_on(nodes, shop, long, ledger):
+    ours, how = shop("killed"), "kill -9 of the command alone"
     running = ours.start(*LONG, *on(nodes))
     wait_for(lambda: saved(ours) == 2, running, "two trials under way")
-    said = ours.stop(running, how)
-    assert running.returncode == code, said
-    assert "Traceback" not in said
-    if how.startswith("SIGTERM"):
-        assert "told to stop: what is done is recorded; the same command goes on from there" in said
-        assert {run.info.status for run in ours._runs()} == {"KILLED"}
+    ours.stop(running, how)
     said = ours.run(*LONG, *on(nodes))
     assert said.count(": resumed, ") == 2, said
     ledger.add(how, ON_RAY, 1, ours.damage(long), "the same command goes on in the same runs")
