@@ -242,10 +242,12 @@ OPTION: dict[str, Callable] = {
     "optimizer": _option("--optimizer", Named(OPTIMIZERS), "Adam is the paper's; HybridAdam needs a GPU.", "adam"),
     "epochs": _option("--epochs", EPOCHS, "Epochs of every trial: 30 in the paper's models, 5 in its range test."),
     "batch_size": _option("--batch-size", IMAGES, "Images a step: 128 in the paper."),
-    "seeds": _option("--seeds", SEEDS, "One run for each of these: 0,1,2 or 0-4. A seed sets weights and data order."),
+    "seeds": _option("--seeds", SEEDS, "One run for each of these, as 0,1,2 or 0-4; 0 for the paper's one. "
+                     "A seed sets weights and data order."),
     "every_seed": _option("--seeds", EVERY_SEED, "Judge by these seeds; all is every one in the store.", "all"),
     "strict": _switch("--strict", "Exit with 1 if any claim is not reproduced."),
-    "train_size": _option("--train-size", IMAGES, "Train on the first N images only, for a quick look."),
+    "train_size": _option("--train-size", IMAGES, "Train on the first N images only, for a quick look: 60,000 in "
+                          "the paper."),
     "protocol": _option(
         "--protocol", Named(("as-drawn", "as-written")),
         "When the rate decays: as the paper's curves show, or as its text says.", "as-drawn",
@@ -253,24 +255,30 @@ OPTION: dict[str, Callable] = {
     "scheduler": _option("--scheduler", Named((*SCHEDULERS, "all")), "One schedule, or all five.", "all"),
     "learning_rates": _option(
         "--learning-rates", OWN_RATES,
-        "Initial rates (max_lr for onecycle): three in the paper. proposed is what the newest range test of the same "
-        "optimizer, data and seed proposes, ten times that, and a tenth of it.",
+        "Initial rates (max_lr for onecycle): 0.6,6e-4,6e-6 in the paper, and without a schedule 0.06,6e-5,6e-6. "
+        "proposed is what the newest range test of the same optimizer, data and seed proposes, ten times that, and a "
+        "tenth of it.",
     ),
     "grid_rates": _option("--learning-rates", RATES, "The grid's rates: half-decades from 1e-6 to 0.1."),
     "validation_size": _option("--validation-size", HELD_OUT, "Hold so many of the last training images out, and "
                                "judge them along the ramp.", "none"),
     "validation_interval": _option("--validation-interval", INTERVAL, "Steps from one judgement to the next: 20."),
     "stop_factor": _option("--stop-factor", FACTOR, "Stop once the average loss is so many times its least.", "none"),
-    "decay_steps": _option("--decay-steps", INTERVAL, "step, exponential: steps for one factor of gamma."),
-    "milestones": _option("--milestones", STEPS, "multistep: the steps at which the rate falls."),
-    "gamma": _option("--gamma", RATE, "step, multistep, exponential: the factor of each decay."),
-    "pct_start": _option("--pct-start", FRACTION, "onecycle: the part of all steps in which the rate rises."),
-    "div_factor": _option("--div-factor", RATE, "onecycle: it starts at max_lr over this."),
-    "final_div_factor": _option("--final-div-factor", RATE, "onecycle: it ends at its start over this."),
-    "lr_start": _option("--lr-start", RATE, "The ramp's first rate."),
-    "lr_end": _option("--lr-end", RATE, "The rate that the ramp would reach one step after its last."),
-    "range_test_epochs": _option("--range-test-epochs", EPOCHS, "The range test's epochs."),
-    "smoothing": _option("--smoothing", SMOOTHING, "The past's weight in the average that smooths the loss."),
+    "decay_steps": _option("--decay-steps", INTERVAL, "step, exponential: steps for one factor of gamma: 4500 and "
+                           "4690 as drawn, 2345 and 4690 as written."),
+    "milestones": _option("--milestones", STEPS, "multistep: the steps at which the rate falls: 2500,7500,10000 as "
+                          "drawn, 2345,7035,9380 as written."),
+    "gamma": _option("--gamma", RATE, "step, multistep, exponential: the factor of each decay: 0.1 in the paper."),
+    "pct_start": _option("--pct-start", FRACTION, "onecycle: the part of all steps in which the rate rises: "
+                         "0.3, as in PyTorch."),
+    "div_factor": _option("--div-factor", RATE, "onecycle: it starts at max_lr over this: 25, as in PyTorch."),
+    "final_div_factor": _option("--final-div-factor", RATE, "onecycle: it ends at its start over this: 10000, as in "
+                                "PyTorch."),
+    "lr_start": _option("--lr-start", RATE, "The ramp's first rate: 1e-6 in the paper."),
+    "lr_end": _option("--lr-end", RATE, "The rate that the ramp would reach one step after its last: 1 in the paper."),
+    "range_test_epochs": _option("--range-test-epochs", EPOCHS, "The range test's epochs: 5 in the paper."),
+    "smoothing": _option("--smoothing", SMOOTHING, "The past's weight in the average that smooths the loss: 0.98, as "
+                         "the paper names none."),
     "jobs": _option("--jobs", JOBS, "Trials at once; auto is as many as there are cores, and 1,000 on Ray.", "auto"),
     "engine": _option(
         "--engine", Named(("auto", "torch", "fused")),

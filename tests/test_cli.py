@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from reproduce import cli, console, running
+from reproduce.trial import format_rate
 
 
 def typed(monkeypatch, capsys, *arguments):
@@ -123,3 +124,41 @@ def test_a_failed_trial_ends_with_exit_code_1_and_its_name(monkeypatch, capsys, 
     )
     assert code == 1
     assert printed.splitlines()[-1] == f"error: 1 of 1 trials failed: none 1e-3 seed 0: {console.GO_ON}"
+
+
+def test_the_help_tells_the_papers_values(paper):
+    drawn, written = paper.schedules["as-drawn"], paper.schedules["as-written"]
+    protocol, ramp, of_onecycle = paper.protocol, paper.range_test, drawn["onecycle"]
+
+    def listed(values):
+        return ",".join(map(format_rate if isinstance(values[0], float) else str, values))
+
+    expected = {
+        "epochs": f"{protocol.epochs} in the paper's models, {ramp.epochs} in its range test",
+        "batch_size": f"{protocol.batch_size} in the paper",
+        "seeds": f"{listed(protocol.seeds)} for the paper's one",
+        "train_size": f"{protocol.train_size:,} in the paper",
+        "learning_rates": f"{listed(paper.sweep('step').learning_rates)} in the paper, and without a schedule "
+                          f"{listed(paper.sweep('none').learning_rates)}",
+        "decay_steps": f"{drawn['step']['decay_steps']} and {drawn['exponential']['decay_steps']} as drawn, "
+                       f"{written['step']['decay_steps']} and {written['exponential']['decay_steps']} as written",
+        "milestones": f"{listed(drawn['multistep']['milestones'])} as drawn, "
+                      f"{listed(written['multistep']['milestones'])} as written",
+        "gamma": f"{drawn['step']['gamma']} in the paper",
+        "pct_start": f": {of_onecycle['pct_start']}, as in PyTorch",
+        "div_factor": f": {of_onecycle['div_factor']:g}, as in PyTorch",
+        "final_div_factor": f": {of_onecycle['final_div_factor']:g}, as in PyTorch",
+        "range_test_epochs": f"{ramp.epochs} in the paper",
+        "lr_start": f"{format_rate(ramp.lr_start)} in the paper",
+        "lr_end": f"{ramp.lr_end:g} in the paper",
+        "smoothing": f"{ramp.smoothing}, as the paper names none",
+    }  # fmt: skip
+    options = {option.name: option for option in cli.cli.commands["report"].params}
+    assert {name for name, option in options.items() if option.default == "paper"} - expected.keys() == {
+        "validation_interval"
+    }
+    for name, words in expected.items():
+        assert words in options[name].help
+    for of_protocol in (drawn, written):
+        assert {of_protocol[name]["gamma"] for name in ("step", "multistep", "exponential")} == {drawn["step"]["gamma"]}
+        assert of_protocol["onecycle"] == of_onecycle
