@@ -8,6 +8,7 @@ import sys
 import time
 import weakref
 
+import click
 import pytest
 from conftest import ROOT
 from faults import PATIENCE_SECONDS
@@ -19,29 +20,39 @@ class Thing:
     """Something that can be referred to weakly."""
 
 
-@pytest.mark.parametrize(
-    ("number", "raised"), [(signal.SIGTERM, console.Terminated), (signal.SIGINT, KeyboardInterrupt)]
-)
-def test_a_signal_that_strikes_in_a_weak_references_callback_is_not_lost(monkeypatch, capfd, number, raised):
-    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    interruption.have_come_again({console.Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT})
-    before = signal.signal(signal.SIGTERM, console._terminate)
-    thing, reached = Thing(), []
-    watched = weakref.ref(thing, lambda reference: (signal.raise_signal(number), reached.append("never")))
-    try:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_that_strikes_in_a_weak_references_callback_is_not_lost(monkeypatch, capfd, number, code):
+    reached = []
+
+    @click.group(cls=console.Commands)
+    def commands():
+        pass
+
+    @commands.command()
+    def work():
+        thing = Thing()
+        watched = weakref.ref(thing, lambda reference: (signal.raise_signal(number), reached.append("never")))
         del thing  # the handler raises in the callback, where Python goes on as if nothing was
         assert watched() is None
-        with pytest.raises(raised):
-            time.sleep(60)
+        time.sleep(60)
+        reached.append("the end")
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(sys, "argv", ["reproduce", "work"])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as left:
+            console.run(commands)
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert reached == []
-    assert capfd.readouterr().err == ""
+    assert (left.value.code, reached) == (code, [])
+    (line,) = capfd.readouterr().err.strip().splitlines()  # click has it begin after the ^C of a terminal
+    assert line.endswith(console.GO_ON)
 
 
 def test_what_else_cannot_be_raised_is_told_as_ever(monkeypatch, capfd):
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    interruption.have_come_again({console.Terminated: signal.SIGTERM})
+    interruption.have_come_again({KeyboardInterrupt: signal.SIGINT})
     thing = Thing()
     watched = weakref.ref(thing, lambda reference: 1 / 0)
     del thing

@@ -129,7 +129,7 @@ def test_a_named_directory_comes_first_and_its_wrong_files_are_left_alone(mnist_
 def test_the_command_puts_a_named_directorys_files_into_the_home(mnist_cache, workshop):
     ours, source = workshop(), mnist_cache / "data" / "mnist"
     shutil.rmtree(ours.home / "data")
-    ours.run("data", "--data-dir", str(source))
+    assert "fetching" not in ours.run("data", "--data-dir", str(source))
     for name in mnist.SHA256["mnist"]:
         assert (ours.home / "data" / "mnist" / name).read_bytes() == (source / name).read_bytes()
 
