@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from reproduce.study import MAX_TRIALS
+
 METRICS, HISTORIES = 5, 4  # of an epoch; the histories are those that a report reads of a trial
 SMALL, AT_ONCE = 1_000, 32  # trials, on 8 GPUs with a quarter of one to each
 LARGE, CORES = 100_000, 1_000
@@ -38,6 +40,7 @@ def sums(
         small_files=SMALL * files,
         small_gibibytes=SMALL * mebibytes / 1024,
         large=LARGE,
+        most=MAX_TRIALS,
         cores=CORES,
         rounds=LARGE / CORES,
         hours=LARGE / CORES * seconds / 3600,

@@ -40,8 +40,10 @@ class Cluster:
         self._nodes, self._ray, self._store = nodes, nodes.ray, store
         self._command, self._like = command, ready
         self._jobs = jobs or AT_ONCE
-        self._needs = {"num_cpus": 1} | ({"num_gpus": gpus_per_trial} if command.wanted.device == "cuda" else {})
-        self._remote = self._ray.remote(node.run_trial)
+        needs = {"num_cpus": 1} | ({"num_gpus": gpus_per_trial} if command.wanted.device == "cuda" else {})
+        # Asked for here, not with each trial: so Ray ends a worker after its trial on a GPU, which opened that one for
+        # good, and could be given another next.
+        self._remote = self._ray.remote(**needs)(node.run_trial)
         self._epochs: dict[Trial, int] = {}
         self._refused: dict[str, node.Refused] = {}
         self._looked_at, self._away_since = 0.0, None
@@ -95,7 +97,7 @@ class Cluster:
 
     def _begin(self, task: Task) -> Any:
         """A trial as a task of the cluster, wherever it was not refused: the stream of what its worker says."""
-        options = {"num_returns": "streaming", "max_retries": 0, "name": task.trial.label} | self._needs
+        options = {"num_returns": "streaming", "max_retries": 0, "name": task.trial.label}
         if self._refused:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(self._refused)})"}
         return self._remote.options(**options).remote(self._command, self._like, task)

@@ -26,6 +26,7 @@ from reproduce import patience
 from reproduce.errors import TrackingError, UserError, shown
 from reproduce.mnist_files import write_atomically
 from reproduce.patience import Patient, one_line
+from reproduce.places import STORE_LOCK
 from reproduce.plain import without_credentials
 
 EXPERIMENT = "lenet5-mnist"  # where runs go unless `mlflow run` or the usual variables choose
@@ -51,7 +52,7 @@ class Connection:
         self.home = home
         try:
             home.mkdir(parents=True, exist_ok=True)
-            opening = FileLock(home / "store.lock")  # two processes that both make a new SQLite store would collide
+            opening = FileLock(home / STORE_LOCK)  # two processes that both make a new SQLite store would collide
             opening.acquire()
             self.home_id = _home_id(home)
         except OSError as error:
@@ -134,10 +135,15 @@ def _reach(uri: str) -> None:
         sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool).connect().close()
 
 
-def created_at(uri: str, experiment_id: str) -> int:
-    """When the experiment was made, in ms: it tells one store from another. TrackingError where it cannot be had."""
+def created_at(uri: str, experiment_id: str, known: bool) -> int:
+    """When the experiment was made, in ms: it tells one store from another. TrackingError where it cannot be had.
+
+    For a store that is `known` to be there it waits as everybody does, for another as when a command starts.
+    """
     _have_mlflow_quiet_and_quick()
-    shown_uri, wait = without_credentials(uri), min(patience.seconds(), OPENING_SECONDS)
+    shown_uri, wait = without_credentials(uri), patience.seconds()
+    if not known:
+        wait = min(wait, OPENING_SECONDS)
     client = Patient(None, shown_uri, wait).persist(mlflow.MlflowClient, uri)
     return Patient(client, shown_uri, wait).get_experiment(experiment_id).creation_time
 

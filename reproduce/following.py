@@ -6,6 +6,7 @@ store and the checkpoints. A trial that fails ends all ranks, as the others are 
 
 import os
 import platform
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -58,6 +59,11 @@ def last_words(message: str) -> str | None:
     if not follows() or message.startswith(own("")):
         return message
     return own(message) if os.environ["LOCAL_RANK"] == "0" else None
+
+
+def is_parting(error: RuntimeError) -> bool:
+    """Whether PyTorch only tells that another rank has ended, which says itself why."""
+    return bool(re.search("Connection (closed|reset) by peer", str(error)))
 
 
 def check(trials: list[Trial]) -> None:

@@ -13,6 +13,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from reproduce import patience
 from reproduce.connection import as_tags
+from reproduce.progress import say
 from reproduce.records import Records, of_fingerprint
 
 SIGN_SECONDS = 60  # between two signs of life of a run
@@ -26,21 +27,36 @@ class Liveness(Records):
     """
 
     @contextmanager
-    def at_work(self, run_id: str) -> Iterator[None]:
-        """Have a run give a sign of life every minute, for those who have another home."""
+    def at_work(self, run_id: str, telling: bool = False) -> Iterator[None]:
+        """Have a run give a sign of life every minute, for those who have another home.
+
+        It is also `telling` of a store that is away, where nobody hears the workers that wait for it.
+        """
         ended = threading.Event()
-
-        def signs() -> None:
-            while not ended.wait(SIGN_SECONDS):
-                with suppress(*patience.TROUBLES):  # the next one will do
-                    self.client.at_once.log_batch(run_id, tags=as_tags(self.sign_of_life()))
-
         self.client.log_batch(run_id, tags=as_tags(self.sign_of_life()))
-        threading.Thread(target=signs, name="signs-of-life", daemon=True).start()
+        signs = threading.Thread(
+            target=self._give_signs, args=(run_id, ended, telling), name="signs-of-life", daemon=True
+        )
+        signs.start()
         try:
             yield
         finally:
             ended.set()
+
+    def _give_signs(self, run_id: str, ended: threading.Event, telling: bool) -> None:
+        missed = False
+        while not ended.wait(SIGN_SECONDS):
+            try:
+                self.client.at_once.log_batch(run_id, tags=as_tags(self.sign_of_life()))
+            except patience.TROUBLES as error:  # the next one will do
+                if telling and not missed:
+                    wait = f"the trials wait for it, each for up to {self.client.patience:g} s"
+                    say(f"{self.client.away(error)}; {wait}")
+                missed = True
+            else:
+                if telling and missed:
+                    say(f"the tracking store {self.shown_uri} is back")
+                missed = False
 
     def lock(self, fingerprint: str) -> FileLock:
         """The lock of whoever trains that trial."""
@@ -70,7 +86,8 @@ class Liveness(Records):
         """Mark as KILLED the runs whose process is gone.
 
         Of this home those still RUNNING whose lock nobody holds, of another those that gave no sign of life for long,
-        and those of a parent of this home that has ended: a cluster's workers end with the command that they work for.
+        and those of a parent of this home that has ended: a cluster's workers end with the command that they work for,
+        unless that lost the cluster.
         Unless it is `waiting` for a store that is away, what cannot be closed now the next command closes.
         """
         client = self.client if waiting else self.client.at_once
@@ -93,9 +110,13 @@ class Liveness(Records):
                 file.unlink(missing_ok=True)
 
     def _has_ended(self, parent_id: str | None, client: Any) -> bool:
-        """Whether that is the run of a command with this home, and no longer at work."""
+        """Whether that is the run of a command with this home, whose workers ended with it.
+
+        Those of one that failed may not have: it could have lost its cluster.
+        """
         found = self.runs(f"attributes.run_id = '{parent_id}'", client) if parent_id else []  # none if it was deleted
-        return any(run.data.tags.get("home") == self.home_id and run.info.status != "RUNNING" for run in found)
+        ended = ("FINISHED", "KILLED")
+        return any(run.data.tags.get("home") == self.home_id and run.info.status in ended for run in found)
 
     def close_lost(self, parent_id: str, fingerprint: str | None = None, waiting: bool = True) -> None:
         """Mark as KILLED what still is RUNNING of a parent's trials, or of one: their workers are known to be gone.
@@ -115,8 +136,8 @@ class Liveness(Records):
 
     def _is_silent(self, run: Run) -> bool:
         """Whether a run gave no sign of life for longer than its process would wait for the store."""
-        since, patience = (run.data.tags.get(name, "") for name in ("alive_at", "patience"))
-        wait = int(patience) if patience.isdecimal() else self.client.patience
+        since, its_patience = (run.data.tags.get(name, "") for name in ("alive_at", "patience"))
+        wait = int(its_patience) if its_patience.isdecimal() else self.client.patience
         return not since.isdecimal() or time.time() - int(since) >= wait + 2 * SIGN_SECONDS
 
 

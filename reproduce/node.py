@@ -77,13 +77,16 @@ def answer(command: Command) -> Answer:
     processor = ", ".join([found["cpu"], *(gpus if command.wanted.device != "cpu" else [])])
     reached = Answer(processor, sight.shares_home(command.seen))
     try:
-        return replace(reached, ready=_made_ready(command.wanted, command.seen))
+        return replace(reached, ready=_made_ready(command.wanted, command.seen, known=False))
     except UserError as error:
         return replace(reached, trouble=str(error))
 
 
 def run_trial(command: Command, like: Ready, task: Any) -> Iterator[Any]:
-    """What the trial's worker says of it; or a refusal, where this node is not like the others."""
+    """What the trial's worker says of it; or a refusal, where this node is not like the others.
+
+    TrackingError, which ends the whole command, where the store stays away.
+    """
     _settle(command)
     import ray
 
@@ -92,7 +95,7 @@ def run_trial(command: Command, like: Ready, task: Any) -> Iterator[Any]:
     own = ray.get_runtime_context().get_node_id()
     name = next((name_of(found) for found in ray.nodes() if found["NodeID"] == own), own)
     try:
-        here = _made_ready(replace(command.wanted, engine=like.engine), command.seen)
+        here = _made_ready(replace(command.wanted, engine=like.engine), command.seen, known=True)
         differing = [key for key, value in here.kind.items() if like.kind.get(key) != value]
         if differing:
             raise UserError(f"it differs from the other nodes in {', '.join(differing)}")
@@ -126,13 +129,13 @@ def _settle(command: Command) -> None:
 
 
 @functools.cache
-def _made_ready(wanted: Wanted, seen: sight.Seen) -> Ready:
+def _made_ready(wanted: Wanted, seen: sight.Seen, known: bool) -> Ready:
     """Store seen, data and kernel in place, in this node's home; once a process."""
     from reproduce import engines, mnist, mnist_files
 
-    sight.check(seen)
-    said: list[str] = []
     places.own(wanted.home, places.HOME)
+    sight.check(seen, known)
+    said: list[str] = []
     brought = wanted.data_dir if wanted.data_dir and wanted.data_dir.is_dir() else places.usual_data_dir()
     engine, kernel = engines.resolve(wanted.engine, wanted.device, wanted.home, said.append)
     mnist_files.prepare(wanted.dataset, wanted.home, brought, said.append)

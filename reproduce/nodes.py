@@ -31,18 +31,18 @@ class Nodes:
             return "cpu"
         if not self.with_a("cuda"):
             raise UserError(
-                "--device cuda: no node of the Ray cluster has a GPU to give; start one with ray start "
+                "--device cuda: no node of the Ray cluster has a GPU and a CPU to give; start one with ray start "
                 "--address=… --num-gpus=1, or leave --device out to compute on CPUs"
             )
         return "cuda"
 
     def with_a(self, device: str) -> dict[str, str]:
-        """Of the nodes that are there and have such a device the name, by id."""
-        resource = "GPU" if device == "cuda" else "CPU"
+        """Of the nodes that are there and have such a device, and a core to feed it, the name, by id."""
+        wanted = ("CPU", "GPU") if device == "cuda" else ("CPU",)
         return {
             found["NodeID"]: node.name_of(found)
             for found in self.ray.nodes()
-            if found["Alive"] and found["Resources"].get(resource, 0) > 0
+            if found["Alive"] and all(found["Resources"].get(resource, 0) > 0 for resource in wanted)
         }
 
     @contextmanager

@@ -80,7 +80,7 @@ class Patient:
         def announce(state: RetryCallState) -> None:
             if not announced:
                 announced.append(True)
-                say(f"{self._away(state.outcome.exception())}; waiting for it, for up to {self.patience:g} s")
+                say(f"{self.away(state.outcome.exception())}; waiting for it, for up to {self.patience:g} s")
 
         attempts = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, Exception) and is_away(error)),
@@ -93,13 +93,14 @@ class Patient:
             result = attempts(call, *arguments, **named)
         except TROUBLES as error:
             if is_away(error):
-                raise StoreAwayError(self._away(error)) from error
+                raise StoreAwayError(self.away(error)) from error
             raise TrackingError(f"the tracking store {self.uri} refused: {one_line(error)}") from error
         if announced:
             say(f"the tracking store {self.uri} is back")
         return result
 
-    def _away(self, error: BaseException) -> str:
+    def away(self, error: BaseException) -> str:
+        """What is said of a store that is away."""
         return f"the tracking store {self.uri} does not answer ({one_line(error)})"
 
 

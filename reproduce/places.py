@@ -5,11 +5,15 @@ import os
 import shutil
 import socket
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from reproduce.errors import UserError, shown
 
 HOME = "REPRODUCE_HOME"  # the variable that says where data, checkpoints and locks are kept
+STORE_LOCK = "store.lock"  # there: of whoever opens the store
 
 
 def own(place: Path, variable: str) -> Path:
@@ -19,6 +23,14 @@ def own(place: Path, variable: str) -> Path:
             f"{place}, where data and checkpoints are kept, cannot be written to ({why}): "
             f"name another directory in {variable}"
         )
+    try:
+        with suppress(Timeout), FileLock(place / STORE_LOCK, blocking=False, fallback_to_soft=False):
+            pass  # a soft lock would outlive whoever held it
+    except OSError as error:
+        raise UserError(
+            f"{place}, where data and checkpoints are kept, gives no locks ({error.strerror}), without which two could "
+            f"train one trial: name a directory on another file system in {variable}"
+        ) from error
     return place
 
 

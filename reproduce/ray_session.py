@@ -55,7 +55,9 @@ def connect(address: str | None) -> Iterator[tuple[Any, str]]:
     before = signal.getsignal(signal.SIGTERM)
     with ExitStack() as stack:
         if found == LOCAL:
-            folder = stack.enter_context(_short_folder())
+            # For Ray's sockets, whose names may have 107 letters.
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp",
+                                                                     ignore_cleanup_errors=True))  # fmt: skip
             say(f"starting Ray on this machine, with {cores} cores, for this command")
             quiet |= {"num_cpus": cores, "include_dashboard": False, "_temp_dir": folder,
                       "object_store_memory": OBJECT_STORE_BYTES}  # fmt: skip
@@ -63,10 +65,14 @@ def connect(address: str | None) -> Iterator[tuple[Any, str]]:
         try:
             with _silence():
                 ray.init(address=found, **quiet)
+        except SystemExit:  # Ray's own way with SIGTERM, which is not ours
+            signal.signal(signal.SIGTERM, before)
+            signal.raise_signal(signal.SIGTERM)
+            raise
         except Exception as error:
             raise UserError(_refusal(found, error)) from error
         finally:
-            signal.signal(signal.SIGTERM, before)  # Ray has its own, which ends a process in another way
+            signal.signal(signal.SIGTERM, before)
         yield ray, ray.get_runtime_context().gcs_address
 
 
@@ -106,14 +112,6 @@ def _choose_token(address: str) -> None:
         "~/.ray/auth_token"
     ).expanduser().exists():
         os.environ["RAY_AUTH_MODE"] = "token"  # as `ray start` does, and ray.init does not
-
-
-@contextmanager
-def _short_folder() -> Iterator[str]:
-    """For Ray's sockets, whose names may have 107 letters."""
-    folder = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
-    with folder as name:
-        yield name
 
 
 @contextmanager

@@ -279,7 +279,7 @@ def _commands(content: Content) -> tuple[tuple[str, str], ...]:
 def _commands_of_departing(content: Content) -> tuple[tuple[str, str], ...]:
     """`main`, where it can be asked for such runs, and the report alone."""
     paper, wishes, smoothing = content.evidence.paper, content.evidence.wishes, content.evidence.smoothing
-    options = study.as_options(paper, wishes)
+    options = study.as_options(paper, wishes) + ["--engine torch"] * (wishes.engine == "torch")  # fused is auto's
     own_smoothing = [f"--smoothing {smoothing}"] if smoothing != paper.range_test.smoothing else []
     alone = ("the same page again", " ".join(["reproduce report", *options, *own_smoothing]))
     if own_smoothing or not study.is_of_main(wishes):

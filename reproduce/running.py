@@ -63,7 +63,7 @@ def run(
             force=given["force"],
             artifacts=functools.partial(artifacts.leave_behind, smoothing=smoothing_of(given, paper)),
         )
-        with store.parent(command, texts(given)) as parent_id:
+        with store.parent(command, texts(given), telling=given["executor"] == "ray") as parent_id:
             store.log_dataset(parent_id, given["dataset"])
             try:
                 done = how(plan(wishes), store, parent_id)
@@ -128,6 +128,10 @@ def _follow(given: dict[str, Any], data_dir: Path | None) -> int:
         following.follow(place, kernel, lambda: _surroundings(given["dataset"], device, engine, kernel))
     except UserError as error:
         raise UserError(following.own(str(error))) from error
+    except RuntimeError as error:
+        if not following.is_parting(error):
+            raise
+        return 1  # as rank 0, which says why
     return 0
 
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock, Timeout
 
 from reproduce import connection, patience
-from reproduce.errors import UserError
+from reproduce.errors import StoreAwayError, UserError
 from reproduce.places import HOME
 
 TOKEN = ".seen-by-"
@@ -73,8 +73,11 @@ def _token(folder: Path, ours: str) -> Iterator[Path]:
             token.unlink(missing_ok=True)
 
 
-def check(seen: Seen) -> None:
-    """UserError where this node does not see what the command sees, or does not see its locks."""
+def check(seen: Seen, known: bool) -> None:
+    """UserError where this node does not see what the command sees, or does not see its locks.
+
+    A store that is `known` to be there, as others use it already, is waited for; StoreAwayError where it stays away.
+    """
     for what, token in seen.elsewhere:
         if not token.exists():
             raise UserError(
@@ -93,7 +96,7 @@ def check(seen: Seen) -> None:
                 f"train one trial: have {HOME} name a directory whose locks all nodes see, or one that is each node's "
                 "own"
             )
-    _check_store(seen)
+    _check_store(seen, known)
 
 
 def shares_home(seen: Seen) -> bool:
@@ -101,12 +104,14 @@ def shares_home(seen: Seen) -> bool:
     return seen.in_home.exists()
 
 
-def _check_store(seen: Seen) -> None:
+def _check_store(seen: Seen, known: bool) -> None:
     try:
-        created_at = connection.created_at(seen.uri, seen.experiment_id)
+        created_at = connection.created_at(seen.uri, seen.experiment_id, known)
     except UserError:
         raise
     except Exception as error:  # a database's driver raises what it likes, or is not installed
+        if known and isinstance(error, StoreAwayError):
+            raise
         raise UserError(
             f"it cannot use the tracking store {seen.shown_uri} ({patience.one_line(error)}): have "
             "MLFLOW_TRACKING_URI name one that all nodes reach, and give the nodes what that asks for in their own "

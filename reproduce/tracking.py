@@ -59,10 +59,10 @@ class Store(Liveness):
     # Parents: one run for a command, with the trials as its children.
 
     @contextmanager
-    def parent(self, command: str, parameters: dict[str, object]):
+    def parent(self, command: str, parameters: dict[str, object], telling: bool = False):
         """A run for this command: the one `mlflow run` made for it, else a new one. Yields its id, and closes it.
 
-        Closed as FINISHED, FAILED when an error comes through, KILLED when it was interrupted.
+        Closed as FINISHED, FAILED when an error comes through, KILLED when it was interrupted. `telling` is at_work's.
         """
         run_id = os.environ.get("MLFLOW_RUN_ID")
         if run_id:
@@ -75,7 +75,7 @@ class Store(Liveness):
             except TrackingError as error:  # nothing has begun: it can be read only, say
                 raise UserError(f"{error}: {self.remedy()}") from error
         lock = self.parent_lock(run_id)
-        with lock, self.at_work(run_id):
+        with lock, self.at_work(run_id, telling):
             try:
                 known = self.client.get_run(run_id).data.params  # `mlflow run` logs them too, in its own spelling
                 new = [Param(key, str(value)) for key, value in parameters.items() if key not in known]
@@ -114,7 +114,7 @@ class Store(Liveness):
                 run_id, resumed = run.info.run_id, True
                 times = int(run.data.tags.get("times_resumed", 0)) + 1
                 tags = {MLFLOW_PARENT_RUN_ID: parent_id, "times_resumed": str(times)}
-                self.client.log_batch(run_id, tags=as_tags(tags))
+                self.client.log_batch(run_id, tags=as_tags(tags | self.sign_of_life()))  # for those with another home
                 self._set_status(run_id, "RUNNING")
                 break
         else:

@@ -177,7 +177,8 @@ def test_a_command_that_is_told_to_stop_leaves_nobody_at_work_and_the_next_goes_
     wait_for(lambda: saved(ours) == 2 and epochs(ours) == 2 + (not shared), running, "every node at work")
     running.terminate()
     wait_for(lambda: {run.info.status for run in trial_runs(ours).values()} == {"KILLED"}, what="closed runs")
-    assert not any(map(is_held, ours.home.glob("trials/*/lock")))  # whoever was at work ended before
+    locks = [directory(ours, label) / "lock" for label in trial_runs(ours)]
+    assert not any(is_held(lock) or nodes.holder(lock) for lock in locks)  # whoever was at work ended before
     said, _ = running.communicate(timeout=PATIENCE_SECONDS)
     assert running.returncode == 143, said
     assert "Traceback" not in said
@@ -248,31 +249,35 @@ def test_a_store_that_a_node_does_not_see_is_refused_in_one_line(nodes, shop):
 
 
 @pytest.mark.counted
-@pytest.mark.parametrize("shared", [True, pytest.param(False, marks=separate_disks)], ids=["shared", "disk of its own"])
+@pytest.mark.parametrize(
+    ("lost", "outcome"),
+    [
+        ("a node killed", "its trial goes on elsewhere, in the same run"),
+        pytest.param("a node killed, with its checkpoints", "its trial begins anew elsewhere, in the same run",
+                     marks=separate_disks),
+        ("a node taken out by ray stop", "its trial goes on elsewhere, in the same run"),
+    ],
+)  # fmt: skip
 def test_a_trial_whose_node_is_lost_goes_on_elsewhere_and_the_others_as_if_nothing_was(
-    nodes, shop, long, ledger, shared
+    nodes, shop, long, ledger, lost, outcome
 ):
-    ours = shop("lost")
+    ours, shared = shop("lost"), "checkpoints" not in lost
     nodes.start("three", hidden=None if shared else ours.home, REPRODUCE_DATA_DIR=str(CACHE / "data" / "mnist"))
     running = ours.start(*LONG, *on(nodes))
     wait_for(lambda: saved(ours) == 2 + shared and epochs(ours) == 3, running, "three trials under way")
-    nodes.kill("three")
+    (nodes.kill if "killed" in lost else nodes.leave)("three")
     said, _ = running.communicate(timeout=PATIENCE_SECONDS)
     assert running.returncode == 0, said
     assert ("is not the same directory on all of them" in said) is not shared
-    (lost,) = re.findall("^(.*): its node is gone; it is run again$", said, re.MULTILINE)
-    assert {label: f"{label}: resumed, " in said for label in LABELS} == {label: label == lost for label in LABELS}
+    (label,) = re.findall("^(.*): its node is gone; it is run again$", said, re.MULTILINE)
+    assert {each: f"{each}: resumed, " in said for each in LABELS} == {each: each == label for each in LABELS}
     runs = trial_runs(ours)
-    assert {label: runs[label].data.tags.get("resumed") is not None for label in LABELS} == {
-        label: label == lost for label in LABELS
+    assert {each: runs[each].data.tags.get("resumed") is not None for each in LABELS} == {
+        each: each == label for each in LABELS
     }
-    assert (runs[lost].data.tags["resumed"] == "after epoch 0") is not shared
+    assert (runs[label].data.tags["resumed"] == "after epoch 0") is not shared
     assert {run.data.tags["node"] for run in runs.values()} == {"one", "two"}
-    if shared:
-        ledger.add("a node killed", ON_RAY, 1, ours.damage(long), "its trial goes on elsewhere, in the same run")
-    else:
-        ledger.add("a node killed, with its checkpoints", ON_RAY, 1, ours.damage(long),
-                   "its trial begins anew elsewhere, in the same run")  # fmt: skip
+    ledger.add(lost, ON_RAY, 1, ours.damage(long), outcome)
 
 
 class Nothing(BaseHTTPRequestHandler):

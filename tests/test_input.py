@@ -1,5 +1,7 @@
 """What a user types, sets or points at that cannot be: one line that names it, before any work."""
 
+import errno
+import fcntl
 import io
 import os
 import shutil
@@ -255,6 +257,20 @@ def test_a_variable_that_leads_nowhere_is_named(
     line = one_line(printed)
     home = ", where data and checkpoints are kept, cannot be written to"
     assert line.startswith("error: " + message.format(here=surroundings, home=home, store="the tracking store")), line
+
+
+def test_a_home_on_a_file_system_without_locks_is_refused(monkeypatch, capsys, surroundings):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    code, printed = typed(monkeypatch, capsys, "sweep", "--epochs", "1")
+    assert code == 2
+    assert one_line(printed) == (
+        f"error: {surroundings}/.reproduce, where data and checkpoints are kept, gives no locks (Function not "
+        "implemented), without which two could train one trial: name a directory on another file system in "
+        "REPRODUCE_HOME"
+    )
 
 
 def test_a_store_of_another_version_of_mlflow_is_told(monkeypatch, capsys, surroundings, empty_database):

@@ -3,19 +3,24 @@
 import os
 import re
 import shlex
+import signal
 import socket
+import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import pytest
 from conftest import ROOT
+from servers import free_port
 from test_cli import typed
 
-from reproduce import cluster, node, ray_session, running, sight
+from reproduce import cluster, connection, console, node, ray_session, running, sight
 from reproduce.cli import cli
-from reproduce.errors import UserError
+from reproduce.errors import ClusterLostError, StoreAwayError, UserError
 from reproduce.nodes import Nodes
 from reproduce.tracking import Store
 from reproduce.worker import Task
@@ -54,19 +59,21 @@ def test_a_cluster_without_a_gpu_is_told_where_one_is_wanted():
 
     made = Nodes(Ray, "10.0.0.1:6379")
     assert [made.device(wanted) for wanted in ("auto", "cpu")] == ["cpu", "cpu"]
-    with pytest.raises(UserError, match="--device cuda: no node of the Ray cluster has a GPU to give; start one with"):
+    with pytest.raises(
+        UserError, match="--device cuda: no node of the Ray cluster has a GPU and a CPU to give; start one with"
+    ):
         made.device("cuda")
 
 
 def test_what_a_node_has_to_see_is_there_as_long_as_the_command(store, tmp_path):
     with sight.to_be_seen(store) as seen:
-        sight.check(seen)
+        sight.check(seen, known=False)
         left_over = seen.in_home.with_name(f"{seen.in_home.name}-killed")
         left_over.touch()
         with sight.to_be_seen(store) as others:
-            sight.check(others)
+            sight.check(others, known=False)
         assert not left_over.exists()
-        sight.check(seen)
+        sight.check(seen, known=False)
         unlocked = tmp_path / "unlocked"
         unlocked.touch()
         for change, complaint in (
@@ -79,13 +86,13 @@ def test_what_a_node_has_to_see_is_there_as_long_as_the_command(store, tmp_path)
             ),
         ):
             with pytest.raises(UserError, match=complaint):
-                sight.check(replace(seen, **change))
+                sight.check(replace(seen, **change), known=False)
     assert not list(tmp_path.rglob(".seen-*")) + list(store.home.rglob(".seen-*"))
 
 
 def test_a_trial_that_loses_ten_nodes_is_given_up(store, small_trial):
     class Ray:
-        remote = staticmethod(lambda function: function)
+        remote = staticmethod(lambda **needs: lambda function: function)
 
     wanted = node.Wanted(store.home, "mnist", None, "fused", "cpu")
     command = node.Command({}, store.home, wanted, None)
@@ -95,6 +102,70 @@ def test_a_trial_that_loses_ten_nodes_is_given_up(store, small_trial):
     deaths = Counter()
     assert [made._after_loss(task, "node", deaths) for _ in range(9)] == [None] * 9
     assert made._after_loss(task, "node", deaths).note == "its node went away 10 times"
+
+
+@pytest.mark.parametrize(("device", "calls", "gpus"), [("cuda", 1, 0.25), ("cpu", None, None)])
+def test_a_worker_ends_after_its_trial_on_a_gpu_as_the_next_may_be_given_another(store, device, calls, gpus):
+    import ray
+
+    command = node.Command({}, store.home, node.Wanted(store.home, "mnist", None, "torch", device), None)
+    made = cluster.Cluster(Nodes(ray, "10.0.0.1:6379"), store, command, None, None, 0.25)
+    asked = made._remote._default_options
+    assert (asked.get("max_calls"), asked.get("num_gpus"), asked["num_cpus"]) == (calls, gpus, 1)
+
+
+def test_a_node_needs_a_core_for_a_trial_on_its_gpu_too():
+    class Ray:
+        @staticmethod
+        def nodes():
+            return [
+                {"NodeID": name, "NodeName": name, "NodeManagerAddress": "", "Alive": alive, "Resources": resources}
+                for name, alive, resources in (
+                    ("cores", True, {"CPU": 8.0}), ("both", True, {"CPU": 1.0, "GPU": 2.0}),
+                    ("login", True, {"GPU": 1.0}), ("gone", False, {"CPU": 1.0, "GPU": 1.0}),
+                )
+            ]  # fmt: skip
+
+    assert Nodes(Ray, "10.0.0.1:6379").with_a("cuda") == {"both": "both"}
+    assert Nodes(Ray, "10.0.0.1:6379").with_a("cpu") == {"cores": "cores", "both": "both"}
+
+
+def test_sigterm_while_ray_connects_ends_a_command_as_ever(monkeypatch):
+    def init(**options):
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as Ray has it
+        signal.raise_signal(signal.SIGTERM)
+
+    ended = []
+    ray = SimpleNamespace(init=init, shutdown=lambda: ended.append(True),
+                          _private=SimpleNamespace(worker=SimpleNamespace()))  # fmt: skip
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    before = signal.signal(signal.SIGTERM, console._terminate)
+    try:
+        with pytest.raises(console.Terminated), ray_session.connect("local"):
+            pass
+        assert signal.getsignal(signal.SIGTERM) is console._terminate
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended == [True]
+
+
+def test_a_worker_that_starts_waits_for_a_store_that_is_away_as_the_others_do(store, monkeypatch):
+    waits = []
+
+    class Noting(connection.Patient):
+        def __init__(self, client, uri, patience):
+            super().__init__(client, uri, 0)
+            waits.append(patience)
+
+    monkeypatch.setenv("REPRODUCE_STORE_PATIENCE", "100")
+    monkeypatch.setattr(connection, "Patient", Noting)
+    with sight.to_be_seen(store) as seen:
+        away = replace(seen, uri=f"http://127.0.0.1:{free_port()}", elsewhere=(), machine=None, in_home=Path("/none"))
+        with pytest.raises(StoreAwayError, match="does not answer"):
+            sight.check(away, known=True)
+        with pytest.raises(UserError, match="it cannot use the tracking store"):
+            sight.check(away, known=False)
+    assert waits == [100, 100, connection.OPENING_SECONDS, connection.OPENING_SECONDS]
 
 
 def test_processors_that_differ_are_told(capsys):
@@ -204,11 +275,15 @@ def test_a_clusters_trials_are_closed_with_the_command_that_they_were_of(store, 
 
     with store.parent("sweep", {}) as ended:
         left, _ = node.open_trial(small_trial, "a" * 64, ended)
+    with suppress(ClusterLostError), store.parent("sweep", {}) as failed:
+        unknown, _ = node.open_trial(small_trial, "d" * 64, failed)
+        raise ClusterLostError
     with store.parent("sweep", {}) as at_work:
         others, _ = node.open_trial(small_trial, "b" * 64, at_work)
         lost, _ = node.open_trial(small_trial, "c" * 64, at_work)
         store.close_abandoned()
         assert [status(run_id) for run_id in (left, others, lost)] == ["KILLED", "RUNNING", "RUNNING"]
+        assert status(unknown) == "RUNNING"  # its worker may not know yet; its silence will tell
         store.close_lost(at_work, "c" * 64)
         assert [status(run_id) for run_id in (others, lost)] == ["RUNNING", "KILLED"]
         store.close_lost(at_work)

@@ -21,7 +21,7 @@ from nodes import unlike
 from safetensors.torch import load_file
 from servers import free_port
 
-from reproduce import checkpoints, content, following, provenance, ranks, study, training
+from reproduce import checkpoints, content, following, mnist_files, provenance, ranks, running, study, training
 from reproduce.ranks import Ranks
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
@@ -201,6 +201,36 @@ def test_each_machine_tells_of_its_own_trouble_once(monkeypatch, rank, said):
         monkeypatch.setenv(name, value)
     assert following.last_words("no disk") == said
     assert following.last_words(following.own("no disk")) == following.own("no disk")
+
+
+def test_an_error_of_rank_0_alone_is_told_once_and_by_no_traceback_of_ours(command):
+    (command.place.home / "trials").write_text("where checkpoints go, a file")
+    code, _, err = command(2, *SWEEP)
+    assert code != 0
+    assert err.count("error: ") == 1, err
+    assert "trials failed: " in err
+    assert "reproduce/following.py" not in err
+
+
+@pytest.mark.parametrize("where", ["closed", "reset"])
+def test_a_rank_that_loses_the_others_leaves_the_word_to_them(monkeypatch, tmp_path, where):
+    def follow(*arguments):
+        raise RuntimeError(
+            f"[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection {where} by peer [::1]:2900"
+        )
+
+    monkeypatch.setattr(following, "follow", follow)
+    monkeypatch.setattr(mnist_files, "prepare", lambda *arguments: None)
+    monkeypatch.setenv("REPRODUCE_HOME", str(tmp_path))
+    given = {"device": "cpu", "engine": "torch", "dataset": "mnist"}
+    assert running._follow(given, None) == 1
+
+    def fail(*arguments):
+        raise RuntimeError("a fault of its own")
+
+    monkeypatch.setattr(following, "follow", fail)
+    with pytest.raises(RuntimeError, match="of its own"):
+        running._follow(given, None)
 
 
 def test_colossalai_run_starts_the_ranks_too(command, tmp_path):

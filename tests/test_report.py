@@ -77,11 +77,19 @@ def test_a_taste_says_so_on_its_face_and_names_what_is_missing(finished, paper, 
                 "reproduce report --epochs 2 --seeds 4 --train-size 640",
             ],
         ),
+        (
+            {"engine": "torch"},
+            [
+                "reproduce main --epochs 2 --seeds 4 --train-size 640 --engine torch",
+                "reproduce report --epochs 2 --seeds 4 --train-size 640 --engine torch",
+            ],
+        ),
         ({"schedulers": ("step",)}, ["reproduce report --epochs 2 --seeds 4 --train-size 640 --scheduler step"]),
     ],
 )
 def test_a_taste_names_the_commands_that_make_it(store, paper, tmp_path, own, commands):
-    report.write(Evidence(store, paper, Wishes(epochs=2, train_size=640, seeds=(4,), **own), 0.98), tmp_path / "output")
+    wishes = Wishes(**{"epochs": 2, "train_size": 640, "seeds": (4,), "engine": "fused"} | own)
+    report.write(Evidence(store, paper, wishes, 0.98), tmp_path / "output")
     page = (tmp_path / "output" / "index.html").read_text()
     found = [re.sub("<[^>]*>", "", code) for code in re.findall("<code>(.*?)</code>", page)]
     assert [code for code in found if code.startswith("reproduce")] == commands

@@ -153,12 +153,17 @@ def test_the_study_is_read_back_and_judged_from_it(reader, written):
     assert {run for judgement in judgements for run in judgement.runs.values()} == set(study_runs.values())
 
 
-def test_of_one_trial_that_all_began_at_the_same_moment_the_newest_whole_run_counts(reader, written):
+def test_of_one_trial_that_all_began_at_the_same_moment_the_newest_whole_run_counts(postgres, reader, written):
     ours = [run_id for run_id, trial in written[0].items() if trial == trials()[LAST]]
     assert len(ours) == WRITERS
-    newest = reader.runs(of_it := f"tags.fingerprint = '{trials()[LAST].fingerprint({})}'")[0]
-    assert {run.info.run_id for run in reader.runs(of_it)} == set(ours)
-    assert reader.results(trials())[trials()[LAST]].run_id == newest.info.run_id
+    fingerprint = trials()[LAST].fingerprint({})
+    assert {run.info.run_id for run in reader.runs(f"tags.fingerprint = '{fingerprint}'")} == set(ours)
+    began = dict(postgres.rows(
+        "SELECT run_uuid, start_time FROM runs JOIN tags USING (run_uuid) "
+        f"WHERE key = 'fingerprint' AND tags.value = '{fingerprint}'"
+    ))  # fmt: skip
+    assert began.keys() == set(ours)
+    assert began[reader.results(trials())[trials()[LAST]].run_id] == max(began.values())
 
 
 def while_another_inserts(postgres, statement, call):

@@ -12,10 +12,12 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+import requests
 from conftest import ROOT, kernel, run, small_wishes
+from faults import PATIENCE_SECONDS
 from mlflow.entities import Metric
 
-from reproduce import checkpoints, connection, mnist, records, study, training
+from reproduce import checkpoints, connection, liveness, mnist, records, study, training
 from reproduce.records import METRICS, VALIDATION
 from reproduce.tracking import Store
 
@@ -270,6 +272,42 @@ def test_of_a_run_from_another_home_its_signs_of_life_tell(store, small_trial, t
     assert store.client.get_run(run_id).info.status == status
     mine, resumed = store.open_trial(small_trial, "fingerprint", "parent")
     assert (mine == run_id, resumed) == ((False, False) if status == "RUNNING" else (True, True))
+
+
+def test_a_run_that_goes_on_in_another_home_is_that_homes_from_the_first_moment(store, small_trial, tmp_path):
+    run_id, _ = store.open_trial(small_trial, "fingerprint", "parent")
+    store.client.set_terminated(run_id, "KILLED")
+    other = Store(tmp_path / "other", store.uri)
+    assert other.open_trial(small_trial, "fingerprint", "parent") == (run_id, True)
+    assert store.at_work_elsewhere("fingerprint").info.run_id == run_id
+    store.close_abandoned()
+    assert store.client.get_run(run_id).info.status == "RUNNING"
+
+
+@pytest.mark.parametrize(("telling", "said"), [(True, ["away", "back"]), (False, [])])
+def test_a_command_whose_workers_nobody_hears_tells_of_a_store_that_is_away(store, monkeypatch, capfd, telling, said):
+    monkeypatch.setattr(liveness, "SIGN_SECONDS", 0.01)
+    run_id, calls, there = store.create_run({}, "a run"), [], threading.Event()
+
+    class Away:
+        def log_batch(self, run_id, tags):
+            calls.append(run_id)
+            if len(calls) in (2, 3):  # the first is made before the run begins
+                raise requests.ConnectionError("refused")
+            if len(calls) > 5:
+                there.set()
+
+    store.client.at_once = Away()
+    with store.at_work(run_id, telling):
+        assert there.wait(PATIENCE_SECONDS)
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.rpartition(" ")[2] if line.endswith("back") else "away" for line in lines] == said
+    if telling:
+        assert lines == [
+            f"the tracking store {store.shown_uri} does not answer (refused); the trials wait for it, each for up to "
+            "300 s",
+            f"the tracking store {store.shown_uri} is back",
+        ]
 
 
 def test_a_run_that_ends_while_it_is_looked_at_stays_finished(store, small_trial, monkeypatch):
