@@ -7,8 +7,9 @@ interrupted, 141 nobody reads the output.
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -19,6 +20,7 @@ from reproduce.options import COMMANDS, nearest
 from reproduce.plain import without_credentials
 
 EXIT_FAILED, EXIT_USER, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_TERMINATED = 1, 2, 3, 130, 141, 143
+WORD_SECONDS = 60  # for rank 0 to end with the same error
 GO_ON = "what is done is recorded; the same command goes on from there"
 # What is true of a command that was stopped, where it is not that.
 STOPPED = {
@@ -75,6 +77,10 @@ def _terminate(signum: int, frame: object) -> None:
 def _leave(message: str, code: int) -> None:
     is_error = code in (EXIT_USER, EXIT_FAILED)
     said = following.last_words(message) if is_error else None if following.follows() else message
+    if said is None and is_error:
+        with suppress(Terminated):  # the launcher ends all ranks with the first, and rank 0 is to speak before
+            time.sleep(WORD_SECONDS)
+            said = following.own(message)  # which rank 0 does not say after all
     if said is not None:
         line = terminal.one_line(without_credentials(said))
         click.echo(f"error: {line}" if is_error else line, err=True)

@@ -56,10 +56,12 @@ class RayCluster:
         self.nodes.pop(name).wait()
 
     def leave(self, name):
-        """As `ray stop` has a node leave."""
-        node = self.nodes.pop(name)
-        node.terminate()
-        node.wait(PATIENCE_SECONDS)
+        """As `ray stop`, which would have every node of this machine leave."""
+        node = psutil.Process(self.nodes[name].pid)
+        (raylet,) = (process for process in node.children() if process.name() == "raylet")
+        raylet.terminate()
+        assert psutil.wait_procs([raylet], PATIENCE_SECONDS)[1] == []
+        self.kill(name)
 
     def holder(self, lock):
         """The worker that holds the lock of a trial; None where nobody does."""
