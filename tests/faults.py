@@ -262,7 +262,7 @@ def table(record: dict) -> str:
     lines.append([f"**{cell}**" if cell != "" else "" for cell in total])
     text = "\n".join("|" + "|".join(f" {cell} " if cell != "-" else "-" for cell in line) + "|" for line in lines)
     made = Counter(f"{row['on']} at commit {row['commit']}" for row in record["rows"])
-    by = "; ".join(f"{count} rows on {when}" for when, count in made.items())
+    by = "; ".join(f"{count} row{'s' * (count > 1)} on {when}" for when, count in made.items())
     return f"{text}\n\nMade by `make test-faults`: {by}.\n"
 
 
