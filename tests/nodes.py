@@ -23,7 +23,9 @@ class RayCluster:
 
     def begin(self):
         self.start("one", "--head", "--port=0", "--include-dashboard=false", f"--temp-dir={self.folder}")
-        self.address = (self.folder / "ray_current_cluster").read_text().strip()
+        told = self.folder / "ray_current_cluster"  # where nothing may stand yet
+        wait_for(lambda: told.exists() and told.read_text().strip(), what="the head's address")
+        self.address = told.read_text().strip()
 
     def start(self, name, *words, hidden=None, **environment):
         """A node; of the directory `hidden` it has one of its own, as on a disk that is not shared."""
