@@ -78,7 +78,7 @@ def _leave(message: str, code: int) -> None:
     is_error = code in (EXIT_USER, EXIT_FAILED)
     said = following.last_words(message) if is_error else None if following.follows() else message
     if said is None and is_error:
-        with suppress(Terminated):  # the launcher ends all ranks with the first, and rank 0 is to speak before
+        with suppress(Terminated, KeyboardInterrupt):  # the launcher ends all with the first; rank 0 is to speak before
             time.sleep(WORD_SECONDS)
             said = following.own(message)  # which rank 0 does not say after all
     if said is not None:
