@@ -116,7 +116,8 @@ def report_command(**given: Any) -> int:
     smoothing = running.smoothing_of(given, paper)
     study.trials(paper, wishes), study.range_tests(paper, wishes)  # a wish that cannot be met ends here
     _check_output(given["output"])
-    store = running.open_store()
+    store = running.open_store("report")
+    store.check_artifacts()
     store.close_abandoned()
     wishes = running.recorded_engine(
         given["engine"], store, paper, running.at_proposed_rates(given, store, paper, wishes)
@@ -162,7 +163,7 @@ def verify_command(seeds: tuple[int, ...] | None, engine: str, strict: bool) -> 
     paper = load_paper()
     from reproduce import verdicts
 
-    store = running.open_store()
+    store = running.open_store("verify")
     every = store.seeds()
     wishes = study.Wishes(seeds=seeds or every or None)
     wishes = running.recorded_engine(engine, store, paper, wishes.model_copy(update={"engine": engine}))
@@ -205,10 +206,11 @@ def ui_command(host: str, port: int) -> None:
     uri = mlflow.get_tracking_uri()
     if uri.startswith(("http://", "https://")):
         raise UserError(f"MLFLOW_TRACKING_URI names a server, which has the UI itself: open {without_credentials(uri)}")
+    store = running.open_store("ui")
 
     # The UI needs none of the server's background jobs: it starts in half the time and a fourth of the memory.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # as an argument everybody could read it
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = store.uri  # as an argument everybody could read it
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, command)
 

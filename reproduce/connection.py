@@ -5,85 +5,100 @@ Nothing here knows what our runs hold.
 
 import logging
 import os
-import shutil
 import time
 import uuid
-from collections.abc import Callable
-from importlib.util import find_spec
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import mlflow
+import requests
 import sqlalchemy
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from mlflow.entities import Run, RunTag, ViewType
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.tracking.context.registry import resolve_tags
 
-from reproduce import patience
-from reproduce.errors import TrackingError, UserError, shown
+from reproduce import chosen, local_store, patience, remedies
+from reproduce.errors import StoreAwayError, TrackingError, UserError
 from reproduce.mnist_files import write_atomically
 from reproduce.patience import Patient, one_line
-from reproduce.places import STORE_LOCK
+from reproduce.places import STORE_LOCK, unwritable
 from reproduce.plain import without_credentials
+from reproduce.progress import said_if_slow, say
 
-EXPERIMENT = "lenet5-mnist"  # where runs go unless `mlflow run` or the usual variables choose
 OPENING_SECONDS = 10  # to wait for a store when a command starts: longer, and the address is likely wrong
-SQLITE = "sqlite:///"
+REACHING_SECONDS = (5, 10)  # for a server to take a connection, and then to answer
+LOCK_SECONDS = 120  # to wait for another command of this home that opens the store
 PAGE = 1000  # experiments, or runs, fetched at a time
 
 
 class Connection:
     """The store of that address, else of MLflow's usual variables; by default MLflow's own, SQLite in this directory.
 
-    `home` is the directory of caches, checkpoints and locks, and `home_id` what tells it from all others.
+    `home` is the directory of caches, checkpoints and locks, and `home_id` what tells it from all others. `command` is
+    the one that is to record, for which `mlflow run` may have made a run. `file` is a SQLite store's, else None.
     Without an `experiment_id` it is a command's first, and a store that is not there is a UserError; so is a home that
     cannot be written to.
     """
 
-    def __init__(self, home: Path, uri: str | None = None, experiment_id: str | None = None) -> None:
+    def __init__(
+        self, home: Path, uri: str | None = None, experiment_id: str | None = None, command: str | None = None
+    ) -> None:
         _have_mlflow_quiet_and_quick()
+        # What chose the store, as the user knows it.
+        self.is_named = uri is not None or bool(os.environ.get("MLFLOW_TRACKING_URI"))
         if uri is not None:
             mlflow.set_tracking_uri(uri)
-        self.uri = mlflow.get_tracking_uri()
+        self.uri, self.file = chosen.store(mlflow.get_tracking_uri(), self.is_named)
+        if self.uri != mlflow.get_tracking_uri():
+            mlflow.set_tracking_uri(self.uri)
         self.shown_uri = without_credentials(self.uri)
         self.home = home
-        try:
-            home.mkdir(parents=True, exist_ok=True)
-            opening = FileLock(home / STORE_LOCK)  # two processes that both make a new SQLite store would collide
-            opening.acquire()
-            self.home_id = _home_id(home)
-        except OSError as error:
-            raise UserError(
-                f"{home} cannot be written to ({error.strerror}): have REPRODUCE_HOME name a directory of your own"
-            ) from error
-        with opening:
+        with _alone(home) as self.home_id:
             wait = patience.seconds()
             knocking = Patient(None, self.shown_uri, wait if experiment_id else min(wait, OPENING_SECONDS))
             try:
-                knocking.persist(_make_whole, self.uri, self.home_id)
-                knocking.persist(_reach, self.uri)
+                if experiment_id is None:
+                    knocking.persist(self._have_it_whole)
                 self.client = Patient(knocking.persist(mlflow.MlflowClient), self.shown_uri, wait)
-                self.experiment_id = experiment_id or knocking.persist(_chosen_experiment, self.client.at_once)
+                self.experiment_id = experiment_id or knocking.persist(
+                    chosen.experiment, self.client.at_once, self.file, command
+                )
             except UserError:
                 raise
             except TrackingError as error:
                 if experiment_id:  # it was there before
                     raise
-                raise UserError(f"{error}: {self.remedy()}") from error
+                raise UserError(f"{error}: {self.remedy(error)}") from error
             except Exception as error:  # a database's driver raises what it likes, or is not installed
                 why = f"the tracking store {self.shown_uri} cannot be used: {one_line(error)}"
-                raise UserError(f"{why}: {self.remedy()}") from error
+                raise UserError(f"{why}: {self.remedy(error)}") from error
 
-    def remedy(self) -> str:
-        """What a user can do about a store that cannot be used."""
-        if self.uri.startswith("postgresql://") and find_spec("psycopg") is None:  # SQLAlchemy's usual driver
-            return "begin it with postgresql+psycopg2://, for the driver that is installed here"
-        if "MLFLOW_TRACKING_URI" in os.environ:
-            return "have MLFLOW_TRACKING_URI name a store that is there, or unset it"
-        return "put it right, or have MLFLOW_TRACKING_URI name another"
+    def remedy(self, error: BaseException) -> str:
+        """What a user can do about a store that cannot be used, by what was raised."""
+        return remedies.of_store(self.shown_uri, str(error), self.is_named, isinstance(error, StoreAwayError))
+
+    def _have_it_whole(self) -> None:
+        """Have the store there with all of its tables, and its artifacts found beside it; UserError where it cannot."""
+        if self.file is None:
+            _reach(self.uri)
+            return
+        local_store.check(self.file)
+        if not self.file.exists():
+            local_store.make(self.file, self.home_id)
+        elif (before := local_store.put_right(self.file)) is not None:
+            say(f"the study in {self.file.parent} was in {before} before: its record leads to its artifacts here now")
+
+    def check_artifacts(self) -> None:
+        """UserError where the experiment's artifacts go to a place on this machine that cannot be written to."""
+        place = local_store.path_of(self.client.get_experiment(self.experiment_id).artifact_location)
+        if place is not None and (why := unwritable(place)) is not None:
+            raise UserError(
+                f"{place}, where this experiment's artifacts go, cannot be written to ({why}): "
+                f"make it writable, or have {chosen.EXPERIMENT_NAME} name an experiment of your own"
+            )
 
     def create_run(self, tags: dict[str, str], name: str) -> str:
         """A new run's id. Where an answer was lost on the way and the store asked again, there is still but one run."""
@@ -130,9 +145,13 @@ def _all_pages(fetch: Callable) -> list:
 
 
 def _reach(uri: str) -> None:
-    """Connect to a database once, where there is no server before it: MLflow itself tries for two minutes."""
-    if not uri.startswith(SQLITE) and uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES:
-        sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool).connect().close()
+    """Ask a server or a database once whether it is there: MLflow itself tries for minutes, without a word."""
+    if uri.startswith(("http://", "https://")):
+        with suppress(requests.exceptions.SSLError):  # it is there, and MLflow knows what to trust
+            requests.head(uri, timeout=REACHING_SECONDS, allow_redirects=False)
+    elif uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES:
+        within = {"connect_timeout": REACHING_SECONDS[0]}
+        sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool, connect_args=within).connect().close()
 
 
 def created_at(uri: str, experiment_id: str, known: bool) -> int:
@@ -159,57 +178,26 @@ def _have_mlflow_quiet_and_quick() -> None:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints the traceback of what it raises
 
 
-def _make_whole(uri: str, home_id: str) -> None:
-    """Have a new SQLite store appear with all of its tables: one killed among MLflow's migrations is of no use."""
-    file = Path(uri.removeprefix(SQLITE))
-    if not uri.startswith(SQLITE) or "?" in uri or file.exists():
-        return
-    folder = file.parent / f".{file.name}-{home_id}"
-    shutil.rmtree(folder, ignore_errors=True)  # of one that was killed
-    folder.mkdir(parents=True)
+@contextmanager
+def _alone(home: Path) -> Iterator[str]:
+    """Have no other command of this home open a store meanwhile; yields the home's id. UserError where that fails."""
+    lock = FileLock(home / STORE_LOCK)  # two processes that both make a new SQLite store would collide
+    locked = f"another command of {home} is opening its store"
     try:
-        made = folder / file.name
-        mlflow.MlflowClient(f"{SQLITE}{made}").search_experiments()
-        try:
-            os.link(made, file)  # unless somebody with another home was first
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without links
-            made.rename(file)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _chosen_experiment(client: mlflow.MlflowClient) -> str:
-    """The experiment that MLflow's variables name; UserError where the store has none such."""
-    if named := os.environ.get("MLFLOW_RUN_ID"):  # `mlflow run` made it, in the experiment it was told
-        return _found("MLFLOW_RUN_ID", named, client.get_run)
-    if named := os.environ.get("MLFLOW_EXPERIMENT_ID"):
-        return _found("MLFLOW_EXPERIMENT_ID", named, client.get_experiment)
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-    found = client.get_experiment_by_name(name)
-    if found:
-        return found.experiment_id
-    try:  # the tag tells the UI to show training runs first, not prompts and traces
-        return client.create_experiment(name, tags={"mlflow.experimentKind": "custom_model_development"})
-    except MlflowException as error:
-        found = client.get_experiment_by_name(name)
-        # Somebody else may just have made it, or this was asked for twice as the first answer was lost.
-        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS) or found is None:
-            raise
-        return found.experiment_id
-
-
-def _found(variable: str, named: str, find: Callable) -> str:
-    try:
-        found = find(named)
-    except MlflowException as error:
-        if patience.is_away(error):
-            raise
+        home.mkdir(parents=True, exist_ok=True)
+        with said_if_slow(f"{locked}; waiting for it, for up to {LOCK_SECONDS} s"):
+            lock.acquire(timeout=LOCK_SECONDS)
+        home_id = _home_id(home)
+    except Timeout as error:
+        raise UserError(f"{locked}, and has been for {LOCK_SECONDS} s: end it, as it may be suspended") from error
+    except OSError as error:
         raise UserError(
-            f"{variable} is {shown(named)}: there is none such in the store; correct or unset it"
+            f"{home} cannot be written to ({error.strerror}): have REPRODUCE_HOME name a directory of your own"
         ) from error
-    return found.info.experiment_id if isinstance(found, Run) else found.experiment_id
+    try:
+        yield home_id
+    finally:
+        lock.release()
 
 
 def _home_id(home: Path) -> str:

@@ -18,17 +18,10 @@ from reproduce import following, interruption, terminal
 from reproduce.errors import ClusterLostError, TrackingError, TrialsFailedError, UserError, shown
 from reproduce.options import COMMANDS, nearest
 from reproduce.plain import without_credentials
+from reproduce.remedies import after
 
 EXIT_FAILED, EXIT_USER, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_TERMINATED = 1, 2, 3, 130, 141, 143
 WORD_SECONDS = 60  # for rank 0 to end with the same error
-GO_ON = "what is done is recorded; the same command goes on from there"
-# What is true of a command that was stopped, where it is not that.
-STOPPED = {
-    "report": "nothing that was recorded is lost; the same command writes the report anew",
-    "verify": "nothing is lost; the same command judges again",
-    "data": "the files that are whole are kept; the same command gets the others",
-    "ui": "nothing is lost",
-}
 
 
 def run(commands: click.Group) -> None:
@@ -40,7 +33,7 @@ def run(commands: click.Group) -> None:
     if following.launched():
         interruption.end_with(os.getppid())  # it would wait for the other ranks without an end
     terminal.have_streams()
-    after = STOPPED.get(next(iter(sys.argv[1:]), ""), GO_ON)
+    command = next(iter(sys.argv[1:]), "")
     try:
         code = commands.main(standalone_mode=False) or 0
         sys.stdout.flush()  # what nobody reads is found out here, not in Python's own end
@@ -48,18 +41,19 @@ def run(commands: click.Group) -> None:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())
     except (TrialsFailedError, TrackingError, ClusterLostError) as error:
-        _leave(f"{error}: {after}", EXIT_FAILED)
+        _leave(f"{error}: {after(error, command)}", EXIT_FAILED)
     except (UserError, click.ClickException) as error:
         _leave(error.format_message() if isinstance(error, click.ClickException) else str(error), EXIT_USER)
-    except (KeyboardInterrupt, click.Abort):
-        _leave(f"interrupted: {after}", EXIT_INTERRUPTED)
-    except Terminated:
-        _leave(f"told to stop: {after}", EXIT_TERMINATED)
+    except (KeyboardInterrupt, click.Abort) as stop:
+        _leave(f"interrupted: {after(stop, command)}", EXIT_INTERRUPTED)
+    except Terminated as stop:
+        _leave(f"told to stop: {after(stop, command)}", EXIT_TERMINATED)
     except (NoReaderError, BrokenPipeError):  # as in `reproduce verify | head -1`, which wants no more
         terminal.let_go_of_output()
         sys.exit(EXIT_NO_READER)
     except OSError as error:  # no room, or a file that went away
-        _leave(f"{error.filename}: {error.strerror}: {after}" if error.filename else f"{error}: {after}", EXIT_FAILED)
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        _leave(f"{what}: {after(error, command)}", EXIT_FAILED)
 
 
 class NoReaderError(Exception):

@@ -7,6 +7,8 @@ full disk say, MLflow passes on only that there are some: those are waited for.
 
 import functools
 import os
+import sqlite3
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +19,8 @@ from sqlalchemy.exc import OperationalError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from reproduce.errors import StoreAwayError, TrackingError, UserError
-from reproduce.plain import printable, without_credentials
-from reproduce.progress import say
+from reproduce.plain import printable, sentences, without_credentials
+from reproduce.progress import said_if_slow, say
 
 PATIENCE = "REPRODUCE_STORE_PATIENCE"  # seconds, in the environment
 USUAL_SECONDS = 300  # a server's restart, or somebody's backup of the database, takes less
@@ -27,7 +29,8 @@ LONGEST_WAIT_SECONDS = 10
 LASTING = ("disk is full", "readonly database", "no such table", "no such column", "unable to open", "disk i/o error",
            "malformed", "not a database", "no space left on device", "authentication failed", "no password supplied",
            "no pg_hba.conf entry", "does not exist")  # fmt: skip
-TROUBLES = (MlflowException, OperationalError, OSError)  # all that a call may raise: those of requests are OSErrors
+# All that a call may raise: those of requests are OSErrors.
+TROUBLES = (MlflowException, OperationalError, sqlite3.OperationalError, OSError)
 PASSING_STATUS = (408, 429, 500, 502, 503, 504)
 
 
@@ -52,8 +55,10 @@ def is_away(error: BaseException) -> bool:
             return True
         if isinstance(error, requests.exceptions.ChunkedEncodingError):  # cut off in the middle of its answer
             return True
+        # What a database itself says, where there is no server before it.
+        databases = isinstance(error, OperationalError | sqlite3.OperationalError)
         temporary = isinstance(error, MlflowException) and error.error_code == ErrorCode.Name(TEMPORARILY_UNAVAILABLE)
-        if temporary or isinstance(error, OperationalError):  # of the database itself, where there is no server
+        if temporary or databases:
             return not any(words in str(error).lower() for words in LASTING)
         error = error.__cause__ or error.__context__
     return False
@@ -75,12 +80,14 @@ class Patient:
 
     def persist(self, call: Callable, *arguments: Any, **named: Any) -> Any:
         """What the call returns, made as often as it takes."""
-        announced = []
+        announced, was_away = threading.Event(), threading.Event()
+        wait = f"waiting for it, for up to {self.patience:g} s"
 
         def announce(state: RetryCallState) -> None:
-            if not announced:
-                announced.append(True)
-                say(f"{self.away(state.outcome.exception())}; waiting for it, for up to {self.patience:g} s")
+            was_away.set()
+            if not announced.is_set():
+                announced.set()
+                say(f"{self.away(state.outcome.exception())}; {wait}")
 
         attempts = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, Exception) and is_away(error)),
@@ -89,13 +96,18 @@ class Patient:
             before_sleep=announce,
             reraise=True,
         )
+
+        def attempt() -> Any:
+            with said_if_slow(f"the tracking store {self.uri} takes long to answer; {wait}", announced):
+                return call(*arguments, **named)
+
         try:
-            result = attempts(call, *arguments, **named)
+            result = attempts(attempt)
         except TROUBLES as error:
             if is_away(error):
                 raise StoreAwayError(self.away(error)) from error
             raise TrackingError(f"the tracking store {self.uri} refused: {one_line(error)}") from error
-        if announced:
+        if was_away.is_set():
             say(f"the tracking store {self.uri} is back")
         return result
 
@@ -107,7 +119,7 @@ class Patient:
 def one_line(error: BaseException) -> str:
     """What an error says, in a line that can be shown and recorded."""
     said = _cause(error) or str(error).partition("[SQL:")[0]  # of SQLAlchemy's, without its statements
-    return printable(without_credentials(said))[:300]
+    return sentences(printable(without_credentials(said)))
 
 
 def _cause(error: object) -> str | None:

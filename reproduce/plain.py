@@ -4,6 +4,7 @@ import re
 
 USER_INFO = re.compile(r"(?<=://)[^\s/?#]*@")  # up to the last @ before the path: a password may have one itself
 SECRET_ARGUMENT = re.compile(r"(?i)(?<=[?&;])(\w*(?:password|passwd|pwd|token|secret|signature|sig|key)=)[^\s&;#]*")
+SENTENCE_END = re.compile(r"(?<=[a-z)'\"`])[.!?](?= [A-Z`])")
 # What begins something in Markdown, as what shows it.
 MARKDOWN = str.maketrans({"&": "&amp;", "<": "&lt;", "|": "\\|", "[": "\\[", "`": "&#96;"})
 
@@ -14,6 +15,14 @@ def printable(text: str) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in " ".join(text.split())
     )
+
+
+def sentences(text: str, longest: int = 300) -> str:
+    """The first sentences of a text, as many as fit, without the last stop; of one that is too long the first words."""
+    if len(text) <= longest:
+        return text
+    ends = [match.end() for match in SENTENCE_END.finditer(text) if match.end() <= longest]
+    return text[: ends[-1] - 1] if ends else f"{text[:longest].rpartition(' ')[0] or text[:longest]} …"
 
 
 def without_credentials(text: str) -> str:

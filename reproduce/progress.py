@@ -14,12 +14,32 @@ from tqdm import tqdm
 from reproduce.plain import printable
 
 LOOK_SECONDS = 0.5
+SILENT_SECONDS = 4  # that something may take before a line says what is waited for
 LINE_SECONDS = 30  # between two plain lines when no trial ends
 
 
 def say(line: str) -> None:
     """Print a line above the bar, or as it is where there is none."""
     tqdm.write(printable(line), file=sys.stderr)
+
+
+@contextmanager
+def said_if_slow(line: str, said: threading.Event | None = None) -> Iterator[None]:
+    """Say the line once the block has taken a few seconds, unless that was `said` before."""
+
+    def say_now() -> None:
+        if said is None or not said.is_set():
+            say(line)
+            if said is not None:
+                said.set()
+
+    timer = threading.Timer(SILENT_SECONDS, say_now)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager

@@ -47,14 +47,16 @@ class Records(Connection):
     """The store, to be read."""
 
     def finished(self, fingerprint: str) -> Run | None:
-        """The newest finished run of that fingerprint, in any experiment."""
-        return next((run for run in self.runs(of_fingerprint(fingerprint)) if is_finished(run)), None)
+        """The newest finished run of that fingerprint, in any experiment, that still has what a report reads."""
+        runs = self.runs(of_fingerprint(fingerprint))
+        return next((run for run in runs if is_finished(run) and self._has_curve(run)), None)
 
     def finished_of(self, fingerprints: Collection[str]) -> dict[str, Run]:
         """Of each of the fingerprints that has one the newest finished run, in any experiment."""
         if len(fingerprints) > ASKED_FOR_BY_NAME:
             every = self._newest_finished("fingerprint")
-            return {fingerprint: every[fingerprint] for fingerprint in fingerprints if fingerprint in every}
+            known = {fingerprint: every[fingerprint] for fingerprint in fingerprints if fingerprint in every}
+            return {fingerprint: run for fingerprint, run in known.items() if self._has_curve(run)}
         found = {fingerprint: self.finished(fingerprint) for fingerprint in fingerprints}
         return {fingerprint: run for fingerprint, run in found.items() if run}
 
@@ -68,6 +70,12 @@ class Records(Connection):
             if is_finished(run) and tag in run.data.tags:
                 found.setdefault(run.data.tags[tag], run)
         return found
+
+    def _has_curve(self, run: Run) -> bool:
+        """Whether a range test's curve is still among its artifacts; other kinds of run are read without one."""
+        if run.data.tags["kind"] != RANGE_TEST:
+            return True
+        return any(file.path == CURVE_FILE for file in self.client.list_artifacts(run.info.run_id))
 
     def results(self, trials: Iterable[Trial]) -> dict[Trial, Result]:
         """For each trial the newest finished run of exactly that specification; those without one are left out."""
@@ -96,8 +104,14 @@ class Records(Connection):
         return tuple(sorted({int(seed) for seed in found if seed.isdecimal()}))
 
     def result(self, trial: Trial, run: Run) -> Result | None:
-        """What that run recorded of the trial; None, which is said, where it has not every epoch exactly once."""
+        """What that run recorded of the trial; None, which is said, where some of it is gone."""
         epochs, tags = {}, run.data.tags
+        if not self._has_curve(run):
+            say(
+                f"run {run.info.run_id} counts as missing, as its {CURVE_FILE} is gone: put its artifacts back, "
+                f"or have the command that trained {trial.label} train it again"
+            )
+            return None
         for name in of_kind(tags["kind"]):
             history = sorted(self.client.get_metric_history(run.info.run_id, name), key=lambda metric: metric.step)
             epochs[name] = [metric.value for metric in history]

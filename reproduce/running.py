@@ -47,7 +47,8 @@ def run(
             from reproduce import optimizers
 
             optimizers.check_device(given["optimizer"], device)
-        store, paper = open_store(), load_paper()
+        store, paper = open_store(command), load_paper()
+        store.check_artifacts()
         if "learning_rates" in given:
             wishes = at_proposed_rates(given, store, paper, wishes)
         for what in study.idle(wishes, planned):
@@ -195,12 +196,12 @@ def home() -> Path:
         raise UserError(f"{places.HOME} is {shown(named)}, which leads nowhere: name a directory") from error
 
 
-def open_store() -> Any:
-    """The tracking store, which takes seconds to import."""
+def open_store(command: str) -> Any:
+    """The tracking store, for that command to record in. It takes seconds to import."""
     place = places.own(home(), places.HOME)
     from reproduce.tracking import Store
 
-    return Store(place)
+    return Store(place, command=command)
 
 
 def jobs(wanted: int | None) -> int:

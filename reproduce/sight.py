@@ -40,10 +40,9 @@ def to_be_seen(store: Any) -> Iterator[Seen]:
     """What this command sees of the store, with a token in each directory that the nodes may, or have to, share."""
     experiment = store.client.get_experiment(store.experiment_id)
     folders, machine = {}, None
-    if store.uri.startswith(connection.SQLITE):
+    if store.file is not None:
         machine = platform.node()
-        file = Path(store.uri.removeprefix(connection.SQLITE).partition("?")[0])
-        folders[f"the tracking store {store.shown_uri}"] = file.parent
+        folders[f"the tracking store {store.shown_uri}"] = store.file.parent
     root = urlsplit(experiment.artifact_location)
     if root.scheme in ("", "file"):
         folders[f"the artifacts in {root.path}"] = Path(unquote(root.path) if root.scheme else root.path)

@@ -73,7 +73,7 @@ class Store(Liveness):
             except StoreAwayError:
                 raise
             except TrackingError as error:  # nothing has begun: it can be read only, say
-                raise UserError(f"{error}: {self.remedy()}") from error
+                raise UserError(f"{error}: {self.remedy(error)}") from error
         lock = self.parent_lock(run_id)
         with lock, self.at_work(run_id, telling):
             try:

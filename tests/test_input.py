@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, small_wishes
 from test_cli import typed
 
-from reproduce import cli, console, options, places, running, study, terminal
+from reproduce import cli, console, options, places, remedies, running, study, terminal
 from reproduce.errors import UserError
 from reproduce.options import COMMANDS
 
@@ -424,7 +424,7 @@ def test_letters_that_an_encoding_has_not_are_written_plainly(monkeypatch):
 @pytest.mark.parametrize(
     ("command", "kept"),
     [
-        ("main", console.GO_ON), ("sweep", console.GO_ON), ("grid", console.GO_ON), ("range_test", console.GO_ON),
+        ("main", remedies.GO_ON), ("sweep", remedies.GO_ON), ("grid", remedies.GO_ON), ("range_test", remedies.GO_ON),
         ("report", "nothing that was recorded is lost; the same command writes the report anew"),
         ("verify", "nothing is lost; the same command judges again"),
         ("data", "the files that are whole are kept; the same command gets the others"),

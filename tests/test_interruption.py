@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from faults import PATIENCE_SECONDS
 
-from reproduce import console, interruption
+from reproduce import console, interruption, remedies
 
 
 class Thing:
@@ -47,7 +47,7 @@ def test_a_signal_that_strikes_in_a_weak_references_callback_is_not_lost(monkeyp
         signal.signal(signal.SIGTERM, before)
     assert (left.value.code, reached) == (code, [])
     (line,) = capfd.readouterr().err.strip().splitlines()  # click has it begin after the ^C of a terminal
-    assert line.endswith(console.GO_ON)
+    assert line.endswith(remedies.GO_ON)
 
 
 def test_what_else_cannot_be_raised_is_told_as_ever(monkeypatch, capfd):

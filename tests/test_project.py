@@ -33,10 +33,10 @@ ORDER = (
     "errors", "plain", "places", "interruption", "trial", "marked", "paper", "study", "provenance", "sources", "mnist",
     "mnist_files", "lenet5", "fused.library", "fused.network", "engines", "optimizers", "schedules", "ranks",
     "checkpoints", "training", "following", "range_test", "suggestions", "spread", "regret", "claims", "progress",
-    "patience", "connection", "records", "liveness", "tracking", "archive", "tables", "serving", "worker", "pool",
-    "ray_session", "sight", "node", "nodes", "cluster", "sweep", "figures", "artifacts", "evidence", "comparisons",
-    "conclusion", "verdicts", "content", "page", "crate", "rendering", "report", "readme", "options", "running",
-    "terminal", "console", "cli",
+    "patience", "remedies", "local_store", "chosen", "connection", "records", "liveness", "tracking", "archive",
+    "tables", "serving", "worker", "pool", "ray_session", "sight", "node", "nodes", "cluster", "sweep", "figures",
+    "artifacts", "evidence", "comparisons", "conclusion", "verdicts", "content", "page", "crate", "rendering",
+    "report", "readme", "options", "running", "terminal", "console", "cli",
 )  # fmt: skip
 NEVER = {
     "trial": {"torch", "mlflow"}, "study": {"torch", "mlflow"}, "provenance": {"mlflow"}, "mnist": {"mlflow"},

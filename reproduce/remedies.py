@@ -1,0 +1,64 @@
+"""What to do about a cause: the one place that decides which remedy goes with what went wrong.
+
+A remedy is given only where it helps. That the same command goes on is said only after what the tests have broken and
+gone on from.
+"""
+
+from importlib.util import find_spec
+
+from reproduce.errors import StoreAwayError, TrackingError, TrialsFailedError
+
+GO_ON = "what is done is recorded; the same command goes on from there"
+# Of a command that records no trials, in place of that.
+OF_COMMAND = {
+    "report": "nothing that was recorded is lost; the same command writes the report anew",
+    "verify": "nothing is lost; the same command judges again",
+    "data": "the files that are whole are kept; the same command gets the others",
+    "ui": "nothing is lost",
+}
+UNSET, NAME_ANOTHER = "correct MLFLOW_TRACKING_URI, or unset it", "have MLFLOW_TRACKING_URI name another store"
+NO_ROOM = ("disk is full", "no space left", "quota exceeded")
+NO_RIGHT = ("readonly database", "read-only", "permission denied", "operation not permitted")
+# What stores say of themselves, MLflow's own words among it, in lower case, and what then helps.
+OF_STORES = (
+    (("out-of-date database schema", "can't locate revision"), "make a copy of it, then run: mlflow db upgrade {uri}"),
+    (("must be in the 'active' state",), "restore the experiment, or have MLFLOW_EXPERIMENT_NAME name another"),
+    (("no module named", "can't load plugin"), "use a driver that is installed, as postgresql+psycopg2://… or sqlite:///…"),
+    (NO_ROOM, "make room on its disk"),
+    (NO_RIGHT, "make it writable"),
+    (("authentication failed", "no password supplied", "error code 401", "error code 403"),
+     "correct the user and the password that it is asked with"),
+    (("malformed", "disk i/o error"), "put a copy of it in its place, or have MLFLOW_TRACKING_URI name another store"),
+)  # fmt: skip
+
+
+def of_store(uri: str, said: str, is_named: bool, is_away: bool = False) -> str:
+    """Return what to do about a store that could not be opened, by what was said of it.
+
+    `uri` is its address without credentials, `is_named` whether a variable of the user's chose it.
+    """
+    if uri.startswith("postgresql://") and find_spec("psycopg") is None:  # SQLAlchemy's usual driver
+        return "begin it with postgresql+psycopg2://, for the driver that is installed here"
+    for words, remedy in OF_STORES:
+        if any(word in said.lower() for word in words):
+            return remedy.format(uri=uri)
+    if is_away:
+        return f"start it, or {UNSET}" if is_named else "wait until it is free, and try again"
+    return UNSET if is_named else NAME_ANOTHER
+
+
+def after(error: BaseException, command: str) -> str:
+    """Return what is true once a command has ended by that error or interruption, and what to do next."""
+    kept = OF_COMMAND.get(command)
+    said = f"{error} {getattr(error, 'strerror', '')}".lower()
+    if isinstance(error, TrialsFailedError):
+        return "what is done is recorded; the same command tries again what failed"
+    if isinstance(error, StoreAwayError):
+        return kept or "what is done is recorded; once the store answers, the same command goes on from there"
+    if isinstance(error, TrackingError | OSError):
+        if any(words in said for words in NO_ROOM):
+            return f"make room: {kept or GO_ON}"
+        if any(words in said for words in NO_RIGHT):
+            return f"make it writable: {kept or GO_ON}"
+        return kept or "what is done is in the store, or in the checkpoints"
+    return kept or GO_ON
