@@ -200,8 +200,8 @@ def _chosen(given: dict[str, Any], store: Any, paper: Paper, wishes: study.Wishe
     """The trials that the options choose; None where they choose none in particular."""
     if not study.as_options(paper, wishes.model_copy(update={"seeds": None})) and given["learning_rates"] != PROPOSED:
         return None
-    wishes = running.recorded(given, store, paper, running.at_proposed_rates(given, store, paper, wishes))
-    return set(study.chosen(paper, wishes))
+    typed = running.at_proposed_rates(given, store, paper, wishes)
+    return set(study.chosen(paper, typed, running.recorded(given, store, paper, typed)))
 
 
 @cli.command("data")

@@ -136,13 +136,17 @@ def recordable(paper: Paper, wishes: Wishes) -> Wishes:
     return wishes
 
 
-def chosen(paper: Paper, wishes: Wishes) -> list[Trial]:
-    """The trials that these options choose: where they say nothing of models, those of range test and grid too."""
-    models = trials(paper, recordable(paper, wishes))
-    said_of_models = wishes.learning_rates or wishes.rates_by_seed or wishes.schedule_parameters
-    if said_of_models or len(wishes.schedulers) == 1 or wishes.protocol != "as-drawn":
+def chosen(paper: Paper, typed: Wishes, recorded: Wishes) -> list[Trial]:
+    """The trials that typed options choose, as they are recorded: models alone where they speak of models.
+
+    Else those of the range test and the grid too, whose options are the same.
+    """
+    models = trials(paper, recorded)
+    is_of_grid = recorded.schedulers == ("none",) != typed.schedulers
+    said_of_models = typed.learning_rates or typed.rates_by_seed or typed.schedule_parameters
+    if len(typed.schedulers) == 1 or (said_of_models and not is_of_grid):
         return models
-    return models + range_tests(paper, wishes) + grid(paper, wishes)
+    return models + range_tests(paper, recorded) + grid(paper, recorded)
 
 
 def refuse_what_never_ran(paper: Paper, wishes: Wishes) -> None:
