@@ -196,7 +196,7 @@ def test_the_flattest_ramp_that_is_taken_still_rises():
     assert all(rates[1:] > rates[:-1])
 
 
-def propose(store, rate, lr_start):
+def propose(store, rate):
     """A finished range test of small wishes, as it is recorded, that proposes this rate."""
     params = {"dataset": "mnist", "train_size": 640, "optimizer": "adam", "batch_size": 128, "seed": 0}
     tags = {"kind": "range_test", "outcome": "finished", "specification": "its own", "seed": "0",
@@ -223,7 +223,7 @@ def propose(store, rate, lr_start):
     ],
 )
 def test_proposed_rates_beyond_the_bounds_are_refused_and_leave_no_run(monkeypatch, capsys, store, proposed, line):
-    propose(store, proposed, 1e-38)
+    propose(store, proposed)
     monkeypatch.setattr(running, "home", lambda: store.home)
     options = ("--train-size", "640", "--epochs", "1", "--scheduler", "none", "--learning-rates", "proposed")
     for command in (("sweep", "--device", "cpu"), ("report",)):
@@ -235,7 +235,7 @@ def test_proposed_rates_beyond_the_bounds_are_refused_and_leave_no_run(monkeypat
 def test_proposed_rates_that_a_schedule_takes_beyond_are_refused_and_the_papers_own_are_not_looked_at(
     monkeypatch, capsys, store
 ):
-    propose(store, 1e-3, 1e-6)
+    propose(store, 1e-3)
     monkeypatch.setattr(running, "home", lambda: store.home)
     options = ("--scheduler", "step", "--gamma", "1e-19", "--decay-steps", "4", "--learning-rates", "proposed")
     code, printed = typed(monkeypatch, capsys, "sweep", *SMALL, "--device", "cpu", *options)
