@@ -176,7 +176,8 @@ def verify_command(**given: Any) -> int:
     about = _chosen(given, store, paper, chosen.model_copy(update={"seeds": wanted}))
     judgements = verdicts.judge_all(evidence, wanted, () if seeds else every, about=about)
     if not judgements:
-        options = " ".join(study.as_options(paper, chosen))
+        proposed = ["--learning-rates proposed"] * (given["learning_rates"] == PROPOSED)
+        options = " ".join([*study.as_options(paper, chosen), *proposed])
         click.echo(
             f"none of the paper's {len(paper.claims)} statements rests on a run with {options}: "
             "reproduce verify judges them by the runs that they rest on"
@@ -185,7 +186,8 @@ def verify_command(**given: Any) -> int:
     if not any(judgement.runs for judgement in judgements):
         click.echo(
             f"{store.shown_uri} has no run of the paper's own study, of {paper.protocol.epochs} epochs with "
-            f"{paper.protocol.train_size} images, so none of its {len(judgements)} statements can be judged: "
+            f"{paper.protocol.train_size} images, so none of {'its' if about is None else 'these'} {len(judgements)} "
+            "statements can be judged: "
             "reproduce main makes the runs"
         )
         return EXIT_INCONCLUSIVE

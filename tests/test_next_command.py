@@ -343,3 +343,9 @@ def test_verify_judges_only_what_its_options_choose(commands, paper, capsys):
     chosen = commands("verify", ["--scheduler", "step", "--seeds", "paper"])
     assert {(trial.schedule.name, trial.seed) for trial in chosen} == {("step", 0)}
     assert commands("verify", ["--seeds", "0-2"]) is None
+    assert capsys.readouterr().out.splitlines()[0] == (
+        "none of the paper's 42 statements rests on a run with --scheduler step: "
+        "reproduce verify judges them by the runs that they rest on"
+    )
+    commands("verify", ["--scheduler", "none", "--learning-rates", "proposed"])
+    assert "rests on a run with --scheduler none --learning-rates proposed: " in capsys.readouterr().out
