@@ -15,7 +15,7 @@ import click
 from reproduce import console, places, running, study
 from reproduce.console import EXIT_FAILED, EXIT_INCONCLUSIVE
 from reproduce.errors import UserError
-from reproduce.options import COMMANDS, HOST, OPTION, PORT, options
+from reproduce.options import COMMANDS, HOST, OPTION, PAPER, PORT, PROPOSED, options
 from reproduce.paper import Paper, load_paper
 from reproduce.plain import printable, without_credentials
 from reproduce.progress import say
@@ -41,11 +41,11 @@ def main_command(**given: Any) -> int:
     _check_output(given["output"])
 
     def plan(wishes: study.Wishes) -> list[Trial]:
-        return study.range_tests(paper, wishes) + study.trials(paper, wishes)
+        return study.range_tests(paper, wishes) + study.asked(paper, wishes)
 
     def then(store: Any, parent_id: str, wishes: study.Wishes) -> None:
         _log_proposals(store, parent_id, paper, wishes, paper.range_test.smoothing)
-        _report(store, parent_id, paper, wishes, paper.range_test.smoothing, given)
+        _report(store, parent_id, _evidence(store, paper, wishes, paper.range_test.smoothing), given)
 
     return running.run("main", given, running.wished(given), plan, then)
 
@@ -69,7 +69,7 @@ def range_test_command(**given: Any) -> int:
 def sweep_command(**given: Any) -> int:
     """Train with one schedule, or all, at several initial rates."""
     paper = load_paper()
-    return running.run("sweep", given, running.wished(given), functools.partial(study.trials, paper))
+    return running.run("sweep", given, running.wished(given), functools.partial(study.asked, paper))
 
 
 @cli.command("grid")
@@ -80,7 +80,7 @@ def grid_command(**given: Any) -> int:
     wishes, smoothing = running.wished(given), running.smoothing_of(given, paper)
 
     def plan(wishes: study.Wishes) -> list[Trial]:
-        return study.range_tests(paper, wishes) + study.grid(paper, wishes)
+        return study.range_tests(paper, wishes) + study.asked(paper, study.of_grid(paper, wishes))
 
     def beside(store: Any, wishes: study.Wishes) -> list[Trial]:
         found = _evidence(store, paper, wishes, smoothing)
@@ -112,18 +112,21 @@ def report_command(**given: Any) -> int:
     """
     if given["check"]:
         return _check(given["output"])
+    given = running.heeded("report", given)
     paper, wishes = load_paper(), running.wished(given)
     smoothing = running.smoothing_of(given, paper)
-    study.trials(paper, wishes), study.range_tests(paper, wishes)  # a wish that cannot be met ends here
+    study.refuse_what_never_ran(paper, wishes)
     _check_output(given["output"])
     store = running.open_store("report")
     store.check_artifacts()
     store.close_abandoned()
-    wishes = running.recorded_engine(
-        given["engine"], store, paper, running.at_proposed_rates(given, store, paper, wishes)
-    )
+    wishes = running.recorded(given, store, paper, running.at_proposed_rates(given, store, paper, wishes))
+    found = _evidence(store, paper, wishes, smoothing)
+    from reproduce import report
+
+    report.check_replaced(found, given["output"])
     with store.parent("report", running.texts(given)) as parent_id:
-        _report(store, parent_id, paper, wishes, smoothing, given)
+        _report(store, parent_id, found, given)
     return 0
 
 
@@ -136,7 +139,7 @@ def _check(output: Path) -> int:
     if found:
         click.echo(
             f"{output}: {len(found)} file{'s' * (len(found) > 1)} not as its runs give it: put back what is changed or "
-            f"missing and remove what was added, or write it anew with reproduce report --output {output}"
+            f"missing and remove what was added, or write it anew with {report.command(output)}"
         )
     around = readme.stale() if output.resolve() == readme.REFERENCE else []
     for line in around:
@@ -155,33 +158,53 @@ def _evidence(store: Any, paper: Paper, wishes: study.Wishes, smoothing: float) 
 
 @cli.command("verify")
 @options("verify")
-def verify_command(seeds: tuple[int, ...] | None, engine: str, strict: bool) -> int:
-    """Judge the paper's claims by the runs in the tracking store.
+def verify_command(**given: Any) -> int:
+    """Judge the paper's claims by the runs in the tracking store: all, or those about the trials the options choose.
 
     Exits with 0 if every claim could be judged, 3 if some are inconclusive; --strict with 1 if any is not reproduced.
     """
-    paper = load_paper()
+    given, paper = running.heeded("verify", given), load_paper()
+    seeds = paper.protocol.seeds if given["seeds"] == PAPER else given["seeds"]
+    chosen, smoothing = running.wished(given | {"seeds": seeds}), running.smoothing_of(given, paper)
+    study.refuse_what_never_ran(paper, chosen)
     from reproduce import verdicts
 
     store = running.open_store("verify")
     every = store.seeds()
-    wishes = study.Wishes(seeds=seeds or every or None)
-    wishes = running.recorded_engine(engine, store, paper, wishes.model_copy(update={"engine": engine}))
-    evidence = _evidence(store, paper, wishes, paper.range_test.smoothing)
+    own = study.Wishes(seeds=seeds or every or None, engine=chosen.engine)
+    evidence = _evidence(store, paper, running.recorded(given, store, paper, own), smoothing)
     wanted = seeds or verdicts.studied(evidence, every) or paper.protocol.seeds
-    judgements = verdicts.judge_all(evidence, wanted, () if seeds else every)
+    about = _chosen(given, store, paper, chosen.model_copy(update={"seeds": wanted}))
+    judgements = verdicts.judge_all(evidence, wanted, () if seeds else every, about=about)
+    if not judgements:
+        proposed = ["--learning-rates proposed"] * (given["learning_rates"] == PROPOSED)
+        options = " ".join([*study.as_options(paper, chosen), *proposed])
+        click.echo(
+            f"none of the paper's {len(paper.claims)} statements rests on a run with {options}: "
+            "reproduce verify judges them by the runs that they rest on"
+        )
+        return EXIT_INCONCLUSIVE
     if not any(judgement.runs for judgement in judgements):
         click.echo(
             f"{store.shown_uri} has no run of the paper's own study, of {paper.protocol.epochs} epochs with "
-            f"{paper.protocol.train_size} images, so none of its {len(judgements)} statements can be judged: "
+            f"{paper.protocol.train_size} images, so none of {'its' if about is None else 'these'} {len(judgements)} "
+            "statements can be judged: "
             "reproduce main makes the runs"
         )
         return EXIT_INCONCLUSIVE
     click.echo(verdicts.text(judgements))
     found = {judgement.verdict for judgement in judgements}
-    if strict and "not reproduced" in found:
+    if given["strict"] and "not reproduced" in found:
         return EXIT_FAILED
     return EXIT_INCONCLUSIVE if "inconclusive" in found else 0
+
+
+def _chosen(given: dict[str, Any], store: Any, paper: Paper, wishes: study.Wishes) -> set[Trial] | None:
+    """The trials that the options choose; None where they choose none in particular."""
+    if not study.as_options(paper, wishes.model_copy(update={"seeds": None})) and given["learning_rates"] != PROPOSED:
+        return None
+    typed = running.at_proposed_rates(given, store, paper, wishes)
+    return set(study.chosen(paper, typed, running.recorded(given, store, paper, typed)))
 
 
 @cli.command("data")
@@ -243,13 +266,10 @@ def _check_output(output: Path) -> None:
     report.check_output(output)
 
 
-def _report(
-    store: Any, parent_id: str, paper: Paper, wishes: study.Wishes, smoothing: float, given: dict[str, Any]
-) -> None:
+def _report(store: Any, parent_id: str, found: Any, given: dict[str, Any]) -> None:
     from reproduce import report
 
     output = given["output"]
-    found = _evidence(store, paper, wishes, smoothing)
     missing = report.write(
         found, output.resolve(), given["ui_url"], lambda written: store.log_folder(parent_id, written, "report")
     )

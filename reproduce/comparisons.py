@@ -38,9 +38,11 @@ def regrets(evidence: Evidence, optimizer: Optimizer, seeds: Sequence[int]) -> R
     for seed in seeds:
         test, trials = evidence.test(optimizer, seed), evidence.grid(optimizer, seed)
         suggested = {name: found for name, found in evidence.suggested(test).items() if found}
-        at_rates = {name: evidence.at_rate(optimizer, seed, found) for name, found in suggested.items()}
+        at_rates = {
+            name: trial for name, found in suggested.items() if (trial := evidence.at_rate(optimizer, seed, found))
+        }
         found = {trial: evidence.accuracies(trial) for trial in (*trials, *at_rates.values())}
-        if not suggested or None in found.values():
+        if not at_rates or None in found.values():
             continue
         whole = test
         grid[seed] = {trial.learning_rate: found[trial] for trial in trials}

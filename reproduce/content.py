@@ -53,6 +53,10 @@ def gather(evidence: Evidence, ui: str | None = None) -> Content:
             result, reported = evidence.result(trial), paper.reported(trial)
             rows.append(Row(trial, (scheduler, position), wishes.protocol, result, reported))
     departures = study.departures(paper, wishes)
+    judged = not departures  # what departs from the paper's study says nothing about the paper's claims
+    if departures:
+        tests, rows, left_out = _what_was_run(evidence, tests, rows)
+        departures += left_out
     optimizer = wishes.optimizer or paper.protocol.optimizer
     found = [evidence.result(trial) for trial in (*tests, *(row.trial for row in rows))]
     return Content(
@@ -64,12 +68,24 @@ def gather(evidence: Evidence, ui: str | None = None) -> Content:
         suggested={test.seed: suggested for test in tests if (suggested := evidence.suggested(test))},
         missing=[trial for trial in (*tests, *(row.trial for row in rows)) if evidence.result(trial) is None],
         environment=_environment([result for result in found if result is not None]),
-        # What departs from the paper's study says nothing about the paper's claims.
-        judgements=[] if departures else verdicts.judge_all(evidence, seeds),
+        judgements=verdicts.judge_all(evidence, seeds) if judged else [],
         regrets=comparisons.regrets(evidence, optimizer, seeds),
         optimizers=comparisons.optimizer_rows(evidence, seeds),
         ui=ui,
     )
+
+
+def _what_was_run(evidence: Evidence, tests: list[Trial], rows: list[Row]) -> tuple[list[Trial], list[Row], list[str]]:
+    """Range tests and models, without those of which there is not one beside the others, and what is left out then.
+
+    `sweep` runs no range test, and `range_test` no model: after such a command the others are not missing.
+    """
+    tested, trained = any(map(evidence.result, tests)), any(row.result for row in rows)
+    if trained and not tested:
+        return [], rows, ["no range test"]
+    if tested and not trained:
+        return tests, [], ["no model"]
+    return tests, rows, []
 
 
 def _environment(results: Sequence[Result]) -> dict[str, list[str]]:

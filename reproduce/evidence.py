@@ -10,7 +10,7 @@ from reproduce.range_test import Curve, Proposal
 from reproduce.records import Result
 from reproduce.study import Wishes
 from reproduce.tracking import Store
-from reproduce.trial import Optimizer, Trial
+from reproduce.trial import Optimizer, Trial, can_be_held
 
 
 class Evidence:
@@ -71,9 +71,11 @@ class Evidence:
         """The trials of the grid."""
         return study.grid(self.paper, self.like(optimizer, seed))
 
-    def at_rate(self, optimizer: Optimizer, seed: int, proposal: Proposal, factor: float = 1) -> Trial:
-        """The trial at a proposed rate, or so many times it, without a schedule."""
+    def at_rate(self, optimizer: Optimizer, seed: int, proposal: Proposal, factor: float = 1) -> Trial | None:
+        """The trial at a proposed rate, or so many times it, without a schedule; None where nothing trains at that."""
         rate = study.as_printed(proposal.learning_rate * factor)
+        if not can_be_held(rate):
+            return None
         wishes = self.like(optimizer, seed).model_copy(update={"schedulers": ("none",), "learning_rates": (rate,)})
         return study.trials(self.paper, wishes)[0]
 

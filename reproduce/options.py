@@ -31,7 +31,8 @@ LOCAL = "local"
 PROPOSED = "proposed"
 MAX_IMAGES = max(SIZES.values())
 MAX_JOBS = 1000  # on one machine each is a process that takes 0.7 GiB
-MAX_VALUES = 1000  # in a list: with more of them the text would no longer fit into a parameter of MLflow
+MAX_VALUES = 1000  # in a list
+MAX_TEXT = 6000  # characters of a parameter: MLflow cuts what is longer
 WHOLE = re.compile(r"[0-9]{1,30}")  # int() and float() also take 1_0, and the digits of every script
 HOST_NAME = re.compile(r"[A-Za-z0-9._:%-]{1,255}")
 REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -113,7 +114,14 @@ def _list(parse: Callable[[str], Any], text: str) -> tuple:
     parts = text.split(",")
     if len(parts) > MAX_VALUES:
         raise RefusedError(f"which are {len(parts)}, more than {MAX_VALUES}")
-    return tuple(parse(part.strip()) for part in parts)
+    return _recorded_whole(tuple(parse(part.strip()) for part in parts))
+
+
+def _recorded_whole(values: tuple) -> tuple:
+    length = len(",".join(map(str, values)))
+    if length > MAX_TEXT:
+        raise RefusedError(f"which is a text of {length} characters, where MLflow records {MAX_TEXT} of a parameter")
+    return values
 
 
 def _address(text: str) -> str:
@@ -140,7 +148,11 @@ def _seeds(text: str) -> tuple[int, ...]:
         if len(seeds) + end - start >= MAX_VALUES:
             raise RefusedError(f"which are more than {MAX_VALUES}")
         seeds += range(start, end + 1)
-    return tuple(seeds)
+    return _recorded_whole(tuple(seeds))
+
+
+def _seeds_or_paper(text: str) -> tuple[int, ...] | str:
+    return PAPER if text == PAPER else _seeds(text)
 
 
 def _path(text: str) -> Path:
@@ -224,7 +236,7 @@ PART_OF_GPU = OrPaper(
 )
 SEEDS_EXPECTED = f"at most {MAX_VALUES} whole numbers from 0 to {MAX_SEED}, as 0,1,2 or 0-4"
 SEEDS = OrPaper("seeds", SEEDS_EXPECTED, _seeds)
-EVERY_SEED = OrPaper("seeds", SEEDS_EXPECTED, _seeds, word="all")
+EVERY_SEED = OrPaper("seeds", f"{SEEDS_EXPECTED}, the word {PAPER}", _seeds_or_paper, word="all")
 
 
 def _option(name: str, kind: click.ParamType, text: str, default: Any = PAPER, **more: Any) -> Callable:
@@ -312,14 +324,20 @@ COMMANDS = {
     "sweep": (*_COMMON, "epochs", "protocol", *_MODELS, *_WORK),
     "grid": (*_COMMON, "epochs", "grid_rates", "range_test_epochs", *_RAMP, *_WORK),
     "report": (*_COMMON, "epochs", "protocol", *_MODELS, "range_test_epochs", *_RAMP, "output", "ui_url", "check"),
-    "verify": ("every_seed", "engine", "strict"),
+    "verify": ("dataset", "optimizer", "batch_size", "every_seed", "train_size", "engine", "epochs", "protocol",
+               *_MODELS, "range_test_epochs", *_RAMP, "strict"),
 }  # fmt: skip
+# What the commands that train take besides, taken too and without effect: so the same words follow every command.
+WITHOUT_EFFECT = {"report": _WORK, "verify": (*_WORK, "output", "ui_url")}
 
 
 def options(command: str) -> Callable:
-    """Give a function all the options of a command, in their order."""
+    """Give a function all the options of a command, in their order; those without effect stay out of its help."""
 
     def decorate(function: Callable) -> Callable:
+        for name in reversed(WITHOUT_EFFECT.get(command, ())):
+            function = OPTION[name](function)
+            function.__click_params__[-1].hidden = True
         for name in reversed(COMMANDS[command]):
             function = OPTION[name](function)
         return function

@@ -70,7 +70,7 @@ def markdown(content: Content, drawn: Mapping[str, str]) -> str:
         reported=paper.range_test.reported,
         reported_rate=format_rate(paper.range_test.reported.proposed_learning_rate),
         smoothing=content.evidence.smoothing,
-        table=tables.markdown(tables.HEAD, tables.cells(content.rows)),
+        table=tables.markdown(tables.HEAD, tables.cells(content.rows)) if content.rows else None,
         drawn=drawn,
         sections=sections,
         environment={
@@ -82,7 +82,7 @@ def markdown(content: Content, drawn: Mapping[str, str]) -> str:
 
 
 def _seeds(content: Content) -> int:
-    return len({row.trial.seed for row in content.rows})
+    return len({trial.seed for trial in (*content.tests, *(row.trial for row in content.rows))})
 
 
 def _over_seeds(content: Content) -> list[str] | None:
@@ -240,7 +240,7 @@ def _tables(content: Content) -> list[page.Table]:
         "Values after the last epoch. An accuracy is the mean over test batches of each batch's accuracy, as the paper "
         f"counts it, unless it says over 10,000; “≈” is read off a plot.{several}"
     )
-    found = [table("Models", intro, tables.HEAD, tables.cells(content.rows), numbers, True)]
+    found = [table("Models", intro, tables.HEAD, tables.cells(content.rows), numbers, True)] if content.rows else []
     readings = _readings(content)
     if readings:
         rows = [[f"seed {row['seed']}", row["rate"], str(row["step"]), str(row["steps"])] for row in readings]
@@ -259,32 +259,34 @@ def _tables(content: Content) -> list[page.Table]:
 
 
 def _commands(content: Content) -> tuple[tuple[str, str], ...]:
-    seeds = ",".join(map(str, sorted({row.trial.seed for row in content.rows})))
+    """What gives the runs again, where one command does, and this page."""
+    paper, wishes, smoothing = content.evidence.paper, content.evidence.wishes, content.evidence.smoothing
+    is_whole = study.is_trained_by_main(paper, wishes, smoothing)
     if content.departures:
-        return _commands_of_departing(content)
+        whole = [("main", "the range test, all 15 models and this page")] * is_whole
+        return tuple(
+            (what, study.command(name, paper, wishes, smoothing))
+            for name, what in (*whole, ("report", "the same page again"))
+        )
+    seeds = ",".join(map(str, sorted({row.trial.seed for row in content.rows})))
     settled = {command: None for judgement in content.judgements if judgement.runs and not judgement.missing
                for command in verdicts.commands(judgement.claim.measure, seeds)}  # fmt: skip
     further = [command for command in settled if any(word in command for word in BEYOND_MAIN)]
+
+    def of_seeds(name: str, like: study.Wishes) -> str:
+        """The seeds are named even where they are the paper's."""
+        return study.command(name, paper, like.model_copy(update={"seeds": None}), smoothing) + f" --seeds {seeds}"
+
+    everything = ("the range test, all 15 models and this page", of_seeds("main", wishes))
     return (
-        ("the range test, all 15 models and this page", f"reproduce main --seeds {seeds}"),
+        *[everything] * is_whole,
         *(
             (f"what further claims rest on, {number} of {len(further)}", command)
             for number, command in enumerate(further, 1)
         ),
-        ("the verdicts alone", f"reproduce verify --seeds {seeds}"),
-        ("the same page again", f"reproduce report --seeds {seeds}"),
+        ("the verdicts alone", of_seeds("verify", study.Wishes(engine=wishes.engine))),
+        ("the same page again", of_seeds("report", wishes)),
     )
-
-
-def _commands_of_departing(content: Content) -> tuple[tuple[str, str], ...]:
-    """`main`, where it can be asked for such runs, and the report alone."""
-    paper, wishes, smoothing = content.evidence.paper, content.evidence.wishes, content.evidence.smoothing
-    options = study.as_options(paper, wishes) + ["--engine torch"] * (wishes.engine == "torch")  # fused is auto's
-    own_smoothing = [f"--smoothing {smoothing}"] if smoothing != paper.range_test.smoothing else []
-    alone = ("the same page again", " ".join(["reproduce report", *options, *own_smoothing]))
-    if own_smoothing or not study.is_of_main(wishes):
-        return (alone,)
-    return (("the range test, all 15 models and this page", " ".join(["reproduce main", *options])), alone)
 
 
 def _citation() -> str:
@@ -297,7 +299,7 @@ def provenance(content: Content) -> dict[str, Any]:
     """What the crate wants to know of how the report came about."""
     versions = {name: ", ".join(values) for name, values in content.environment.items()
                 if name in crate.HOMES}  # fmt: skip
-    dataset = content.tests[0].dataset
+    dataset = (*content.tests, *(row.trial for row in content.rows))[0].dataset
     return {
         "command": _commands(content)[0][1],
         "commit": ", ".join(content.environment["commit"]),

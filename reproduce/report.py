@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from reproduce import archive, comparisons, conclusion, crate, figures, rendering, tables, verdicts
+from reproduce import archive, comparisons, conclusion, crate, figures, rendering, study, tables, verdicts
 from reproduce.archive import Archive
 from reproduce.content import Content, gather
 from reproduce.errors import UserError
@@ -67,10 +68,7 @@ def write(
     check_output(output)
     content = gather(evidence, ui)
     if len(content.missing) == len(content.rows) + len(content.tests) and (output / "report.md").exists():
-        raise UserError(
-            f"the store has no run of this kind, and {output} holds a report, which is kept: "
-            "give the options that the runs were made with, as --epochs 1 --train-size 10000"
-        )
+        raise _kept(output)
     with _held(output):
         whole = output / WRITING
         whole.mkdir()
@@ -83,6 +81,28 @@ def write(
         whole.rmdir()
         keep(output)
     return len(content.missing)
+
+
+def check_replaced(evidence: Evidence, output: Path) -> None:
+    """UserError where `output` holds a report and there is no run at all to replace it with."""
+    paper, wishes = evidence.paper, evidence.wishes
+    planned = study.range_tests(paper, wishes) + study.trials(paper, wishes)
+    if (output / "report.md").exists() and not any(map(evidence.has, planned)):
+        raise _kept(output)
+
+
+def _kept(output: Path) -> UserError:
+    return UserError(
+        f"the store has no run of this kind, and {output} holds a report, which is kept: "
+        "give the options that the runs were made with, as --epochs 1 --train-size 10000"
+    )
+
+
+def command(output: Path) -> str:
+    """What a user types to have the report that is in `output` written anew there. UserError where it has no record."""
+    recorded = Archive(output / archive.NAME)
+    again = study.command("report", load_paper(), recorded.wishes, recorded.smoothing)
+    return f"{again} --output {shlex.quote(str(output))}"
 
 
 def _files(folder: Path) -> list[Path]:

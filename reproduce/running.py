@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from reproduce import following, places, study
 from reproduce.errors import TrialsFailedError, UserError, shown
-from reproduce.options import AUTO, PROPOSED, RAY_ADDRESS, SCHEDULE_PARAMETERS
+from reproduce.options import AUTO, PROPOSED, RAY_ADDRESS, SCHEDULE_PARAMETERS, WITHOUT_EFFECT
 from reproduce.paper import Paper, load_paper
 from reproduce.progress import say
 from reproduce.trial import Trial, format_rate
@@ -35,6 +36,8 @@ def run(
     `beside` plans further trials by what the first have recorded.
     """
     planned = plan(wishes)  # a wish that cannot be met ends here, before anything that takes seconds
+    if given.get("learning_rates") != PROPOSED:  # proposed rates are not known yet
+        study.check_rates(wishes, planned)
     data_dir = given["data_dir"] or places.usual_data_dir()
     _check_ranks(given, planned)
     if following.follows():
@@ -51,6 +54,8 @@ def run(
         store.check_artifacts()
         if "learning_rates" in given:
             wishes = at_proposed_rates(given, store, paper, wishes)
+            planned = plan(wishes)
+            study.check_rates(wishes, planned)
         for what in study.idle(wishes, planned):
             say(what)
         engine, ground = prepare(store)
@@ -227,6 +232,17 @@ def wished(given: dict[str, Any]) -> study.Wishes:
     return study.Wishes(**fields, schedule_parameters=own)
 
 
+def heeded(command: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The options without those that only a command which trains heeds; the ones of these that were typed are told."""
+    source = click.get_current_context().get_parameter_source
+    typed = [
+        f"--{name.replace('_', '-')}" for name in WITHOUT_EFFECT[command] if source(name) is ParameterSource.COMMANDLINE
+    ]
+    if typed:
+        say(f"{', '.join(typed)} {'have' if len(typed) > 1 else 'has'} no effect on {command}, which trains nothing")
+    return {name: value for name, value in given.items() if name not in WITHOUT_EFFECT[command]}
+
+
 def smoothing_of(given: dict[str, Any], paper: Paper) -> float:
     """The weight of the past in the average that smooths a range test's loss."""
     return given["smoothing"] if given.get("smoothing") is not None else paper.range_test.smoothing
@@ -269,16 +285,35 @@ def texts(given: dict[str, Any]) -> dict[str, str]:
     return {key: text(key, value) for key, value in given.items()}
 
 
-def recorded_engine(wanted: str, store: Any, paper: Paper, wishes: study.Wishes) -> study.Wishes:
-    """The wishes with the engine that is wanted; auto is the one of which the store has more finished trials."""
-    if wanted != AUTO:
-        return wishes
+def recorded(given: dict[str, Any], store: Any, paper: Paper, wishes: study.Wishes) -> study.Wishes:
+    """The wishes as the store has runs of them, where the same options mean different things to different commands.
 
-    def finished(engine: str) -> int:
-        asked = wishes.model_copy(update={"engine": engine})
-        return len(store.results(study.trials(paper, asked) + study.range_tests(paper, asked)))
+    An engine of auto is the one of which there are more runs. `range_test` takes --epochs for its own: where a range
+    test is of that length, so it is meant. `grid` takes --learning-rates for its own: where a grid was run and no model
+    with a schedule, they are meant.
+    """
+    wishes, finished = study.recordable(paper, wishes), store.finished_runs().keys()
 
-    return wishes.model_copy(update={"engine": max(("fused", "torch"), key=finished)})
+    def count(trials: list[Trial]) -> int:
+        return sum(trial.specification in finished for trial in trials)
+
+    def of_any_length(wishes: study.Wishes) -> list[study.Wishes]:
+        as_long = wishes.model_copy(update={"range_test_epochs": wishes.epochs})
+        return [wishes, as_long] if wishes.epochs and not wishes.range_test_epochs else [wishes]
+
+    def everything(wishes: study.Wishes) -> int:
+        tests = sum(count(study.range_tests(paper, like)) for like in of_any_length(wishes))
+        return tests + count(study.trials(paper, wishes)) + count(study.grid(paper, wishes))
+
+    if given["engine"] == AUTO:
+        wishes = max((wishes.model_copy(update={"engine": engine}) for engine in ("fused", "torch")), key=everything)
+    wishes = max(of_any_length(wishes), key=lambda like: count(study.range_tests(paper, like)))
+    if study.may_be_of_grid(paper, wishes) and count(study.range_tests(paper, wishes)):
+        with_schedule = tuple(name for name in wishes.schedulers if name != "none")
+        trained = count(study.trials(paper, wishes.model_copy(update={"schedulers": with_schedule})))
+        if not trained and count(study.grid(paper, wishes)):
+            return study.of_grid(paper, wishes)
+    return wishes
 
 
 @contextmanager

@@ -24,6 +24,7 @@ Engine = Literal["torch", "fused"]
 MAX_EPOCHS = 10_000
 MAX_STEPS = MAX_EPOCHS * max(SIZES.values())  # with one image a step
 MIN_RATE, MAX_RATE = 1e-38, 1e38  # the weights are float32, which ends there
+LEAST_RISE = 1e-12  # of the logarithm of a ramp's rate from step to step: less is lost in the rounding of float64
 MAX_SEED = 2**32 - 1  # what every generator involved accepts
 Rate = Annotated[float, Field(ge=MIN_RATE, le=MAX_RATE, strict=True)]
 Count = Annotated[int, Field(gt=0, le=MAX_STEPS, strict=True)]
@@ -132,15 +133,29 @@ class Trial(Frozen):
         if self.held_out >= self.train_size:
             raise ValueError(f"--validation-size {self.held_out} leaves none of the {self.train_size} training images")
         if self.batch_size > self.images_per_epoch:
-            raise ValueError(f"--batch-size {self.batch_size} is more than the {self.images_per_epoch} training images")
+            left = f" that --validation-size {self.held_out} leaves" if self.held_out else ""
+            raise ValueError(
+                f"--batch-size {self.batch_size} is more than the {self.images_per_epoch} training images{left}"
+            )
         if isinstance(self.schedule, OneCycle) and self.schedule.pct_start * self.total_steps <= 1:
             raise ValueError(
                 f"onecycle rises over --pct-start {self.schedule.pct_start:g} of {self.total_steps} steps, "
                 "which must be more than one step: train for longer, or raise --pct-start"
             )
-        if self.is_range_test and self.schedule.lr_end <= self.learning_rate:
-            raise ValueError(f"--lr-end {self.schedule.lr_end:g} must be above --lr-start {self.learning_rate:g}")
+        if self.is_range_test:
+            self._rises()
         return self
+
+    def _rises(self) -> None:
+        """ValueError unless each step of the ramp is at a higher rate than the one before: slopes are taken between."""
+        ends = f"--lr-end {format_rate(self.schedule.lr_end)}", f"--lr-start {format_rate(self.learning_rate)}"
+        if self.schedule.lr_end <= self.learning_rate:
+            raise ValueError(f"{ends[0]} must be above {ends[1]}")
+        if math.log(self.schedule.lr_end / self.learning_rate) / self.total_steps < LEAST_RISE:
+            raise ValueError(
+                f"{ends[0]} is so near to {ends[1]} that the ramp's {self.total_steps} steps would be at one rate: "
+                "raise --lr-end"
+            )
 
     @property
     def is_range_test(self) -> bool:
@@ -194,12 +209,22 @@ class Trial(Frozen):
         return _digest({"trial": self.model_dump(mode="json"), "surroundings": dict(surroundings)})
 
 
-def format_rate(rate: float, digits: int = 6) -> str:
-    """A learning rate as the field writes it, 0.6, 0.06, 6e-4, 6.05e-5, in so many significant digits at most."""
+def format_rate(rate: float, digits: int | None = None) -> str:
+    """A learning rate as the field writes it, 0.6, 0.06, 6e-4, 6.05e-5, in so many significant digits at most.
+
+    Without `digits` it has all that it needs, so that two rates never read the same and a text is its rate again.
+    """
+    if digits is None:
+        digits = next(digits for digits in range(6, 18) if float(f"{rate:.{digits - 1}e}") == rate)
     if rate >= 0.01:
         return f"{rate:.{digits}g}"
     mantissa, exponent = f"{rate:.{digits - 1}e}".split("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{float(mantissa):.{digits}g}e{int(exponent)}"
+
+
+def can_be_held(rate: float) -> bool:
+    """Whether float32 weights can be trained at that rate; a proposed or computed one may lie outside."""
+    return MIN_RATE <= rate <= MAX_RATE
 
 
 def _digest(content: Any) -> str:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,24 +19,32 @@ REFERENCE = ROOT / "report" / "reference" / "claims.json"
 
 
 def judge_all(
-    evidence: Evidence, seeds: Sequence[int], further: Sequence[int] = (), reference: Path = REFERENCE
+    evidence: Evidence,
+    seeds: Sequence[int],
+    further: Sequence[int] = (),
+    reference: Path = REFERENCE,
+    about: Collection[Trial] | None = None,
 ) -> list[Judgement]:
     """A judgement of each claim by the runs of these seeds, and of such `further` ones as have all that it wants.
 
-    In the paper's order. The claims are about the paper's own study, so that has to be what the evidence is of.
+    In the paper's order; with `about` only of those claims that rest on one of these trials, run or not. The claims are
+    about the paper's own study, so that has to be what the evidence is of.
     """
     borrowed = read_values(reference)
     judgements = []
     for claim in evidence.paper.claims:
-        values, runs, missing = {}, {}, {}
+        values, runs, missing, wanted = {}, {}, {}, set()
         for seed in sorted({*seeds, *further}):
             used = _Used(evidence)
             value = _value(claim.measure, seed, used)
+            wanted |= used.wanted
             if value is not None:
                 values[seed] = value
             if value is not None or seed in seeds:
                 runs |= used.runs
                 missing |= dict.fromkeys(used.missing, seed)
+        if about is not None and wanted.isdisjoint(about):
+            continue
         spread_of = borrowed.get(claim.id, list(values.values()))
         judgements.append(claims.judge(claim, values, spread_of, runs, missing))
     return judgements
@@ -60,9 +68,11 @@ class _Used:
         self.evidence = evidence
         self.runs: dict[str, str] = {}
         self.missing: list[str] = []
+        self.wanted: set[Trial] = set()
 
     def has(self, trial: Trial) -> bool:
         """Whether there is a run of that trial, which is then counted as used, else as missing."""
+        self.wanted.add(trial)
         result = self.evidence.result(trial)
         if result is None:
             if trial.label not in self.missing:
@@ -88,10 +98,11 @@ def _term(kind: str, term: Model | Test, seed: int, used: _Used) -> float | None
             trial = study.of_model(evidence.paper, evidence.like(term.optimizer, seed), term, term.learning_rate)
         elif not used.has(test):
             return None
-        elif (proposal := evidence.proposal(test)) is None:
-            return math.nan
         else:
-            trial = evidence.at_rate(term.optimizer, seed, proposal)
+            proposal = evidence.proposal(test)
+            trial = evidence.at_rate(term.optimizer, seed, proposal) if proposal else None
+        if trial is None:
+            return math.nan
         return claims.of_epochs(kind, evidence.result(trial).epochs, _decay_epoch(trial)) if used.has(trial) else None
     if kind not in get_args(GridKind):
         return claims.of_curve(kind, evidence.curve(test), evidence.smoothing) if used.has(test) else None

@@ -30,15 +30,16 @@ README = (ROOT / "README.md").read_text()
 
 # In the order in which data flows: a module imports only from those before it, and cli from all.
 ORDER = (
-    "errors", "plain", "places", "interruption", "trial", "marked", "paper", "study", "provenance", "sources", "mnist",
-    "mnist_files", "lenet5", "fused.library", "fused.network", "engines", "optimizers", "schedules", "ranks",
-    "checkpoints", "training", "following", "range_test", "suggestions", "spread", "regret", "claims", "progress",
-    "patience", "remedies", "local_store", "chosen", "connection", "records", "liveness", "tracking", "archive",
-    "tables", "serving", "worker", "pool", "ray_session", "sight", "node", "nodes", "cluster", "sweep", "figures",
-    "artifacts", "evidence", "comparisons", "conclusion", "verdicts", "content", "page", "crate", "rendering",
-    "report", "readme", "options", "running", "terminal", "console", "cli",
+    "errors", "plain", "places", "interruption", "trial", "extremes", "marked", "paper", "study", "provenance",
+    "sources", "mnist", "mnist_files", "lenet5", "fused.library", "fused.network", "engines", "optimizers", "schedules",
+    "ranks", "checkpoints", "training", "following", "range_test", "suggestions", "spread", "regret", "claims",
+    "progress", "patience", "remedies", "local_store", "chosen", "connection", "records", "liveness", "tracking",
+    "archive", "tables", "serving", "worker", "pool", "ray_session", "sight", "node", "nodes", "cluster", "sweep",
+    "figures", "artifacts", "evidence", "comparisons", "conclusion", "verdicts", "content", "page", "crate",
+    "rendering", "report", "readme", "options", "running", "terminal", "console", "cli",
 )  # fmt: skip
 NEVER = {
+    "extremes": {"torch", "mlflow"},
     "trial": {"torch", "mlflow"}, "study": {"torch", "mlflow"}, "provenance": {"mlflow"}, "mnist": {"mlflow"},
     "lenet5": {"reproduce"}, "fused.library": {"torch", "numpy", "reproduce"}, "fused.network": {"mlflow"},
     "engines": {"mlflow"}, "optimizers": {"mlflow"}, "schedules": {"mlflow"}, "ranks": {"mlflow"},
@@ -126,7 +127,7 @@ def test_the_image_fetches_the_data_with_all_that_the_fetching_imports():
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_entry_point_has_the_commands_options_and_defaults(name):
     entry = MLPROJECT["entry_points"][name]
-    options = {option.name: option for option in cli.commands[name].params}
+    options = {option.name: option for option in cli.commands[name].params if not option.hidden}
     assert list(entry["parameters"]) == list(options)
     for key, parameter in entry["parameters"].items():
         default = options[key].default

@@ -74,7 +74,7 @@ def test_the_fingerprint_depends_on_the_surroundings_and_the_specification_does_
 )
 def test_what_cannot_be_is_refused_in_one_line(paper, wishes, message):
     with pytest.raises(UserError) as refused:
-        study.trials(paper, Wishes(**wishes))
+        study.asked(paper, Wishes(**wishes))
     assert str(refused.value) == message
 
 

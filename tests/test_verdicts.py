@@ -147,6 +147,6 @@ def test_verify_exits_with_0_when_every_claim_is_judged(store, own_home, monkeyp
     value = {"reproduced": 0.0, "not reproduced": 9.0}[verdict]
     claim = paper.claims[5].model_copy(update={"expected": (0.0, 0.0)})
     judgement = verdicts.claims.judge(claim, {0: value, 1: value, 2: value}, [], {"none 6e-5 seed 0": "0"})
-    monkeypatch.setattr(verdicts, "judge_all", lambda *arguments: [judgement])
+    monkeypatch.setattr(verdicts, "judge_all", lambda *arguments, **named: [judgement])
     assert verify()[0] == code
     assert verify("--strict")[0] == strict
