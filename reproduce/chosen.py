@@ -33,7 +33,10 @@ def store(uri: str, is_named: bool) -> tuple[str, Path | None]:
     file = local_store.file_of(uri)
     if file is not None:
         return (uri if "?" in uri else local_store.address_of(file)), file
-    scheme = urlsplit(uri).scheme
+    try:
+        scheme = urlsplit(uri).scheme
+    except ValueError as error:
+        raise UserError(f"{STORE} is {shown(uri)}, which is no address ({error}): correct or unset it") from error
     if scheme.partition("+")[0] in (*DATABASE_ENGINES, *SERVERS) or uri in SERVERS:
         return uri, None
     named = shown(without_credentials(uri))

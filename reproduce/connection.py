@@ -52,8 +52,6 @@ class Connection:
         if uri is not None:
             mlflow.set_tracking_uri(uri)
         self.uri, self.file = chosen.store(mlflow.get_tracking_uri(), self.is_named)
-        if self.uri != mlflow.get_tracking_uri():
-            mlflow.set_tracking_uri(self.uri)
         self.shown_uri = without_credentials(self.uri)
         self.home = home
         with _alone(home) as self.home_id:
@@ -62,7 +60,7 @@ class Connection:
             try:
                 if experiment_id is None:
                     knocking.persist(self._have_it_whole)
-                self.client = Patient(knocking.persist(mlflow.MlflowClient), self.shown_uri, wait)
+                self.client = Patient(knocking.persist(mlflow.MlflowClient, self.uri), self.shown_uri, wait)
                 self.experiment_id = experiment_id or knocking.persist(
                     chosen.experiment, self.client.at_once, self.file, command
                 )

@@ -124,6 +124,7 @@ def make(file: Path, unique: str) -> None:
     folder.mkdir(parents=True)
     try:
         made = folder / file.name
+        made.touch()  # with the rights that the umask leaves: SQLite takes the group's away
         mlflow.MlflowClient(address_of(made)).search_experiments()
         put_right(made, file)
         try:
@@ -146,9 +147,9 @@ def next_artifacts(file: Path) -> str:
 def put_right(file: Path, standing_at: Path | None = None) -> Path | None:
     """Have the store's addresses of artifacts lead to where they stand beside it; the folder where it stood before.
 
-    None where it has not moved. Artifacts that stand elsewhere on purpose, on a server or in the folder of whoever ran
-    MLflow, are left alone. UserError where the store moved and cannot be written to. `standing_at` is where the file is
-    about to stand.
+    None where no run of it has moved. Artifacts that stand elsewhere on purpose, on a server or in the folder where
+    MLflow was run, are left alone. UserError where the store moved and cannot be written to. `standing_at` is where the
+    file is about to stand.
     """
     at = (standing_at or file).resolve()
     right = (f"{at.parent.as_uri()}/", f"{at.parent}/") if "%" not in str(at) else f"{at.parent.as_uri()}/"
@@ -173,7 +174,7 @@ def put_right(file: Path, standing_at: Path | None = None) -> Path | None:
                 f"the tracking store {file} stood elsewhere before and cannot be written to, which putting its "
                 "addresses right takes: make it and its folder writable, or copy the folder"
             ) from error
-    before = [_folder_before(path_of(value)) for _, _, _, value, _ in moves]
+    before = [_folder_before(path_of(value)) for table, _, _, value, _ in moves if table == "runs"]
     return next((folder for folder in before if folder != at.parent), None)
 
 

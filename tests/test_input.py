@@ -235,14 +235,14 @@ def surroundings(monkeypatch, tmp_path):
     [
         ("REPRODUCE_HOME", "file", "{here}/file{home} (it is a file): name another directory in REPRODUCE_HOME"),
         ("REPRODUCE_HOME", "/proc/nowhere", "/proc/nowhere{home} (No such file or directory): name another"),
-        ("MLFLOW_TRACKING_URI", "nonsense://me:secret@x", "{store} nonsense://***@x refused: "),
-        ("MLFLOW_TRACKING_URI", "file:/tmp/nowhere", "{store} file:/tmp/nowhere refused: The filesystem tracking"),
+        ("MLFLOW_TRACKING_URI", "nonsense://me:secret@x", "MLFLOW_TRACKING_URI is 'nonsense://***@x', of a kind that "),
+        ("MLFLOW_TRACKING_URI", "file:/tmp/nowhere", "MLFLOW_TRACKING_URI is 'file:/tmp/nowhere', a folder, in which "),
         (
             "MLFLOW_TRACKING_URI", "sqlite:///file",
-            "{store} sqlite:///file cannot be used: (sqlite3.DatabaseError) file is not a database",
+            "{store} {here}/file is no SQLite database (file is not a database): have MLFLOW_TRACKING_URI name another",
         ),
         ("MLFLOW_TRACKING_URI", "postgresql://x/y", "{store} postgresql://x/y cannot be used: No module named"),
-        ("MLFLOW_TRACKING_URI", "http://[x", "{store} http://[x cannot be used: Invalid IPv6 URL: have "),
+        ("MLFLOW_TRACKING_URI", "http://[x", "MLFLOW_TRACKING_URI is 'http://[x', which is no address (Invalid"),
         ("MLFLOW_RUN_ID", "nope", "MLFLOW_RUN_ID is 'nope': there is none such in the store; correct or unset it"),
         ("MLFLOW_EXPERIMENT_ID", "99", "MLFLOW_EXPERIMENT_ID is '99': there is none such in the store; correct or"),
     ],
@@ -281,9 +281,10 @@ def test_a_store_of_another_version_of_mlflow_is_told(monkeypatch, capsys, surro
     code, printed = typed(monkeypatch, capsys, "verify")
     assert code == 2
     line = one_line(printed)
-    assert line.startswith("error: the tracking store sqlite:///other.db refused: Detected out-of-date database schema")
+    store = f"sqlite:///{surroundings}/other.db"
+    assert line.startswith(f"error: the tracking store {store} refused: Detected out-of-date database schema")
     assert "deadbeef0000" in line
-    assert "mlflow db upgrade" in line
+    assert line.endswith(f": make a copy of it, then run: mlflow db upgrade {store}")
 
 
 def test_a_server_that_does_not_listen_is_told(monkeypatch, capsys, surroundings):
@@ -296,7 +297,7 @@ def test_a_server_that_does_not_listen_is_told(monkeypatch, capsys, surroundings
     assert (code, printed) == (
         2,
         f"error: the tracking store http://***@127.0.0.1:{port} does not answer (Connection refused): "
-        "have MLFLOW_TRACKING_URI name a store that is there, or unset it\n",
+        "start it, or correct MLFLOW_TRACKING_URI, or unset it\n",
     )
 
 
