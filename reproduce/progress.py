@@ -1,4 +1,4 @@
-"""Progress of many trials at once, with the time left: a bar in a terminal, plain lines in a log.
+"""Progress of a wait, and of many trials at once with the time left: a bar in a terminal, plain lines in a log.
 
 Whoever trains saves a checkpoint an epoch; how far everything is can be read off those, whichever process writes them.
 """
@@ -15,11 +15,33 @@ from reproduce.plain import printable
 
 LOOK_SECONDS = 0.5
 LINE_SECONDS = 30  # between two plain lines when no trial ends
+WAIT_LINE_SECONDS = 5  # between two plain lines while something is waited for
 
 
 def say(line: str) -> None:
     """Print a line above the bar, or as it is where there is none."""
     tqdm.write(printable(line), file=sys.stderr)
+
+
+@contextmanager
+def waiting(tell: Callable[[str], None] = say) -> Iterator[Callable[[str], None]]:
+    """Give what shows how far a wait is: one line that changes in a terminal, else a line told every few seconds.
+
+    It may be called as often as there is news. Only what is said to the user himself is shown in the terminal.
+    """
+    if tell is say and sys.stderr.isatty():
+        with tqdm(bar_format="{desc}", leave=False, file=sys.stderr) as line:
+            yield lambda text: line.set_description_str(printable(text))
+        return
+    told_at = time.monotonic()
+
+    def show(text: str) -> None:
+        nonlocal told_at
+        if time.monotonic() - told_at >= WAIT_LINE_SECONDS:
+            told_at = time.monotonic()
+            tell(text)
+
+    yield show
 
 
 @contextmanager
