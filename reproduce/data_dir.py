@@ -65,6 +65,14 @@ class UnfitError(Exception):
     """Why something cannot hold what is looked for."""
 
 
+class CutOffError(Exception):
+    """Something compressed is damaged, or ends before it should."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size  # bytes that it gave before
+
+
 def find(name: str, place: Path) -> Found:
     """The data set's files in a directory or an archive that is there."""
     search = _Search(name, place)
@@ -115,7 +123,8 @@ class _Search:
             with open_it() as opened:
                 self._look_into(opened, shown, name, layers)
         except Exception as error:  # a damaged archive makes its reader raise what it likes
-            self.problems.append((file_meant(name), f"{shown} cannot be read ({_why(error)})"))
+            meant = file_meant(name)
+            self.problems.append((meant, f"{shown} cannot be read ({_why(error, meant)})"))
 
     def _look_into(self, opened: Opened, shown: str, name: str, layers: int) -> None:
         head = _read(opened, HEAD_BYTES)
@@ -244,12 +253,12 @@ class _Listing:
             try:
                 status = path.stat()
             except OSError as error:
-                self._unfit(path, why_unreadable(path, error))
+                self._unfit(path, partial(why_unreadable, path, error))
                 continue
             if stat.S_ISDIR(status.st_mode):
                 below.append(path)
             elif not stat.S_ISREG(status.st_mode):
-                self._unfit(path, "it is no file")
+                self._unfit(path, lambda: "it is no file")
             elif _is_likely(path.name, status.st_size):
                 yield path, status.st_size
             else:
@@ -273,9 +282,9 @@ class _Listing:
             self.search.problems.append((None, f"{what}: have --data-dir name the folder that holds the four"))
         return [folder / name for name in names]
 
-    def _unfit(self, path: Path, why: str) -> None:
+    def _unfit(self, path: Path, why: Callable[[], str]) -> None:
         if meant := file_meant(path.name):
-            self.search.problems.append((meant, f"{path} cannot be read ({why})"))
+            self.search.problems.append((meant, f"{path} cannot be read ({why()})"))
 
 
 class _Counted(Opened):
@@ -336,7 +345,7 @@ def _of_tar(archive: tarfile.TarFile) -> Iterator[tuple[str, int, Callable]]:
 
 
 def _read(opened: Opened, most: int) -> bytes:
-    """The next bytes, up to so many; UnfitError where what is compressed is damaged or ends."""
+    """The next bytes, up to so many; CutOffError where what is compressed is damaged or ends."""
     parts, left = [], most
     try:
         # What is compressed and cut off still gives what comes before, a part at a time.
@@ -344,8 +353,7 @@ def _read(opened: Opened, most: int) -> bytes:
             parts.append(part)
             left -= len(part)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        size = sum(map(len, parts))
-        raise UnfitError(f"damaged or not downloaded whole, it unpacks to {size:,} bytes: download it again") from error
+        raise CutOffError(opened.tell()) from error
     return b"".join(parts)
 
 
@@ -396,5 +404,8 @@ def _kind(content: bytes, right: int) -> str | None:
     return None
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception, meant: str | None) -> str:
+    if isinstance(error, CutOffError):
+        of = f" of {SIZES[meant]:,}" if meant else ""
+        return f"damaged or not downloaded whole, it unpacks to {error.size:,}{of} bytes: download it again"
     return in_short(str(error) or type(error).__name__)

@@ -60,8 +60,7 @@ class Attempt:
         """What is at the address, no longer than so many bytes; SourceError where it cannot be had."""
         download, proxy = _Download(address, longest, self.quiet_seconds), _through_proxy(address)
         download.start()
-        what = f"{address.rpartition('/')[2]} from {self.title}"
-        self._wait(download.has_ended, lambda: len(download.content), what, proxy)
+        self._wait(download.has_ended, lambda: len(download.content), address.rpartition("/")[2], proxy)
         if download.error is not None:
             raise SourceError(reason(download.error) + proxy) from download.error
         return bytes(download.content)

@@ -109,7 +109,9 @@ def is_tar(head: bytes) -> bool:
 def why_unreadable(path: Path, error: OSError) -> str:
     """Why the system does not let something be read, in words for whoever named it."""
     if error.errno == errno.ENOENT:
-        return f"it is a link to {path.readlink()}, which is not there" if path.is_symlink() else "it is not there"
+        with suppress(OSError):  # it is no link, or has gone meanwhile
+            return f"it is a link to {path.readlink()}, which is not there"
+        return "it is not there"
     if error.errno == errno.ELOOP:
         return "it is a link that leads back to itself"
     if error.errno not in (errno.EACCES, errno.EPERM):

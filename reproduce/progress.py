@@ -3,6 +3,7 @@
 Whoever trains saves a checkpoint an epoch; how far everything is can be read off those, whichever process writes them.
 """
 
+import os
 import sys
 import threading
 import time
@@ -29,7 +30,7 @@ def waiting(tell: Callable[[str], None] = say) -> Iterator[Callable[[str], None]
 
     It may be called as often as there is news. Only what is said to the user himself is shown in the terminal.
     """
-    if tell is say and sys.stderr.isatty():
+    if tell is say and _has_room():
         with tqdm(bar_format="{desc}", leave=False, file=sys.stderr) as line:
             yield lambda text: line.set_description_str(printable(text))
         return
@@ -48,7 +49,7 @@ def waiting(tell: Callable[[str], None] = say) -> Iterator[Callable[[str], None]
 def watch(total_epochs: int, epochs_done: Callable[[], int]) -> Iterator[None]:
     """Show how many of `total_epochs` are done, as `epochs_done` says, until the block ends."""
     ended = threading.Event()
-    show = _bar if sys.stderr.isatty() else _lines
+    show = _bar if _has_room() else _lines
     thread = threading.Thread(target=show, args=(total_epochs, epochs_done, ended), daemon=True)
     thread.start()
     try:
@@ -56,6 +57,11 @@ def watch(total_epochs: int, epochs_done: Callable[[], int]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+def _has_room() -> bool:
+    """Whether the error output is a terminal that has a size: in one without, tqdm shows nothing."""
+    return sys.stderr.isatty() and min(os.get_terminal_size(sys.stderr.fileno())) > 1
 
 
 def _bar(total: int, epochs_done: Callable[[], int], ended: threading.Event) -> None:

@@ -158,7 +158,7 @@ LINES = {
                    WRONG + f"it ends after 1,000 of 2,368 bytes, 1,368 {AGAIN}"),
     "half a .gz": (FILES | {TRAIN_IMAGES: b"", f"{TRAIN_IMAGES}.gz": gzip.compress(FILES[TRAIN_IMAGES], 0)[:1000]},
                    "{place}/" + f"{TRAIN_IMAGES}.gz cannot be read (damaged or not downloaded whole, "
-                   "it unpacks to 985 bytes: download it again)"),
+                   "it unpacks to 985 of 2,368 bytes: download it again)"),
     "nothing in it": (but(TRAIN_IMAGES, b""), WRONG + "it is empty"),
     "a web page": (but(TRAIN_IMAGES, PAGE), WRONG + "it is a web page, not the file: download it again"),
     "a pointer": (but(TRAIN_IMAGES, b"version https://git-lfs.github.com/spec/v1\noid sha256:0"),
@@ -302,6 +302,7 @@ def test_folders_that_lead_to_each_other_come_to_an_end(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "other").symlink_to(tmp_path)
     os.mkfifo(tmp_path / TRAIN_IMAGES)
+    os.mkfifo(tmp_path / "something else")
     found = data_dir.find("mnist", tmp_path)
     assert found.problems[0] == f"{tmp_path / TRAIN_IMAGES} cannot be read (it is no file)"
 

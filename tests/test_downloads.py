@@ -1,10 +1,15 @@
 """What is fetched is bounded in time, is never silent for long, and leaves nothing half done."""
 
+import fcntl
 import hashlib
 import os
+import pty
 import signal
 import socket
+import struct
+import subprocess
 import sys
+import termios
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -15,7 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torchvision
-from conftest import needs
+from conftest import ROOT, needs
 from faults import PATIENCE_SECONDS
 
 from reproduce import downloads, mnist, mnist_files, progress, sources
@@ -328,3 +333,20 @@ def test_who_waits_for_another_command_says_so(own_home, monkeypatch):
     with pytest.raises(UserError, match=mnist.TEST_LABELS):
         mnist_files.prepare("mnist", own_home, say=say)
     assert said == [f"another command is at work in {cache}; waiting for it"]
+
+
+@pytest.mark.parametrize(("rows", "columns", "shown"), [(24, 60, b"\rhalf"), (0, 0, b"half\r\n")])
+def test_a_wait_is_a_line_that_changes_in_a_terminal_and_plain_lines_in_one_without_a_size(rows, columns, shown):
+    code = (
+        "from reproduce import progress; progress.WAIT_LINE_SECONDS = 0\n"
+        "with progress.waiting() as show: show('half')\n"
+        "with progress.waiting(lambda line: None) as show: show('whole')"
+    )
+    reading, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    subprocess.run(program(code), cwd=ROOT, stderr=terminal, check=True)
+    told = os.read(reading, 1000)
+    os.close(terminal)
+    os.close(reading)
+    assert shown in told
+    assert b"whole" not in told
