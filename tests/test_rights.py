@@ -135,6 +135,8 @@ def test_anothers_whole_cache_is_used_as_it_is_and_one_that_is_not_whole_is_told
     with umask(0o022):
         prepared(home)
     assert in_a_child(lambda: prepared(home), NOBODY) == ""
+    (home / "data" / "mnist" / ".fetch-left-by-a-kill").mkdir()
+    assert in_a_child(lambda: prepared(home), NOBODY) == ""
     (home / "data" / "mnist" / mnist.RESIZED[mnist.TEST_IMAGES]).unlink()
     assert in_a_child(lambda: prepared(home), NOBODY) == (
         f"error: {home}/data/mnist/lock, in the cache of mnist, cannot be had (Permission denied): "
