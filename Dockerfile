@@ -43,8 +43,9 @@ RUN python3.11 -m venv /opt/venv \
     && rm /tmp/tools.lock
 
 # MNIST, held to its hashes. Only what fetches it is copied, so that other changes do not fetch it again.
-COPY reproduce/__init__.py reproduce/errors.py reproduce/mnist.py reproduce/mnist_files.py reproduce/places.py \
-    reproduce/sources.py /tmp/fetch/reproduce/
+COPY reproduce/__init__.py reproduce/data_dir.py reproduce/downloads.py reproduce/errors.py reproduce/mnist.py \
+    reproduce/mnist_files.py reproduce/places.py reproduce/plain.py reproduce/progress.py reproduce/sources.py \
+    /tmp/fetch/reproduce/
 WORKDIR /tmp/fetch
 RUN python -c 'from pathlib import Path; from reproduce import mnist_files; mnist_files.prepare("mnist", Path("."))' \
     && mkdir -p /opt/data/MNIST/raw && mv data/mnist/*-ubyte /opt/data/MNIST/raw/ && chmod 644 /opt/data/MNIST/raw/* \

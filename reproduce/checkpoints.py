@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 import shutil
-import tempfile
+import stat
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from reproduce.places import is_real_folder, remove
+from reproduce.places import is_real_folder, new_folder, remove
 
 KEPT = 2
 RAGGED = ("step_losses", "step_learning_rates", "validation")  # of another length in each epoch
@@ -74,13 +74,15 @@ class Checkpoints:
     def save(self, history: list[EpochRecord], model, optimizer, scheduler) -> None:
         """Write the state after the last epoch of `history`."""
         target = _folder(self.directory, len(history))
-        folder = Path(tempfile.mkdtemp(dir=self.directory, prefix=".epoch-"))
+        folder = new_folder(self.directory, ".epoch-")
         try:
             self.booster.save_model(model, str(folder / WEIGHTS), use_safetensors=True)
             _save_optimizer(folder / OPTIMIZER, optimizer)
             _save_scheduler(folder / SCHEDULE, scheduler)
             _save_history(folder / HISTORY, history)
             (folder / HASHES).write_text(json.dumps(self._identity(folder)))
+            for path in folder.iterdir():  # safetensors keeps its files to their owner, whatever the umask
+                path.chmod(stat.S_IMODE((folder / HASHES).stat().st_mode))
             remove(target)  # damaged, or it would have been restored
             folder.rename(target)
         except BaseException:

@@ -136,7 +136,8 @@ def _made_ready(wanted: Wanted, seen: sight.Seen, known: bool) -> Ready:
     places.own(wanted.home, places.HOME)
     sight.check(seen, known)
     said: list[str] = []
-    brought = wanted.data_dir if wanted.data_dir and wanted.data_dir.is_dir() else places.usual_data_dir()
+    is_here = wanted.data_dir is not None and places.no_data(wanted.data_dir) is None
+    brought = wanted.data_dir if is_here else places.usual_data_dir()
     engine, kernel = engines.resolve(wanted.engine, wanted.device, wanted.home, said.append)
     mnist_files.prepare(wanted.dataset, wanted.home, brought, said.append)
     digest = engines.digest(engine, kernel)

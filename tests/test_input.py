@@ -69,7 +69,7 @@ BAD = {
     options.PART_OF_GPU: [*NO_NUMBERS, "0", "1.5", "2", "paper"],
     options.SEEDS: NO_SEEDS,
     options.EVERY_SEED: NO_SEEDS,
-    options.DIRECTORY: ["nowhere", "/dev/null", "/etc/passwd", "paper", ",", LONG],
+    options.DATA_DIR: ["nowhere", "/dev/null", "/etc/passwd", "paper", ",", LONG],
     options.PLACE: ["/dev/null", "/etc/passwd", LONG],
     options.HOST: ["two\nlines", "two words"],
 }  # fmt: skip
@@ -318,8 +318,8 @@ def test_a_port_that_is_taken_and_an_address_of_another_machine_are_told(monkeyp
 def test_a_data_directory_that_is_not_there_is_told_before_any_work(monkeypatch, capsys, surroundings, arguments):
     monkeypatch.setenv("REPRODUCE_DATA_DIR", "nowhere")
     code, printed = typed(monkeypatch, capsys, *arguments)
-    told = "error: REPRODUCE_DATA_DIR is 'nowhere', expected a directory that is there: correct it\n"
-    assert (code, printed) == (2, told)
+    told = "REPRODUCE_DATA_DIR is 'nowhere', but it is not there; expected a directory, or a zip or tar, that is there"
+    assert (code, printed) == (2, f"error: {told}: correct it\n")
     assert not (surroundings / "mlflow.db").exists()
 
 

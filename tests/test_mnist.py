@@ -68,11 +68,11 @@ def only_cache_of(mnist_cache, monkeypatch):
     """The only source left hands out the checked files, and counts how often it was asked."""
     asked = []
 
-    def fetch(folder):
-        asked.append(folder)
-        return {file: (mnist_cache / "data" / "mnist" / file).read_bytes() for file in mnist.SHA256["mnist"]}
+    def fetch(attempt):
+        asked.append(attempt.files)
+        return ((file, (mnist_cache / "data" / "mnist" / file).read_bytes()) for file in attempt.files)
 
-    monkeypatch.setitem(sources.SOURCES, "mnist", {"the test's source": fetch})
+    monkeypatch.setitem(sources.SOURCES, "mnist", {"the test's source": sources.Source(fetch)})
     return asked
 
 
@@ -88,7 +88,7 @@ def test_a_truncated_file_is_named_with_both_hashes_set_aside_and_fetched_afresh
     assert mnist.SHA256["mnist"][mnist.TEST_LABELS] in said[0]
     assert file.with_name(f"{file.name}.wrong-{wrong[:8]}").read_bytes() == whole[:-1]
     assert file.read_bytes() == whole
-    assert len(only_cache_of) == 1
+    assert only_cache_of == [(mnist.TEST_LABELS,)]
 
 
 def test_a_damaged_resized_cache_is_made_again(own_home, only_cache_of):
@@ -136,7 +136,7 @@ def test_the_command_puts_a_named_directorys_files_into_the_home(mnist_cache, wo
 
 def test_what_a_source_gives_wrong_is_never_kept(tmp_path, monkeypatch):
     wrong = dict.fromkeys(mnist.SHA256["mnist"], b"\x00\x00\x08\x01\x00\x00\x00\x00")
-    monkeypatch.setitem(sources.SOURCES, "mnist", {"a bad source": lambda folder: wrong})
+    monkeypatch.setitem(sources.SOURCES, "mnist", {"a bad source": sources.Source(lambda attempt: wrong.items())})
     with pytest.raises(UserError, match="could not be had from a bad source: put the files"):
         mnist_files.prepare("mnist", tmp_path, say=lambda line: None)
     assert [path.name for path in (tmp_path / "data" / "mnist").iterdir()] == ["lock"]
