@@ -30,13 +30,13 @@ README = (ROOT / "README.md").read_text()
 
 # In the order in which data flows: a module imports only from those before it, and cli from all.
 ORDER = (
-    "errors", "plain", "places", "interruption", "trial", "marked", "paper", "study", "provenance", "sources", "mnist",
-    "mnist_files", "lenet5", "fused.library", "fused.network", "engines", "optimizers", "schedules", "ranks",
-    "checkpoints", "training", "following", "range_test", "suggestions", "spread", "regret", "claims", "progress",
-    "patience", "connection", "records", "liveness", "tracking", "archive", "tables", "serving", "worker", "pool",
-    "ray_session", "sight", "node", "nodes", "cluster", "sweep", "figures", "artifacts", "evidence", "comparisons",
-    "conclusion", "verdicts", "content", "page", "crate", "rendering", "report", "readme", "options", "running",
-    "terminal", "console", "cli",
+    "errors", "plain", "places", "interruption", "trial", "marked", "paper", "study", "checkout",
+    "provenance", "sources", "mnist", "mnist_files", "lenet5", "fused.library", "fused.network", "engines",
+    "optimizers", "schedules", "ranks", "checkpoints", "training", "following", "range_test", "suggestions",
+    "spread", "regret", "claims", "progress", "patience", "connection", "records", "liveness", "tracking",
+    "archive", "tables", "serving", "worker", "pool", "ray_session", "sight", "node", "nodes", "cluster", "sweep",
+    "figures", "artifacts", "evidence", "comparisons", "conclusion", "verdicts", "content", "page", "crate",
+    "rendering", "report", "readme", "options", "running", "terminal", "console", "cli",
 )  # fmt: skip
 NEVER = {
     "trial": {"torch", "mlflow"}, "study": {"torch", "mlflow"}, "provenance": {"mlflow"}, "mnist": {"mlflow"},
