@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from reproduce import following, interruption, terminal
+from reproduce import following, interpreter, interruption, terminal
 from reproduce.errors import ClusterLostError, TrackingError, TrialsFailedError, UserError, shown
 from reproduce.options import COMMANDS, nearest
 from reproduce.plain import without_credentials
@@ -42,6 +42,7 @@ def run(commands: click.Group) -> None:
     terminal.have_streams()
     after = STOPPED.get(next(iter(sys.argv[1:]), ""), GO_ON)
     try:
+        interpreter.settle()
         code = commands.main(standalone_mode=False) or 0
         sys.stdout.flush()  # what nobody reads is found out here, not in Python's own end
         sys.exit(code)

@@ -30,7 +30,7 @@ README = (ROOT / "README.md").read_text()
 
 # In the order in which data flows: a module imports only from those before it, and cli from all.
 ORDER = (
-    "errors", "plain", "places", "interruption", "trial", "marked", "paper", "study", "checkout",
+    "errors", "plain", "interpreter", "places", "interruption", "trial", "marked", "paper", "study", "checkout",
     "provenance", "sources", "mnist", "mnist_files", "lenet5", "fused.library", "fused.network", "engines",
     "optimizers", "schedules", "ranks", "checkpoints", "training", "following", "range_test", "suggestions",
     "spread", "regret", "claims", "progress", "patience", "connection", "records", "liveness", "tracking",
