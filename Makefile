@@ -19,7 +19,7 @@ STAMP := .venv/installed
 # As in `make image IMAGE_OPTIONS="--build-arg BASE_IMAGE=debian@sha256:…"`.
 IMAGE_OPTIONS ?=
 ACCEPTED = $(shell grep '^| `[A-Z]' docs/security.md | cut -d'|' -f2 | tr -d '`')
-COMMIT = $(shell git describe --always --dirty --abbrev=40 --exclude '*' 2>/dev/null || echo unknown)
+COMMIT = $(shell $(PYTHON) -I reproduce/checkout.py 2>/dev/null || echo unknown)
 
 .PHONY: reproduce quick report test test-image test-faults soak scaling cluster image bench lint ui env lock audit sbom clean
 

@@ -106,7 +106,7 @@ def machine() -> dict[str, str]:
     found = dict(zip(names, answer.split(), strict=True))
     environment = provenance.environment()
     return {
-        "date": datetime.date.today().isoformat(), "commit": provenance.commit(), "cpu": environment["cpu"],
+        "date": datetime.date.today().isoformat(), "commit": provenance.source().commit, "cpu": environment["cpu"],
         "cores": environment["cores"], "python": platform.python_version(), "torch": version("torch"),
         "colossalai": version("colossalai"), **found,
     }  # fmt: skip

@@ -1,11 +1,27 @@
 """`python -m reproduce` is the console command `reproduce`, wherever the package is only a folder."""
 
 import signal
+import sys
 
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a traceback from within an import would tell nobody anything
 
-from reproduce.cli import main
+from reproduce import interpreter, plain
+from reproduce.errors import UserError
+
+
+def main() -> None:
+    """Run the command, once nothing is in the way of what it imports."""
+    try:
+        interpreter.check_names()
+    except UserError as error:
+        print(f"error: {plain.printable(str(error))}", file=sys.stderr)
+        sys.exit(2)
+    interpreter.read_text_as_utf8()
+    from reproduce import cli
+
+    cli.main()
+
 
 if __name__ == "__main__":
     main()

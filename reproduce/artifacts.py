@@ -42,7 +42,7 @@ def leave_behind(trial: Trial, history: list[EpochRecord], folder: Path, smoothi
 
 
 def _write(path: Path, head: list[str], rows: list[list]) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(head)
         writer.writerows(rows)

@@ -80,7 +80,7 @@ class Checkpoints:
             _save_optimizer(folder / OPTIMIZER, optimizer)
             _save_scheduler(folder / SCHEDULE, scheduler)
             _save_history(folder / HISTORY, history)
-            (folder / HASHES).write_text(json.dumps(self._identity(folder)))
+            (folder / HASHES).write_text(json.dumps(self._identity(folder)), encoding="utf-8")
             for path in folder.iterdir():  # safetensors keeps its files to their owner, whatever the umask
                 path.chmod(stat.S_IMODE((folder / HASHES).stat().st_mode))
             remove(target)  # damaged, or it would have been restored
@@ -111,7 +111,7 @@ class Checkpoints:
         return []
 
     def _read(self, folder: Path, epoch: int, model, optimizer, scheduler) -> list[EpochRecord]:
-        if json.loads((folder / HASHES).read_text()) != self._identity(folder):
+        if json.loads((folder / HASHES).read_text(encoding="utf-8")) != self._identity(folder):
             raise ValueError(f"{folder} is damaged, or another trial's")
         history = load_history(folder / HISTORY)
         if [record.epoch for record in history] != list(range(1, epoch + 1)):
@@ -186,11 +186,11 @@ def _load_optimizer(path: Path, optimizer) -> None:
 
 def _save_scheduler(path: Path, scheduler) -> None:
     state = scheduler.state_dict()
-    path.write_text(json.dumps({name: state[name] for name in ADVANCING}))
+    path.write_text(json.dumps({name: state[name] for name in ADVANCING}), encoding="utf-8")
 
 
 def _load_scheduler(path: Path, scheduler) -> None:
-    saved = json.loads(path.read_text())
+    saved = json.loads(path.read_text(encoding="utf-8"))
     scheduler.load_state_dict(scheduler.state_dict() | {name: saved[name] for name in ADVANCING})
 
 

@@ -2,14 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
 
 from reproduce import spread
 from reproduce.comparisons import Regrets
-from reproduce.figures import BAND_ALPHA, COLOURS, GREY, MARKERS, STYLE, over_seeds
+from reproduce.figures import BAND_ALPHA, COLOURS, GREY, MARKERS, Axes, Figure, over_seeds, styled
 from reproduce.range_test import Curve, Proposal, smooth
 from reproduce.records import Result
 from reproduce.tables import NAMES
@@ -18,7 +15,7 @@ from reproduce.trial import format_rate
 DASHES = (":", "--", "-")  # of the grid's accuracies, from the fewest epochs to the most
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def draw(
     models: Mapping[str, Sequence[Sequence[Result]]],
     curves: Mapping[int, Curve],
@@ -31,9 +28,8 @@ def draw(
     All on one axis of rates. Without a grid its panel is left out.
     """
     heights = (3, 3, 2) if regrets else (3, 2)
-    figure, panels = plt.subplots(
-        len(heights), 1, figsize=(9, 4 * len(heights)), sharex=True, layout="constrained", height_ratios=heights
-    )
+    figure = Figure(figsize=(9, 4 * len(heights)), layout="constrained")
+    panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     _models(panels[0], models)
     if regrets:
         _grid(panels[1], regrets)
@@ -54,7 +50,7 @@ def draw(
     return figure
 
 
-def _models(axes: plt.Axes, models: Mapping[str, Sequence[Sequence[Result]]]) -> None:
+def _models(axes: Axes, models: Mapping[str, Sequence[Sequence[Result]]]) -> None:
     for index, (scheduler, of_schedule) in enumerate(models.items()):
         points = []
         for results in of_schedule:
@@ -70,7 +66,7 @@ def _models(axes: plt.Axes, models: Mapping[str, Sequence[Sequence[Result]]]) ->
     axes.set(ylabel="final test accuracy\n(mean over batches)", ylim=(0, 1.02))
 
 
-def _grid(axes: plt.Axes, regrets: Regrets) -> None:
+def _grid(axes: Axes, regrets: Regrets) -> None:
     """Accuracy over the grid after so many epochs, and where each rule's proposal came out after the last."""
     rates = np.array(sorted(next(iter(regrets.grid.values()))))
     last = max(regrets.epochs_compared)
@@ -96,7 +92,7 @@ def _after(accuracies: Sequence[float], epochs: int) -> float:
     return accuracies[epochs - 1] if len(accuracies) >= epochs else float("nan")
 
 
-def _range_test(axes: plt.Axes, curves: Mapping[int, Curve], smoothing: float) -> None:
+def _range_test(axes: Axes, curves: Mapping[int, Curve], smoothing: float) -> None:
     longest = max(curves.values(), key=lambda curve: len(curve.losses))
     label = f"range test, smoothed by {smoothing:g}"
     if len(curves) > 1:

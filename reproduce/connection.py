@@ -18,6 +18,7 @@ import sqlalchemy
 from filelock import FileLock, Timeout
 from mlflow.entities import Run, RunTag, ViewType
 from mlflow.store.db.db_types import DATABASE_ENGINES
+from mlflow.tracking.context.git_context import GitRunContext
 from mlflow.tracking.context.registry import resolve_tags
 
 from reproduce import chosen, local_store, patience, remedies
@@ -172,6 +173,8 @@ def _have_mlflow_quiet_and_quick() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    # MLflow takes the commit of any repository around the script for the source's; provenance.py knows better.
+    GitRunContext.in_context = lambda context: False
     logging.getLogger("alembic").setLevel(logging.WARNING)  # a new SQLite store tells of each of its migrations
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints the traceback of what it raises
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from reproduce import following, interruption, terminal
+from reproduce import following, interpreter, interruption, terminal
 from reproduce.errors import ClusterLostError, TrackingError, TrialsFailedError, UserError, shown
 from reproduce.options import COMMANDS, nearest
 from reproduce.plain import without_credentials
@@ -35,6 +35,7 @@ def run(commands: click.Group) -> None:
     terminal.have_streams()
     command = next(iter(sys.argv[1:]), "")
     try:
+        interpreter.settle()
         code = commands.main(standalone_mode=False) or 0
         sys.stdout.flush()  # what nobody reads is found out here, not in Python's own end
         sys.exit(code)

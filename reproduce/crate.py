@@ -74,13 +74,15 @@ def write(
     *,
     command: str,
     commit: str,
+    uncommitted_changes: str,
     versions: Mapping[str, str],
     dataset: Mapping[str, str],
     dataset_name: str,
 ) -> None:
     """Describe every file that `folder` holds, in a new `ro-crate-metadata.json` in it.
 
-    `command` is what was typed for the report, `versions` maps packages to theirs, `dataset` its files to their
+    `command` is what was typed for the report, `commit` a hash or `unknown`, `uncommitted_changes` what the runs say of
+    them (yes, no, unknown), `versions` maps packages to theirs, `dataset` its files to their
     SHA-256 in hex. FileNotFoundError where there is no folder.
     """
     if not folder.is_dir():
@@ -90,7 +92,7 @@ def write(
     citation = yaml.safe_load(CITATION.read_text(encoding="utf-8"))
     crate = ROCrate(version="1.1")
     crate.metadata.extra_terms["sha256"] = SHA256_TERM
-    package = _package(crate, citation, commit, versions)
+    package = _package(crate, citation, commit, uncommitted_changes, versions)
     data = [
         _add(crate, _id("dataset", dataset_name, name), "File", **_about(name, sha256, f"A file of {dataset_name}"))
         for name, sha256 in sorted(dataset.items())
@@ -188,14 +190,23 @@ def _run(crate: ROCrate, action: Action, package: Entity, used: list[Entity]) ->
     )  # fmt: skip
 
 
-def _package(crate: ROCrate, citation: dict[str, Any], commit: str, versions: Mapping[str, str]) -> Entity:
-    """What ran: this package, as CITATION.cff has it, and the versions that it ran on."""
+def _package(
+    crate: ROCrate, citation: dict[str, Any], commit: str, uncommitted_changes: str, versions: Mapping[str, str]
+) -> Entity:
+    """What ran: this package, as CITATION.cff has it, and the versions that it ran on.
+
+    A commit that is not known is left out; that the files may not be the commit's is said.
+    """
+    caveat = (
+        "" if uncommitted_changes in ("no", "") else f" (changes that are not in the commit: {uncommitted_changes})"
+    )
     address, licence = citation.get("repository-code"), citation["license"]
     names = [author["name"] for author in citation["authors"]]
     authors = [_add(crate, _id("author", name), "Organization", name=name, url=address) for name in names]
     return _add(
         crate, address or "#package", ["SoftwareApplication", "SoftwareSourceCode"],
-        name="lenet5-reproduction", description=citation["title"], version=citation["version"], identifier=commit,
+        name="lenet5-reproduction", description=citation["title"] + caveat, version=citation["version"],
+        identifier=None if commit in ("unknown", "") else commit,
         url=address, codeRepository=address, author=authors,
         license=_add(crate, f"https://spdx.org/licenses/{licence}", "CreativeWork", name=licence),
         softwareRequirements=[

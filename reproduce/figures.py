@@ -3,15 +3,27 @@
 Colours are Okabe and Ito's, told apart by colour-blind eyes too; every line also has a marker or a dash of its own.
 """
 
+# ruff: noqa: E402  (what the user has set is set aside before matplotlib is imported)
+
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
+from reproduce.errors import UserError
 
-matplotlib.use("Agg")
+# While it is imported matplotlib reads the user's settings, and fails over some of them: a notebook sets a backend that
+# only the notebook has. No setting may change a figure, so that none is worth a warning either.
+os.environ.update({"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull})
+logging.getLogger("matplotlib").setLevel(logging.ERROR)
+try:
+    import matplotlib
+except UnicodeDecodeError as error:
+    settings = Path("matplotlibrc").resolve()  # the only file that it reads before what MATPLOTLIBRC names
+    raise UserError(f"{settings}, settings of matplotlib's, is not in UTF-8: rename it, or correct it") from error
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -29,6 +41,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#555555"
 BAND_ALPHA = 0.2
 STYLE = {
+    **{name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"},  # not the user's
     "font.size": 10,
     "axes.grid": True,
     "grid.color": "#dddddd",
@@ -39,17 +52,17 @@ STYLE = {
     "svg.hashsalt": "reproduce",  # the same figure gives the same bytes
     "svg.fonttype": "path",
 }
+styled = matplotlib.rc_context(STYLE)  # decorates what draws
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure in the format of the path's ending, the same bytes for the same figure, and let it go."""
+    """Write a figure in the format of the path's ending, the same bytes for the same figure."""
     metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
     figure.savefig(path, dpi=150, metadata=metadata)
-    plt.close(figure)
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def trial(trial: Trial, history: Sequence[EpochRecord]) -> Figure:
     """One trial: loss by step and epoch, test accuracy by epoch, rate by step."""
     steps = np.cumsum([0, *(len(record.step_losses) for record in history)])
@@ -57,9 +70,8 @@ def trial(trial: Trial, history: Sequence[EpochRecord]) -> Figure:
     rates = np.concatenate([record.step_learning_rates for record in history])
     epochs = np.arange(1, len(history) + 1)
     at_step = np.arange(1, len(losses) + 1) / trial.steps_per_epoch
-    figure, (loss, accuracy, rate) = plt.subplots(
-        3, 1, figsize=(8, 8), sharex=True, layout="constrained", height_ratios=(3, 3, 2)
-    )
+    figure = Figure(figsize=(8, 8), layout="constrained")
+    loss, accuracy, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
     loss.plot(at_step, losses, color=COLOURS[5], linewidth=0.4, label="each batch")
     loss.plot(
         epochs,
@@ -80,7 +92,7 @@ def trial(trial: Trial, history: Sequence[EpochRecord]) -> Figure:
     return figure
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def range_test(
     curves: Mapping[int, Curve],
     smoothing: float,
@@ -95,10 +107,8 @@ def range_test(
     accuracy on held-out images, adds its loss and a panel for its accuracy.
     """
     judged = validation is not None and len(validation) > 0
-    figure, panels = plt.subplots(
-        1 + judged, 1, figsize=(9, 5 + 2.5 * judged), layout="constrained", sharex=True, squeeze=False,
-        height_ratios=(2, 1)[: 1 + judged],
-    )  # fmt: skip
+    figure = Figure(figsize=(9, 5 + 2.5 * judged), layout="constrained")
+    panels = figure.subplots(1 + judged, 1, sharex=True, squeeze=False, height_ratios=(2, 1)[: 1 + judged])
     axes = panels[0, 0]
     smoothed = {seed: smooth(curve.losses, smoothing) for seed, curve in curves.items()}
     if len(curves) == 1:
@@ -140,12 +150,13 @@ def range_test(
     return figure
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def rules(
     curves: Mapping[int, Curve], smoothing: float, suggested: Mapping[str, Mapping[int, Proposal | None]]
 ) -> Figure:
     """What each rule suggests, a colour and a marker a rule, on the smoothed curve of every seed."""
-    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
     smoothed = {seed: smooth(curve.losses, smoothing) for seed, curve in curves.items()}
     for seed, curve in curves.items():
         axes.plot(curve.learning_rates, smoothed[seed], color=GREY, linewidth=1.2)
@@ -167,7 +178,7 @@ def rules(
     return figure
 
 
-def over_seeds(axes: plt.Axes, x: np.ndarray, lines: Sequence[Sequence[float]], label: str, style: dict) -> None:
+def over_seeds(axes: Axes, x: np.ndarray, lines: Sequence[Sequence[float]], label: str, style: dict) -> None:
     """Draw the mean of several lines over `x`, each of them thinly, and the band between their lowest and highest.
 
     A line that ended early, having diverged, cuts the mean and the band off where it ends.
@@ -183,14 +194,14 @@ def over_seeds(axes: plt.Axes, x: np.ndarray, lines: Sequence[Sequence[float]], 
     axes.plot(x[:shortest], values.mean(0), label=label, **style)
 
 
-def _axis_of_explosion(axes: plt.Axes, highest: float) -> None:
+def _axis_of_explosion(axes: Axes, highest: float) -> None:
     """Losses linear below 2.5 and logarithmic above: one that explodes to 50 would leave the descent on the floor."""
     axes.set_yscale("symlog", linthresh=2.5, linscale=2)
     axes.set_yticks([0, 0.5, 1, 1.5, 2, 2.5, 10, 100], ["0", "0.5", "1", "1.5", "2", "2.5", "10", "100"])
     axes.set(ylim=(0, max(2.6, 1.3 * highest)))
 
 
-def _log_of_losses(axes: plt.Axes) -> None:
+def _log_of_losses(axes: Axes) -> None:
     """A logarithmic axis with plain numbers: 0.5, 1, 2."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -198,7 +209,7 @@ def _log_of_losses(axes: plt.Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _rate_axis(axes: plt.Axes, curve: Curve) -> None:
+def _rate_axis(axes: Axes, curve: Curve) -> None:
     """The learning rates along the top, where the steps reach a power of ten."""
     powers = np.arange(
         np.ceil(np.log10(curve.learning_rates[0]) - 1e-9), np.floor(np.log10(curve.learning_rates[-1]) + 1e-9) + 1
@@ -211,10 +222,11 @@ def _rate_axis(axes: plt.Axes, curve: Curve) -> None:
     top.set_xlabel("learning rate")
 
 
-@matplotlib.rc_context(STYLE)
+@styled
 def schedule(scheduler: str, models: Sequence[Sequence[Result]], paper: Paper) -> Figure:
     """Loss and test accuracy by epoch for one schedule: a colour a model, a band over seeds, the paper's values."""
-    figure, (loss, accuracy) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
     models = sorted(models, key=lambda of_model: -of_model[0].trial.learning_rate)
     results = [result for of_model in models for result in of_model]
     last = max(result.trial.epochs for result in results)

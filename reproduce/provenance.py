@@ -1,26 +1,36 @@
-"""Where a number comes from: commit, uncommitted changes, code, versions, hardware, image. Knows nothing of MLflow."""
+"""Where a number comes from: commit, uncommitted changes, code, versions, hardware, image. Knows nothing of MLflow.
+
+What cannot be found out is `unknown`, and never an error: a trial is not lost because git is.
+"""
 
 import ast
+import functools
 import hashlib
 import json
 import os
 import platform
-import subprocess
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import joblib
 import psutil
 
+from reproduce.checkout import DIRTY, ROOT, Checkout, output_of
 from reproduce.errors import UserError, shown
+from reproduce.plain import printable
 
-ROOT = Path(__file__).resolve().parent.parent
 # The modules that decide a trial's numbers; trial.py only says which trial it is, and that is hashed by itself.
 DECIDING_MODULES = ("mnist", "lenet5", "fused/network", "engines", "optimizers", "schedules", "ranks", "training")
 PACKAGES = ("torch", "torchvision", "colossalai", "numpy", "pillow", "scikit-learn", "mlflow")
 DECIDING_PACKAGES = ("torch", "colossalai", "numpy", "pillow")
-DIRTY = "-dirty"  # how git describe marks a commit with changes on top
+UNKNOWN, NONE = "unknown", "none"
+LONGEST = 1000  # characters of a value, where MLflow takes 8,000 bytes
 
 
 def code_sha256(sources: list[str] | None = None, kernel: str | None = None) -> str:
@@ -63,50 +73,83 @@ def surroundings(data_sha256: str, device: str, engine: str, split: bool = False
     }
 
 
-@cache
-def commit() -> str:
-    """The commit of the checkout, or of the one the image was built from; `unknown` elsewhere."""
-    return _git("rev-parse", "HEAD").strip() or _image().get("commit", "unknown").removesuffix(DIRTY)
+@dataclass(frozen=True)
+class Source:
+    """The source that runs: its commit, or unknown, and whether files differ from it.
+
+    `diff` holds the differences, in the bytes that the files have. `trouble` says why something is not known that could
+    be; empty where nothing is amiss.
+    """
+
+    commit: str
+    uncommitted_changes: Literal["yes", "no", "unknown"]
+    diff: bytes = b""
+    trouble: str = ""
 
 
 @cache
-def uncommitted_changes() -> str:
-    """The diff of tracked files against the commit; empty in a clean checkout."""
-    if _image().get("commit", "").endswith(DIRTY):
-        return f"The image was built from a checkout with uncommitted changes. Its files are in the image: {ROOT}\n"
-    return _git("diff", "HEAD")
+def source() -> Source:
+    """Find out which source this is: by its own git repository, else by what its container's image says."""
+    commit = UNKNOWN
+    try:
+        if not (ROOT / ".git").exists():
+            return _source_of_image()
+        checkout = Checkout.at(ROOT)
+        commit = checkout.commit
+        diff = checkout.diff()
+    except Exception as error:  # whatever a git that is damaged or not git brings about
+        return Source(commit, UNKNOWN, trouble=_clean(str(error)))
+    return Source(commit, "yes" if diff else "no", diff)
+
+
+def _source_of_image() -> Source:
+    commit = _image().get("commit", UNKNOWN)
+    if commit.endswith(DIRTY):
+        said = f"The image was built from a checkout with uncommitted changes. Its files are in the image: {ROOT}\n"
+        return Source(commit.removesuffix(DIRTY), "yes", said.encode("utf-8", "backslashreplace"))
+    return Source(commit, "no" if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", commit) else UNKNOWN)
 
 
 @cache
 def _image() -> dict[str, str]:
-    """What docker/identity.py wrote when the image was built; empty outside an image."""
-    path = ROOT / "image.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def _git(*arguments: str) -> str:
+    """Read what docker/identity.py wrote when the image was built; it is empty outside an image."""
     try:
-        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+        written = json.loads((ROOT / "image.json").read_bytes())
+        return {name: _clean(text) for name, text in written.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError):  # it is damaged
+        return {"contents": UNKNOWN, "base": UNKNOWN}
 
 
 @cache
 def environment() -> dict[str, str]:
-    """Versions and hardware, as text, under names fit for a table."""
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_model(),
-        "cores": str(cores()),
-        "memory": f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
-        "gpu": _gpu_model(),
-        "image": _image().get("contents", "none"),
-        "image_base": _image().get("base", "none"),
-        "image_id": os.environ.get("REPRODUCE_IMAGE_ID", "none"),  # only the engine outside knows it
+    """Find out versions and hardware, as text, under names fit for a table."""
+    found: dict[str, Callable[[], str]] = {
+        "python": platform.python_version,
+        **{name: functools.partial(version, name) for name in PACKAGES},
+        "system": lambda: f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_model,
+        "cores": lambda: str(cores()),
+        "memory": lambda: f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "gpu": _gpu_model,
+        "image": lambda: _image().get("contents", NONE),
+        "image_base": lambda: _image().get("base", NONE),
+        "image_id": lambda: os.environ.get("REPRODUCE_IMAGE_ID") or NONE,  # only the engine outside knows it
     }
+    return {name: _or_unknown(find) for name, find in found.items()}
+
+
+def _or_unknown(find: Callable[[], str]) -> str:
+    try:
+        return _clean(find()) or UNKNOWN
+    except Exception:  # a file that cannot be read, a package without its data, a machine that is like no other
+        return UNKNOWN
+
+
+def _clean(text: str) -> str:
+    """Make a text one short line that every store takes, whatever bytes it came from."""
+    return printable(text)[:LONGEST]
 
 
 def cores() -> int:
@@ -119,17 +162,14 @@ def cores() -> int:
 
 
 def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="backslashreplace").splitlines():
         if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"
+            return line.partition(":")[2]
+    return platform.processor()
 
 
 def _gpu_model() -> str:
-    try:
-        names = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=30
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "none"
-    return ", ".join(names.stdout.split("\n")).strip(", ") if names.returncode == 0 else "none"
+    if shutil.which("nvidia-smi") is None:
+        return NONE
+    names = output_of(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]).decode("utf-8")
+    return ", ".join(filter(None, map(str.strip, names.splitlines())))

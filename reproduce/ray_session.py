@@ -83,7 +83,7 @@ def _started_here() -> str | None:
     """
     file = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()), "ray", "ray_current_cluster")
     with suppress(OSError):
-        address = file.read_text().strip()
+        address = file.read_text(encoding="utf-8").strip()
         if address and file.stat().st_uid == os.getuid() and silent(address) is None:
             return address
     return None

@@ -134,7 +134,7 @@ class Records(Connection):
                 raise
             except TrackingError as error:
                 raise UserError(f"run {run_id} has lost its {CURVE_FILE}: {error}") from error
-            with Path(path).open(newline="") as file:
+            with Path(path).open(encoding="utf-8", newline="") as file:
                 rows = list(csv.DictReader(file))
         return np.array([float(row["learning_rate"]) for row in rows]), np.array([float(row["loss"]) for row in rows])
 

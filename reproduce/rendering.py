@@ -303,6 +303,7 @@ def provenance(content: Content) -> dict[str, Any]:
     return {
         "command": _commands(content)[0][1],
         "commit": ", ".join(content.environment["commit"]),
+        "uncommitted_changes": ", ".join(content.environment["uncommitted changes"]),
         "versions": versions,
         "dataset": mnist.SHA256[dataset],
         "dataset_name": dataset,

@@ -15,7 +15,7 @@ def have_streams() -> None:
     codecs.register_error("plain", plainly)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
         if hasattr(getattr(sys, name), "reconfigure"):  # what a test puts there has not
             getattr(sys, name).reconfigure(errors="plain")
 

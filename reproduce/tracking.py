@@ -23,7 +23,13 @@ from mlflow.entities import Dataset as DatasetInfo
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
+from mlflow.utils.mlflow_tags import (
+    MLFLOW_GIT_BRANCH,
+    MLFLOW_GIT_COMMIT,
+    MLFLOW_GIT_REPO_URL,
+    MLFLOW_PARENT_RUN_ID,
+    MLFLOW_RUN_NOTE,
+)
 
 from reproduce import mnist, patience, provenance
 from reproduce.checkpoints import EpochRecord
@@ -31,6 +37,7 @@ from reproduce.connection import as_tags
 from reproduce.errors import StoreAwayError, TrackingError, UserError
 from reproduce.liveness import Liveness
 from reproduce.patience import one_line
+from reproduce.progress import say
 from reproduce.records import (
     CURVE_FILE,
     DIVERGED,
@@ -77,9 +84,10 @@ class Store(Liveness):
         lock = self.parent_lock(run_id)
         with lock, self.at_work(run_id, telling):
             try:
-                known = self.client.get_run(run_id).data.params  # `mlflow run` logs them too, in its own spelling
-                new = [Param(key, str(value)) for key, value in parameters.items() if key not in known]
+                known = self.client.get_run(run_id).data  # `mlflow run` logs parameters too, in its own spelling
+                new = [Param(key, str(value)) for key, value in parameters.items() if key not in known.params]
                 self.client.log_batch(run_id, params=new, tags=as_tags({"kind": "parent"} | _provenance()))
+                self._correct_source(run_id, known.tags)
                 yield run_id
             except BaseException as error:
                 ended = "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
@@ -89,6 +97,14 @@ class Store(Liveness):
                 raise
             self.client.set_terminated(run_id, "FINISHED")
             Path(lock.lock_file).unlink(missing_ok=True)
+
+    def _correct_source(self, run_id: str, tags: dict[str, str]) -> None:
+        """Say why the source is not known, and take away what `mlflow run` took for it: any repository around."""
+        if trouble := provenance.source().trouble:
+            say(f"{trouble}: what is not known of the source's commit and changes is recorded as unknown")
+        if provenance.source().commit == provenance.UNKNOWN:
+            for name in {MLFLOW_GIT_COMMIT, MLFLOW_GIT_BRANCH, MLFLOW_GIT_REPO_URL} & tags.keys():
+                self.client.delete_tag(run_id, name)
 
     def describe_parent(self, run_id: str, done: Iterable[tuple[Trial, str, str]]) -> None:
         """Write what became of each trial, (trial, run id, how it came about), where the UI shows it and as a file."""
@@ -114,6 +130,7 @@ class Store(Liveness):
                 run_id, resumed = run.info.run_id, True
                 times = int(run.data.tags.get("times_resumed", 0)) + 1
                 tags = {MLFLOW_PARENT_RUN_ID: parent_id, "times_resumed": str(times)}
+                tags |= _gone_on(run.data.tags)
                 self.client.log_batch(run_id, tags=as_tags(tags | self.sign_of_life()))  # for those with another home
                 self._set_status(run_id, "RUNNING")
                 break
@@ -125,7 +142,6 @@ class Store(Liveness):
                 "specification": trial.specification,
                 "seed": str(trial.seed),
                 "data_sha256": mnist.data_sha256(trial.dataset),
-                "code_sha256": provenance.code_sha256(),
             }
             run_id, resumed = self.create_run(tags | _provenance(), trial.label), False
         # Also for one that goes on: it may have been stopped right after it was made.
@@ -195,9 +211,9 @@ class Store(Liveness):
             if record.epoch not in held:
                 self.log_epoch(run_id, record)
         write_curve(files / CURVE_FILE, history)
-        (files / "environment.json").write_text(json.dumps(provenance.environment(), indent=1))
-        if provenance.uncommitted_changes():
-            (files / "uncommitted.diff").write_text(provenance.uncommitted_changes())
+        (files / "environment.json").write_text(json.dumps(provenance.environment(), indent=1), encoding="utf-8")
+        if diff := provenance.source().diff:
+            (files / "uncommitted.diff").write_bytes(diff)
         self.client.log_artifacts(run_id, str(files))
         if weights is not None:
             # MLflow cannot say twice that a run made a network, as where the answer to the first time was lost.
@@ -258,7 +274,7 @@ class Store(Liveness):
 
 def write_curve(path: Path, history: list[EpochRecord]) -> None:
     """Every step's number, rate and raw loss as CSV, with the digits that give the same floats back."""
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["step", "learning_rate", "loss"])
         step = 0
@@ -269,10 +285,23 @@ def write_curve(path: Path, history: list[EpochRecord]) -> None:
 
 
 def _provenance() -> dict[str, str]:
+    source = provenance.source()
     return {
-        "commit": provenance.commit(),
-        "uncommitted_changes": "yes" if provenance.uncommitted_changes() else "no",
+        **({MLFLOW_GIT_COMMIT: source.commit} if source.commit != provenance.UNKNOWN else {}),  # MLflow's UI shows it
+        "commit": source.commit,
+        "uncommitted_changes": source.uncommitted_changes,
+        "code_sha256": provenance.code_sha256(),
         **{f"environment.{key}": value for key, value in provenance.environment().items()},
+    }
+
+
+def _gone_on(begun: dict[str, str]) -> dict[str, str]:
+    """Where a run that goes on comes from elsewhere than it was begun with: both, in their order."""
+    now = {key: value for key, value in _provenance().items() if key != MLFLOW_GIT_COMMIT}
+    return {
+        key: f"{begun[key]}, then {value}"
+        for key, value in now.items()
+        if begun.get(key, value).rpartition(", then ")[2] != value
     }
 
 

@@ -128,7 +128,7 @@ def read_values(path: Path) -> dict[str, list[float]]:
     """The values by seed of each claim in a claims.json; empty where there is none."""
     if not path.is_file():
         return {}
-    rows = json.loads(path.read_text())["claims"]
+    rows = json.loads(path.read_text(encoding="utf-8"))["claims"]
     return {row["id"]: [float(value) for value in row["values"].values()] for row in rows}
 
 

@@ -96,7 +96,7 @@ def _run_trial(task: Task) -> Iterator[int | Done]:
             _remove_checkpoints(task.directory)
             yield Done(task.trial, finished.info.run_id, "reused")
             return
-        marker(task).write_text(task.parent_id)
+        marker(task).write_text(task.parent_id, encoding="utf-8")
         yield from _train_and_record(task, store)
     finally:
         marker(task).unlink(missing_ok=True)
@@ -182,7 +182,7 @@ def is_under_way(task: Task) -> bool:
 
 def _marked_by(task: Task) -> str | None:
     try:
-        return marker(task).read_text()
+        return marker(task).read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
 

@@ -38,6 +38,7 @@ DATASET = {"train-images-idx3-ubyte": "a" * 64, "t10k-labels-idx1-ubyte": "b" * 
 GIVEN = {
     "command": "reproduce main --seeds 0,1,2",
     "commit": COMMIT,
+    "uncommitted_changes": "no",
     "versions": {"python": "3.11.7", "torch": "2.5.1+cpu", "colossalai": "0.5.0"},
     "dataset": DATASET,
     "dataset_name": "mnist",
@@ -221,12 +222,26 @@ def test_the_package_is_named_with_its_commit_and_what_it_ran_on(described):
     assert [package["name"], package["version"]] == [project["name"], project["version"]]
     assert package["license"] == {"@id": f"https://spdx.org/licenses/{project['license']}"}
     assert package["identifier"] == COMMIT
+    assert "changes" not in package["description"]
     sites = [reference["@id"] for reference in package["softwareRequirements"]]
     assert [(entities[site]["name"], entities[site]["softwareVersion"], site) for site in sites] == [
         ("colossalai", "0.5.0", "https://colossalai.org/"),
         ("python", "3.11.7", "https://www.python.org/"),
         ("torch", "2.5.1+cpu", "https://pytorch.org/"),
     ]
+
+
+def test_a_package_that_may_not_be_the_commits_says_so(archived_report):
+    def package(**provenance):
+        crate.write(archived_report, [FINISHED], **(GIVEN | provenance))
+        return graph(archived_report)["#package"]
+
+    changed = package(uncommitted_changes="yes")
+    assert changed["identifier"] == COMMIT
+    assert changed["description"].endswith(" (changes that are not in the commit: yes)")
+    unknown = package(commit="unknown", uncommitted_changes="unknown")
+    assert "identifier" not in unknown
+    assert unknown["description"].endswith(" (changes that are not in the commit: unknown)")
 
 
 def test_the_whole_names_the_paper_and_is_dated_by_the_last_run(described):

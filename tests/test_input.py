@@ -450,6 +450,7 @@ def heeding_ctrl_c():
 
 def test_stopped_while_it_is_still_importing_it_ends_without_a_traceback(tmp_path):
     (tmp_path / "click.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
+    (tmp_path / "click-8.dist-info").mkdir()  # so that it counts as installed, and not as in the way
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     done = subprocess.run(
         [sys.executable, "-m", "reproduce"], cwd=tmp_path, env=environment, capture_output=True,

@@ -30,14 +30,14 @@ README = (ROOT / "README.md").read_text()
 
 # In the order in which data flows: a module imports only from those before it, and cli from all.
 ORDER = (
-    "errors", "plain", "progress", "places", "interruption", "trial", "extremes", "marked", "paper", "study",
-    "provenance", "downloads", "sources", "mnist", "data_dir", "mnist_files", "lenet5", "fused.library",
-    "fused.network", "engines", "optimizers", "schedules", "ranks", "checkpoints", "training", "following",
-    "range_test", "suggestions", "spread", "regret", "claims", "patience", "remedies", "local_store", "chosen",
-    "connection", "records", "liveness", "tracking", "archive", "tables", "serving", "worker", "pool", "ray_session",
-    "sight", "node", "nodes", "cluster", "sweep", "figures", "artifacts", "evidence", "comparisons", "conclusion",
-    "verdicts", "content", "page", "crate", "rendering", "report", "readme", "options", "running", "terminal",
-    "console", "cli",
+    "errors", "plain", "interpreter", "progress", "places", "interruption", "trial", "extremes", "marked", "paper",
+    "study", "checkout", "provenance", "downloads", "sources", "mnist", "data_dir", "mnist_files", "lenet5",
+    "fused.library", "fused.network", "engines", "optimizers", "schedules", "ranks", "checkpoints", "training",
+    "following", "range_test", "suggestions", "spread", "regret", "claims", "patience", "remedies", "local_store",
+    "chosen", "connection", "records", "liveness", "tracking", "archive", "tables", "serving", "worker", "pool",
+    "ray_session", "sight", "node", "nodes", "cluster", "sweep", "figures", "artifacts", "evidence", "comparisons",
+    "conclusion", "verdicts", "content", "page", "crate", "rendering", "report", "readme", "options", "running",
+    "terminal", "console", "cli",
 )  # fmt: skip
 NEVER = {
     "extremes": {"torch", "mlflow"},

@@ -34,8 +34,8 @@ def test_a_sweep_records_a_parent_and_a_child_a_trial(finished):
         assert (item.how, child.info.status, child.data.tags["outcome"]) == ("trained", "FINISHED", "finished")
         assert child.data.tags["mlflow.parentRunId"] == parent_id
         assert child.data.tags["specification"] == item.trial.specification
-        assert child.data.tags["commit"]
-        assert child.data.tags["uncommitted_changes"] in ("yes", "no")
+        for key in ("commit", "uncommitted_changes", "code_sha256"):
+            assert child.data.tags[key] == parent.data.tags[key]
 
 
 def test_names_are_the_same_on_every_trial_and_each_metric_stands_once_an_epoch(finished):

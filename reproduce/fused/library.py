@@ -77,12 +77,15 @@ def _compile(library: Path, target: str) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=HALF_BUILT) as folder:
         made = Path(folder).resolve() / "made.so"  # the compiler runs in another directory
         command = [compiler, *_flags(target), "-o", str(made), SOURCE.name]
-        done = subprocess.run(command, cwd=SOURCE.parent, capture_output=True, text=True)
+        # A compiler's complaints are in the user's language, and in what encoding nobody knows.
+        done = subprocess.run(
+            command, cwd=SOURCE.parent, capture_output=True, encoding="utf-8", errors="backslashreplace"
+        )
         if done.returncode != 0:
             first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
             raise UnavailableError(f"{compiler} cannot compile it: {first}")
         listed = Path(folder) / "made.sha256"
-        listed.write_text(_listed(made, library.name))
+        listed.write_text(_listed(made, library.name), encoding="utf-8")
         listed.replace(_list_of(library))  # first: a kernel without its hash is none
         made.replace(library)
 
@@ -106,7 +109,7 @@ def _alone_in(directory: Path) -> Iterator[None]:
 
 def _is_whole(library: Path) -> bool:
     try:
-        return _list_of(library).read_text() == _listed(library, library.name)
+        return _list_of(library).read_text(encoding="utf-8") == _listed(library, library.name)
     except (OSError, UnicodeDecodeError):
         return False
 
@@ -139,7 +142,7 @@ def _flags(target: str) -> list[str]:
 
 
 def _cpu_lines(start: str) -> list[str]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="backslashreplace").splitlines()
     return [line.partition(":")[2] for line in lines if line.startswith(start)]
 
 

@@ -1,0 +1,26 @@
+"""The console command `reproduce`: starts the package of that name beside this file, and names another in its way.
+
+The package itself could not say so, as Python would run the other one instead.
+"""
+
+import os
+import sys
+from importlib.util import find_spec
+
+
+def main() -> None:
+    """Run the command; one line and exit code 2 where Python finds something else under the package's name."""
+    own = os.path.join(os.path.dirname(os.path.realpath(__file__)), "reproduce")
+    found = find_spec("reproduce")
+    # A folder without an __init__.py has no origin.
+    other = (found.origin or next(iter(found.submodule_search_locations))) if found else own
+    if os.path.realpath(other) not in (own, os.path.join(own, "__init__.py")):
+        print(
+            f"error: {other!a} is in the way of the package reproduce, which is {own!a}: rename it, or take its folder "
+            "out of PYTHONPATH",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    from reproduce.__main__ import main as start
+
+    start()

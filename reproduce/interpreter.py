@@ -1,0 +1,104 @@
+"""Have Python as this package needs it: whose modules it finds, how it reads text, what it does about warnings.
+
+Python's variables and flags are the user's. What would only mislead is set aside; what cannot work is named.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from reproduce.errors import UserError, shown
+
+# What this package imports, wherever in it, and what Colossal-AI cannot do without.
+PACKAGES = (
+    "PIL", "click", "colossalai", "filelock", "jinja2", "joblib", "markupsafe", "matplotlib", "mlflow", "numpy",
+    "psutil", "pydantic", "ray", "requests", "rocrate", "safetensors", "scipy", "sklearn", "sqlalchemy", "tenacity",
+    "torch", "torchvision", "tqdm", "transformers", "yaml",
+)  # fmt: skip
+MODULE_ENDINGS = (".py", ".pyc", ".so")
+INSTALLED_ENDINGS = (".dist-info", ".egg-info")
+UNSAID = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)  # by Python's own default
+
+
+def check_names() -> None:
+    """Refuse a file that an import would take for a library or for a module of Python's own. UserError names it."""
+    for folder in _searched_first():
+        for name, path in _modules(folder):
+            if (name in PACKAGES or name in sys.stdlib_module_names) and _is_taken(name, path):
+                whose = f"the package {name}" if name in PACKAGES else f"Python's own module {name}"
+                raise UserError(f"{path} is in the way of {whose}: rename it, or {_without(folder)}")
+
+
+def _searched_first() -> list[str]:
+    """List the folders before Python's own: the current one under `python -m`, and those of PYTHONPATH."""
+    own = os.path.dirname(os.__file__)
+    return sys.path[: sys.path.index(own)] if own in sys.path else []
+
+
+def _modules(folder: str) -> Iterator[tuple[str, str]]:
+    """List a folder's modules, by name and path; none of one into which packages were installed, which are wanted."""
+    try:
+        entries = sorted(os.listdir(folder or "."))
+    except OSError:  # it is not there, or an archive
+        return
+    if any(entry.endswith(INSTALLED_ENDINGS) for entry in entries):
+        return
+    for entry in entries:
+        path = os.path.abspath(os.path.join(folder, entry))
+        if entry.endswith(MODULE_ENDINGS) or os.path.isfile(os.path.join(path, "__init__.py")):
+            yield entry.partition(".")[0], path
+
+
+def _is_taken(name: str, path: str) -> bool:
+    """Tell whether an import of that name takes that file: some modules are within Python, or imported already."""
+    try:
+        found = find_spec(name)
+    except (ImportError, ValueError):
+        return False
+    origin = found.origin if found else None
+    return origin is not None and os.path.abspath(origin) in (path, os.path.join(path, "__init__.py"))
+
+
+def _without(folder: str) -> str:
+    named = os.environ.get("PYTHONPATH")
+    if named and os.path.abspath(folder) in map(os.path.abspath, named.split(os.pathsep)):
+        return f"take {folder} out of PYTHONPATH"
+    return "start reproduce from another folder"
+
+
+def read_text_as_utf8() -> None:
+    """Start this command anew in Python's UTF-8 mode, where its encoding has no letters beyond ASCII.
+
+    Python does so itself in such a locale, unless its variables forbid it; but nothing could record a path with other
+    letters. Encodings that have letters stay.
+    """
+    anew = ["-X", "utf8"]  # in force before the user's own flags
+    if sys.getfilesystemencoding() != "ascii" or sys.orig_argv[1:3] == anew or not sys.executable:
+        return
+    os.environ["PYTHONUTF8"] = "1"  # for what this process starts
+    os.execv(sys.executable, [sys.executable, *anew, *sys.orig_argv[1:]])
+
+
+def settle() -> None:
+    """Set aside what the user has set that would only stop a library. UserError where the docstrings are missing."""
+    if sys.flags.optimize > 1:
+        raise UserError(
+            "Python runs without docstrings, and transformers, which Colossal-AI imports, cannot be imported then: "
+            f"{_with_docstrings()}"
+        )
+    os.environ["PYTHONSAFEPATH"] = "1"  # what is started with -m would look for modules in the current folder
+    if any(action == "error" for action, *_ in warnings.filters):  # libraries warn of much that works
+        sys.warnoptions.clear()
+        os.environ.pop("PYTHONWARNINGS", None)
+        warnings.resetwarnings()
+        for category in UNSAID:
+            warnings.simplefilter("ignore", category)
+
+
+def _with_docstrings() -> str:
+    named = os.environ.get("PYTHONOPTIMIZE", "")
+    if named.isdecimal() and int(named) > 1 and not sys.flags.ignore_environment:
+        return f"PYTHONOPTIMIZE is {shown(named)}, unset it"
+    return "leave out -OO"
