@@ -1,12 +1,14 @@
 """A store that is away, and one that refuses. A server killed and a database locked for real are with the faults."""
 
 import errno
+import threading
 
 import mlflow
 import pytest
 import requests
 import sqlalchemy
 from conftest import small_wishes
+from faults import PATIENCE_SECONDS
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, TEMPORARILY_UNAVAILABLE
 
@@ -131,3 +133,24 @@ def test_a_run_whose_making_was_not_answered_is_found_again_and_not_made_twice(s
     assert run_id in calls
     assert not resumed
     assert [run.info.run_id for run in store.runs("tags.fingerprint = 'fingerprint'")] == [run_id]
+
+
+def test_a_call_that_takes_long_is_told_while_it_lasts_and_once(monkeypatch):
+    said, told = [], threading.Event()
+
+    def say(line):
+        said.append(line)
+        told.set()
+
+    monkeypatch.setattr("reproduce.progress.say", say)
+    monkeypatch.setattr("reproduce.progress.SILENT_SECONDS", 0)
+    assert Patient(None, "sqlite:///x", 7).persist(told.wait, PATIENCE_SECONDS)  # it ends once the line is said
+    assert said == ["the tracking store sqlite:///x takes long to answer; waiting for it, for up to 7 s"]
+
+
+def test_a_call_that_is_quick_is_not_told(monkeypatch):
+    said = []
+    monkeypatch.setattr("reproduce.progress.say", said.append)
+    monkeypatch.setattr("reproduce.progress.SILENT_SECONDS", PATIENCE_SECONDS)
+    assert Patient(None, "sqlite:///x", 7).persist(lambda: "done") == "done"
+    assert said == []
