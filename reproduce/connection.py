@@ -32,6 +32,8 @@ from reproduce.progress import said_if_slow, say
 OPENING_SECONDS = 10  # to wait for a store when a command starts: longer, and the address is likely wrong
 REACHING_SECONDS = (5, 10)  # for a server to take a connection, and then to answer
 LOCK_SECONDS = 120  # to wait for another command of this home that opens the store
+# Variables of MLflow's that would change what is recorded: metrics of a model that is not ours, or written some time.
+SET_ASIDE = ("MLFLOW_ACTIVE_MODEL_ID", "MLFLOW_ENABLE_ASYNC_LOGGING")
 PAGE = 1000  # experiments, or runs, fetched at a time
 
 
@@ -175,6 +177,8 @@ def _have_mlflow_quiet_and_quick() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     # MLflow takes the commit of any repository around the script for the source's; provenance.py knows better.
     GitRunContext.in_context = lambda context: False
+    for variable in SET_ASIDE:
+        os.environ.pop(variable, None)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # a new SQLite store tells of each of its migrations
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints the traceback of what it raises
 

@@ -22,6 +22,7 @@ from reproduce.errors import UserError
 from reproduce.mnist import RESIZED, SHA256, read_idx, resize
 from reproduce.places import DATA_EXPECTED, HOME, no_data, remove
 
+LOCK_SECONDS = 1800  # to wait for another command that has the data made ready: it may fetch them from each source
 NOTHING = named.Found({}, (), "put the files into a directory and name it with --data-dir")
 
 
@@ -79,8 +80,12 @@ def _alone_in(cache: Path, say: Callable[[str], None]) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        say(f"another command is at work in {cache}; waiting for it")
-        lock.acquire()
+        at_work = f"another command is at work in {cache}"
+        say(f"{at_work}; waiting for it, for up to {LOCK_SECONDS} s")
+        try:
+            lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout as error:
+            raise UserError(f"{at_work}, and has been for {LOCK_SECONDS} s: end it, as it may be suspended") from error
     try:
         yield
     finally:

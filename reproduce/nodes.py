@@ -11,11 +11,11 @@ from typing import Any
 
 from reproduce import node
 from reproduce.errors import UserError
-from reproduce.progress import say
+from reproduce.progress import SILENT_SECONDS, say
 from reproduce.ray_session import brief
 from reproduce.sight import to_be_seen
 
-STILL_SECONDS = 30  # without an answer, after which it is said whose is waited for
+STILL_SECONDS = 30  # between two lines that say whose answer is waited for
 PASSED_ON = ("REPRODUCE_STORE_PATIENCE",)  # to workers; secrets are the nodes' own, as Ray shows what it passes on
 
 
@@ -91,10 +91,11 @@ class Nodes:
             here = NodeAffinitySchedulingStrategy(node_id, soft=False)
             probe = remote.options(num_cpus=0, max_retries=0, scheduling_strategy=here, name="prepare")
             asked[probe.remote(command)] = name if name not in asked.values() else f"{name} {node_id[:8]}"
-        waiting = list(asked)
+        waiting, wait = list(asked), SILENT_SECONDS
         while waiting:
-            some, waiting = ray.wait(waiting, timeout=STILL_SECONDS)
+            some, waiting = ray.wait(waiting, timeout=wait)
             if not some:
+                wait = STILL_SECONDS
                 say(f"waiting for {_listed([asked[each] for each in waiting])} to have data and kernel ready")
         answers = {name: self._answer(reference, name) for reference, name in asked.items()}
         answers = {name: answer for name, answer in answers.items() if answer}

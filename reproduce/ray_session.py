@@ -7,17 +7,18 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from reproduce import provenance
 from reproduce.errors import UserError
 from reproduce.plain import printable, without_credentials
-from reproduce.progress import say
+from reproduce.progress import said_if_slow, say
 
 LOCAL = "local"
 CONNECT_SECONDS = 10  # to wait for somebody at an address
+ANSWER_SECONDS = 40  # for Ray itself to find out that something else answers there
 OBJECT_STORE_BYTES = 80 * 2**20  # nothing but numbers goes through it
 # Ray's news, advice and warnings are kept out of what a command says, unless the environment asks for them.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SCHEDULER_EVENTS": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
@@ -38,7 +39,10 @@ def connect(address: str | None) -> Iterator[tuple[Any, str]]:
     cluster.
     """
     found = address or _started_here() or LOCAL
-    if found != LOCAL and (why := silent(found)) is not None:
+    line = f"waiting for the Ray cluster at {found} to answer, for up to {ANSWER_SECONDS} s"
+    with said_if_slow(line):
+        why = silent(found) if found != LOCAL else None
+    if why is not None:
         raise UserError(
             f"--ray-address {found}: nobody answers there ({why}); expected the head of a Ray cluster: start one with "
             "ray start --head, or leave the option and RAY_ADDRESS out"
@@ -63,7 +67,7 @@ def connect(address: str | None) -> Iterator[tuple[Any, str]]:
                       "object_store_memory": OBJECT_STORE_BYTES}  # fmt: skip
         stack.callback(ray.shutdown)
         try:
-            with _silence():
+            with said_if_slow(line) if found != LOCAL else nullcontext(), _silence():
                 ray.init(address=found, **quiet)
         except SystemExit:  # Ray's own way with SIGTERM, which is not ours
             signal.signal(signal.SIGTERM, before)

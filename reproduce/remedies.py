@@ -24,6 +24,8 @@ OF_STORES = (
     (("out-of-date database schema", "can't locate revision"), "make a copy of it, then run: mlflow db upgrade {uri}"),
     (("must be in the 'active' state",), "restore the experiment, or have MLFLOW_EXPERIMENT_NAME name another"),
     (("no module named", "can't load plugin"), "use a driver that is installed, as postgresql+psycopg2://… or sqlite:///…"),
+    (("failed to convert", "invalid poolclass", "active workspace is required"),
+     "correct that setting of MLflow's, or unset its variable"),
     (NO_ROOM, "make room on its disk"),
     (NO_RIGHT, "make it writable"),
     (("authentication failed", "no password supplied", "error code 401", "error code 403"),

@@ -11,8 +11,9 @@ import re
 import shlex
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ PAGES = (
     "environment.json", archive.NAME, crate.METADATA,
 )  # fmt: skip
 FIGURE_FORMATS = ("svg", "png")
+LOCK_SECONDS = 300  # to wait for another command that writes a report to the same place
 WRITING = ".writing"  # the folder in which the next report is put together
 CHANGED, MISSING, ADDED = "changed", "missing", "added"
 IMAGE = re.compile(r"data:image/[^\"']*")
@@ -118,8 +120,7 @@ def _held(output: Path) -> Iterator[None]:
         try:
             fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"another command is writing a report to {output}; waiting for it")
-            fcntl.flock(directory, fcntl.LOCK_EX)
+            _wait_for(directory, f"another command is writing a report to {output}")
         begun = output / WRITING
         if begun.exists():
             shutil.rmtree(begun)
@@ -129,6 +130,16 @@ def _held(output: Path) -> Iterator[None]:
             shutil.rmtree(begun, ignore_errors=True)
     finally:
         os.close(directory)
+
+
+def _wait_for(directory: int, why: str) -> None:
+    """Lock a directory, once whoever has it locked lets it go. UserError after a while."""
+    say(f"{why}; waiting for it, for up to {LOCK_SECONDS} s")
+    for _ in range(LOCK_SECONDS):
+        time.sleep(1)
+        with suppress(BlockingIOError):
+            return fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    raise UserError(f"{why}, and has been for {LOCK_SECONDS} s: end it, as it may be suspended")
 
 
 def _fill(content: Content, folder: Path) -> None:

@@ -17,7 +17,7 @@ from reproduce import following, places, study
 from reproduce.errors import TrialsFailedError, UserError, shown
 from reproduce.options import AUTO, PROPOSED, RAY_ADDRESS, SCHEDULE_PARAMETERS, WITHOUT_EFFECT
 from reproduce.paper import Paper, load_paper
-from reproduce.progress import say
+from reproduce.progress import said_if_slow, say
 from reproduce.trial import Trial, format_rate
 
 RAY_VARIABLE, VISIBLE = "RAY_ADDRESS", "CUDA_VISIBLE_DEVICES"
@@ -101,7 +101,8 @@ def _here(given: dict[str, Any], data_dir: Path | None) -> Iterator[tuple[str, C
         def prepare(store: Any) -> tuple[str, Any]:
             from reproduce import engines, mnist_files, pool
 
-            engine, kernel = engines.resolve(given["engine"], device, home(), say)
+            with said_if_slow("compiling the kernel of engine fused, once for this machine, in some seconds"):
+                engine, kernel = engines.resolve(given["engine"], device, home(), say)
             mnist_files.prepare(given["dataset"], home(), data_dir, say)
             if following.size():
                 until_the_end.enter_context(following.leading(_surroundings(given["dataset"], device, engine, kernel)))

@@ -332,7 +332,7 @@ def test_who_waits_for_another_command_says_so(own_home, monkeypatch):
     monkeypatch.setitem(sources.SOURCES, "mnist", {})
     with pytest.raises(UserError, match=mnist.TEST_LABELS):
         mnist_files.prepare("mnist", own_home, say=say)
-    assert said == [f"another command is at work in {cache}; waiting for it"]
+    assert said == [f"another command is at work in {cache}; waiting for it, for up to 1800 s"]
 
 
 @pytest.mark.parametrize(("rows", "columns", "shown"), [(24, 60, b"\rhalf"), (0, 0, b"half\r\n")])

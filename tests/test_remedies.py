@@ -22,6 +22,8 @@ from reproduce.remedies import GO_ON
          "restore the experiment, or have MLFLOW_EXPERIMENT_NAME name another"),
         ("database disk image is malformed",
          "put a copy of it in its place, or have MLFLOW_TRACKING_URI name another store"),
+        ("Failed to convert 'abc' for MLFLOW_SQLALCHEMYSTORE_POOL_SIZE",
+         "correct that setting of MLflow's, or unset its variable"),
         ("nobody knows", "correct MLFLOW_TRACKING_URI, or unset it"),
     ],
 )  # fmt: skip

@@ -368,3 +368,12 @@ def test_runs_of_somebody_else_in_the_store_are_no_trials(finished, trials):
         store.client.set_terminated(run_id, "FINISHED")
     assert store.seeds() == (0,)
     assert [result.run_id for result in store.results(trials).values()] == [item.run_id for item in done]
+
+
+def test_a_report_that_somebody_else_goes_on_writing_is_not_waited_for_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "LOCK_SECONDS", 1)
+    with report._held(tmp_path), pytest.raises(UserError) as refused, report._held(tmp_path):
+        pass
+    assert str(refused.value) == (
+        f"another command is writing a report to {tmp_path}, and has been for 1 s: end it, as it may be suspended"
+    )

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,9 +16,11 @@ import pytest
 import requests
 from conftest import ROOT, kernel, run, small_wishes
 from faults import PATIENCE_SECONDS
+from filelock import FileLock
 from mlflow.entities import Metric
 
-from reproduce import checkpoints, connection, liveness, mnist, records, study, training
+from reproduce import checkpoints, connection, liveness, local_store, mnist, places, records, study, training
+from reproduce.errors import UserError
 from reproduce.records import METRICS, VALIDATION
 from reproduce.tracking import Store
 
@@ -404,3 +407,44 @@ def test_a_network_is_recorded_once_where_the_answer_that_it_was_is_lost(finishe
         [run_of_it.info.experiment_id], filter_string=f"source_run_id = '{again.run_id}'"
     )
     assert (run_of_it.info.status, network.status) == ("FINISHED", "READY")
+
+
+def test_a_store_that_another_command_opens_is_not_waited_for_without_end(store, monkeypatch):
+    monkeypatch.setattr(connection, "LOCK_SECONDS", 0)
+    with FileLock(store.home / places.STORE_LOCK), pytest.raises(UserError) as refused:
+        Store(store.home, store.uri)
+    assert str(refused.value) == (
+        f"another command of {store.home} is opening its store, and has been for 0 s: end it, as it may be suspended"
+    )
+
+
+def test_a_range_test_whose_curve_is_gone_is_trained_again_and_said(finished, trials, capfd):
+    store, _, done = finished
+    shutil.rmtree(local_store.path_of(store.client.get_run(done[0].run_id).info.artifact_uri))
+    assert store.result(done[0].trial, store.client.get_run(done[0].run_id)) is None
+    assert capfd.readouterr().err == (
+        f"run {done[0].run_id} counts as missing, as its curve.csv is gone: put its artifacts back, or have the "
+        "command that trained range_test adam seed 0 train it again\n"
+    )
+    _, again = run(store, trials)
+    assert [item.how for item in again] == ["trained", "reused", "reused"]
+    np.testing.assert_array_equal(store.curve(again[0].run_id)[1].size, 10)
+
+
+def test_artifacts_that_nobody_may_write_end_a_command_before_it_trains(store, tmp_path):
+    (tmp_path / "file").touch()
+    number = store.client.create_experiment("mine", (tmp_path / "file" / "mlruns").as_uri())
+    mine = Store(store.home, store.uri, number)
+    with pytest.raises(UserError) as refused:
+        mine.check_artifacts()
+    assert str(refused.value) == (
+        f"{tmp_path}/file/mlruns, where this experiment's artifacts go, cannot be written to (Not a directory): "
+        "make it writable, or have MLFLOW_EXPERIMENT_NAME name an experiment of your own"
+    )
+
+
+def test_variables_that_would_change_what_is_recorded_are_set_aside(store, monkeypatch):
+    for variable in connection.SET_ASIDE:
+        monkeypatch.setenv(variable, "true")
+    Store(store.home, store.uri)
+    assert not set(connection.SET_ASIDE) & os.environ.keys()
