@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 from urllib.request import url2pathname
 
 IMAGE = re.search(r"image: (\S+)", Path(__file__).with_name("MLproject").read_text())[1]
@@ -21,7 +21,7 @@ LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 def options(uri: str, run_id: str) -> list[str]:
     """The words, for the tracking store `uri` and the run that `mlflow run` made in it."""
     if uri.startswith("sqlite:"):
-        database = Path(uri.removeprefix("sqlite:///"))
+        database = Path(unquote(uri.removeprefix("sqlite:///")))  # as MLflow and SQLAlchemy both read it
         if not database.is_absolute():
             raise ValueError(f"{uri} is relative, and MLflow changes directory: give the path whole, sqlite:////…")
         directory, artifacts = database.parent, _artifact_directories(database, run_id)
@@ -52,8 +52,8 @@ def _artifact_directories(database: Path, run_id: str) -> list[Path]:
     )
     with sqlite3.connect(database) as connection:
         uris = connection.execute(query, (run_id,)).fetchone() or ()
-    parts = [urlparse(uri) for uri in uris]
-    return [Path(url2pathname(part.path)) for part in parts if part.scheme in ("", "file")]
+    here = [uri for uri in uris if uri.startswith(("/", "file:"))]
+    return [Path(url2pathname(urlparse(uri).path)) if uri.startswith("file:") else Path(uri) for uri in here]
 
 
 def _user() -> str:

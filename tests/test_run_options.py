@@ -2,7 +2,9 @@
 
 import importlib.util
 import os
+import shutil
 import sqlite3
+from urllib.parse import quote
 
 import mlflow
 import pytest
@@ -36,6 +38,18 @@ def test_the_stores_directory_is_mounted_where_it_is(run_options, store, tmp_pat
     words = run_options.options(f"sqlite:///{tmp_path}/mlflow.db", run.run_id)
     assert " ".join(words) == f"{tmp_path}:{tmp_path} --workdir {tmp_path} {ME}"
     assert (tmp_path / "mlruns" / "7" / run.run_id / "artifacts").is_dir()  # ours, not the engine's
+
+
+def test_a_folder_whose_name_mlflow_encodes_is_mounted_under_its_name(run_options, tmp_path, empty_database):
+    folder = tmp_path / "é%20"
+    folder.mkdir()
+    shutil.copy(empty_database, folder / "mlflow.db")
+    client = mlflow.MlflowClient(f"sqlite+pysqlite:///{tmp_path}/é%2520/mlflow.db")
+    experiment = client.create_experiment("mine", (folder / "mlruns" / "1").as_uri())
+    run = client.create_run(experiment).info
+    words = run_options.options(f"sqlite:///{quote(str(folder))}/mlflow.db", run.run_id)
+    assert words[:3] == [f"{folder}:{folder}", "--workdir", str(folder)]
+    assert [path.name for path in tmp_path.iterdir()] == ["é%20"]
 
 
 def test_artifacts_kept_elsewhere_are_mounted_too(run_options, store, tmp_path):
