@@ -24,10 +24,9 @@ def typed(mnist_cache):
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }  # fmt: skip
 
-    def type_in(folder, *words, program=(sys.executable, "-m", "reproduce")):
-        done = subprocess.run(
-            [*program, *words], cwd=folder, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-        )
+    def type_in(folder, *words, program=(sys.executable, "-m", "reproduce"), **variables):
+        surroundings = environment | {"PYTHONPATH": str(ROOT)} | variables
+        done = subprocess.run([*program, *words], cwd=folder, env=surroundings, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
@@ -74,7 +73,10 @@ def test_mlflow_run_works_from_a_folder_of_any_name(typed, tmp_path):
     folder = tmp_path / "My Documents é"
     folder.mkdir()
     small = ("-e", "range_test", "-P", "train_size=640", "-P", "epochs=1", "-P", "device=cpu")
-    said = typed(folder, "run", str(ROOT), "--env-manager", "local", *small, program=(sys.executable, "-m", "mlflow"))
+    said = typed(
+        folder, "run", str(ROOT), "--env-manager", "local", *small,
+        program=(sys.executable, "-m", "mlflow"), REPRODUCE_HOME=str(tmp_path / "home"),
+    )  # fmt: skip
     assert "range_test adam seed 0: trained" in said
     client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
     (trial,) = client.search_runs(["0"], "tags.kind = 'range_test'")
