@@ -168,6 +168,27 @@ def test_one_run_reproduces_everything_without_a_network(start, directory, image
     assert (directory / "report/output/report.md").read_text() == report
 
 
+def test_what_a_container_made_opens_on_the_host_and_goes_on_in_the_container(start, tmp_path):
+    directory = tmp_path / "My Documents é"
+    directory.mkdir(mode=0o777)
+    directory.chmod(0o777)
+    test = ("range_test", "--epochs", "1", "--train-size", "1280")
+    assert finish(start(*test, directory=directory))[0] == 0
+
+    command = [sys.executable, "-m", "reproduce", "report", "--range-test-epochs", "1", "--train-size", "1280"]
+    surroundings = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=directory, env=surroundings, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"the study in {directory} was in /output before: its record leads to its artifacts here now" in done.stderr
+    assert (directory / "report" / "output" / "figure-1.png").exists()
+    assert not Path("/output").exists()
+
+    code, said = finish(start(*test, "--seeds", "0,1", directory=directory, user=f"{os.getuid()}:{os.getgid()}"))
+    assert code == 0, said
+    assert "1 trained, 1 reused" in said
+    assert len(curves(directory)) == 2
+
+
 def test_the_recorded_digest_can_be_made_again_from_the_image(start):
     written = json.loads(finish(start("cat", "/opt/reproduce/image.json"))[1])
     anew = json.loads(finish(start("python", "/opt/reproduce/docker/identity.py"))[1])
