@@ -245,16 +245,16 @@ def _log_proposals(store: Any, parent_id: str, paper: Paper, wishes: study.Wishe
         if result is None:
             continue  # it failed, and that was said
         proposal = evidence.proposal(trial)
-        if proposal is None:
-            say(f"{trial.label}: the loss never fell, so there is no rate to propose")
-        else:
+        if proposal:
             stated = paper.range_test.reported
             beside = f" (the paper: {format_rate(stated.proposed_learning_rate)}, around step {stated.step})"
             say(
                 f"{trial.label}: proposes {format_rate(proposal.learning_rate, 3)}, read at step {proposal.step}"
-                f"{'' if study.departures(paper, wishes) else beside}"
+                f"{'' if study.departures(paper, wishes) else beside}{proposal.ground}"
             )
-            found[result.run_id] = (trial.seed, proposal.learning_rate)
+        else:
+            say(f"{trial.label}: proposes no rate: {proposal.reason}")
+        found[result.run_id] = (trial.seed, proposal)
     store.log_proposals(parent_id, smoothing, found)
 
 

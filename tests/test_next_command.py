@@ -15,6 +15,7 @@ from conftest import run
 from reproduce import cli, report, running, study, verdicts
 from reproduce.errors import UserError
 from reproduce.options import COMMANDS, WITHOUT_EFFECT
+from reproduce.records import Recorded
 from reproduce.study import Wishes
 from reproduce.trial import OPTIMIZERS, SCHEDULERS
 
@@ -90,7 +91,7 @@ class Trained:
         return tuple(sorted({trial.seed for trial in self.finished.values()}))
 
     def newest_proposal(self, test):
-        return 1.23e-3 * (test.seed + 1), "a run"
+        return Recorded("a run", 1.23e-3 * (test.seed + 1))
 
     def close_abandoned(self):
         pass

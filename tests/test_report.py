@@ -128,7 +128,7 @@ def test_what_every_rule_suggests_is_read_off_the_curve_beside_it(finished, pape
     )
     np.testing.assert_array_equal(smoothed, range_test.smooth(losses, 0.9))
     (test,) = json.loads((tmp_path / "output" / "summary.json").read_text())["range_tests"]
-    expected = {name: rule(rates, smoothed) for name, rule in suggestions.RULES.items()}
+    expected = suggestions.read_all(range_test.Curve(rates, losses), 0.98)
     assert test["suggestions"] == {name: found.learning_rate if found else None for name, found in expected.items()}
     page = (tmp_path / "output" / "report.md").read_text()
     assert f"| minimum / 10 | {format_rate(expected['minimum / 10'].learning_rate, 3)} |" in page
