@@ -15,7 +15,7 @@ from reproduce.trial import format_rate
 
 DIVERGED = "diverged at step 1: lower --lr-start"
 WEAK = " (weak)"  # follows a rate on weak ground where there is no room for the reason
-RISES = "the loss rises from the start: lower --lr-start"
+RISES = "the loss rises and has not fallen before: lower --lr-start or raise --epochs"
 
 
 @dataclass(frozen=True)
@@ -166,14 +166,15 @@ def _without_fall(losses: np.ndarray, smoothed: np.ndarray, smoothing: float) ->
     last = len(losses) - 1
     if noise.fall(-losses, -smoothed, smoothing, last).is_real:
         return RISES
-    size = f" ({fall.errors:.2g} standard errors, over {fall.needed:.2g} needed)" if fall.errors else ""
-    return f"no fall beyond rounding and noise{size}: raise --lr-end or --epochs"
+    size = f" ({fall.errors:.1f} standard errors, over {fall.needed:.1f} needed)" if fall.errors else ""
+    return f"no fall beyond rounding and noise{size}: raise --lr-end or --epochs, or lower --lr-start if it diverged"
 
 
 def _weakness(found: Curve, smoothed: np.ndarray, smoothing: float, step: int) -> str:
     """Why a reading at that step is to be doubted; empty where it is not.
 
-    A reading is sound where the loss has fallen beyond its noise and is on its way to a minimum inside the ramp.
+    A reading is sound where the loss has fallen beyond its noise, not by one batch alone, and is on its way to a
+    minimum inside the ramp.
     """
     lowest, last = int(np.argmin(smoothed)), len(smoothed) - 1
     doubts = []
@@ -183,7 +184,17 @@ def _weakness(found: Curve, smoothed: np.ndarray, smoothing: float, step: int) -
         doubts.append("the loss is past its minimum there")
     elif not noise.fall(found.losses, smoothed, smoothing, step).is_real:
         doubts.append("the loss has not fallen beyond its noise there")
+    elif not _falls_without_its_best(found.losses, smoothing, step):
+        doubts.append("the fall to there rests on one batch")
     if lowest == last:
         rate = format_rate(float(found.learning_rates[last]), 3)
         doubts.append(f"the loss still falls at the ramp's end, {rate}: raise --lr-end, unless it diverged there")
     return "; ".join(doubts)
+
+
+def _falls_without_its_best(losses: np.ndarray, smoothing: float, step: int) -> bool:
+    """Whether there is a fall to the step still when the batch of the least loss has the loss of the one before."""
+    others = losses.copy()
+    best = 1 + int(np.argmin(losses[1 : step + 1]))
+    others[best] = losses[best - 1]
+    return noise.fall(others, smooth(others, smoothing), smoothing, step).is_real
