@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from reproduce.range_test import Proposal
-from reproduce.suggestions import RULES, slide, steepest_by_rate, steepest_by_step, tenth_of_minimum, valley
+from reproduce.range_test import Curve, NoProposal, Proposal
+from reproduce.suggestions import RULES, read_all, slide, steepest_by_rate, steepest_by_step, tenth_of_minimum, valley
 
 RATES = np.logspace(-5, -1, 5)  # 1e-5 to 1e-1
 
@@ -64,3 +64,28 @@ def test_every_rule_but_the_slide_ignores_what_the_loss_is_counted_from(name):
     rates = np.logspace(-6, 0, 400)
     losses = 2.3 / (1 + (rates / 1.0173e-3) ** 2) + np.where(rates > 0.05, 40 * (rates - 0.05), 0)
     assert RULES[name].at(rates, losses) == RULES[name].at(rates, losses + 8)
+
+
+def test_each_rule_says_how_many_points_it_needs():
+    found = read_all(Curve(RATES[:2], np.array([2.0, 1.0])), 0.98)
+    after = "points, the curve has 2: train more steps, or lower --lr-start if it diverged"
+    assert found["valley"] == NoProposal(f"valley needs 3 {after}")
+    assert found["slide"] == NoProposal(f"slide needs 17 {after}")
+    assert not any(found.values())
+
+
+def test_the_valley_never_reads_before_the_first_rate():
+    # Falls over points 0 and 1: it would begin at 1 - 2 = -1, of which a third and half a third are no step.
+    assert valley(RATES, np.array([2.0, 1.0, 5.0, 5.0, 5.0])) == NoProposal(
+        "valley needs a fall over 3 points, the longest here is over 2"
+    )
+    assert valley(RATES, np.array([3.0, 2.0, 1.0, 5.0, 5.0])).step == 0
+
+
+def test_what_is_read_after_the_minimum_is_weak():
+    steps = np.arange(300)
+    losses = 2.3 / (1 + np.exp((steps - 100) / 10)) + np.where(steps > 200, 0.1 * (steps - 200), 0)
+    losses[250:] -= 3
+    found = read_all(Curve(np.logspace(-6, 0, 300), losses), 0.5)
+    assert found["steepest by step"].weak == "the loss is past its minimum there"
+    assert found["steepest by log rate"].weak == ""
