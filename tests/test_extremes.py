@@ -296,5 +296,5 @@ def test_a_range_test_without_a_proposal_says_why_where_its_rate_is_asked_for(mo
         2,
         "error: --learning-rates proposed needs what a range test with adam, mnist, 640 images, batches of 128 and "
         f"seed 0 proposes, and run {run.info.run_id} has none: {reason} "
-        "(run reproduce range_test --seeds 0 --train-size 640 so changed, then this again)",
+        "(run reproduce range_test --train-size 640 so changed, then this again)",
     )

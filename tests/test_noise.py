@@ -9,7 +9,7 @@ from reproduce.suggestions import RULES, read_all
 
 
 def test_the_variance_that_averaging_leaves_in_worked_numbers():
-    # One loss: all of it. Two at b = 0.5 weigh 1/3 and 2/3: 1/9 + 4/9. Three weigh 1/7, 2/7, 4/7: 21/49. In the end 1/3.
+    # One loss: all of it. Two at b = 0.5 weigh 1/3 and 2/3: 1/9 + 4/9. Three weigh 1/7, 2/7, 4/7: 21/49. At last 1/3.
     found = noise.variance_left(0.5, np.array([1, 2, 3, 1000]))
     np.testing.assert_allclose(found, [1, 5 / 9, 21 / 49, 1 / 3], rtol=1e-12)
     np.testing.assert_array_equal(noise.variance_left(0.0, np.array([1, 2])), [1, 1])
@@ -23,8 +23,8 @@ def test_a_fall_in_standard_errors_in_worked_numbers():
     # 21 pairs of 7 points, 2 · 36 / 17 = 4.24 degrees of freedom: the t quantile of 1 - 0.05 / 21.
     assert found.needed == pytest.approx(5.42, abs=0.01)
     assert found.is_real
-    # From 4 to 2 smoothed by 0.5: to 8/3, by 4/3. The variance is 2; of a third of one and two thirds of both, less one:
-    # the share 2/3 squared times 1 + 1, times 2.
+    # From 4 to 2 smoothed by 0.5: to 8/3, by 4/3. The variance is 2, and that of the fall
+    # is the share 2/3 squared times 1 + 1, times 2.
     found = noise.fall(np.array([4.0, 2.0]), smooth(np.array([4.0, 2.0]), 0.5), 0.5, 1)
     assert found.errors == pytest.approx((4 / 3) / np.sqrt(4 / 9 * 2 * 2))
     assert not found.is_real
