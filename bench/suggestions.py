@@ -69,7 +69,7 @@ def main() -> None:
         for name, rate in theirs.items():
             first, last = LIGHTNING_SKIPS if name == "steepest by rate" else (0, 0)
             end = len(rates) - last
-            ours = RULES[name](rates[first:end], losses[first:end]).learning_rate
+            ours = RULES[name].at(rates[first:end], losses[first:end]).learning_rate
             results.append(
                 {"seed": seed, "rule": name, "theirs": rate, "ours": ours, "same": bool(np.isclose(rate, ours))}
             )

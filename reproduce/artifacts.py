@@ -7,6 +7,7 @@ import numpy as np
 
 from reproduce import figures, range_test
 from reproduce.checkpoints import EpochRecord
+from reproduce.records import proposal_tags
 from reproduce.trial import Trial
 
 
@@ -32,13 +33,10 @@ def leave_behind(trial: Trial, history: list[EpochRecord], folder: Path, smoothi
             [[int(step), repr(float(rates[int(step)])), repr(loss), repr(accuracy)]
              for step, loss, accuracy in validation.tolist() if step < len(rates)],
         )  # fmt: skip
-    proposal = range_test.steepest(found.learning_rates, smoothed)
+    proposal = range_test.propose(found, smoothing)
     figure = figures.range_test({trial.seed: found}, smoothing, {trial.seed: proposal}, validation=validation)
     figures.save(figure, folder / "range_test.png")
-    return {
-        "smoothing": str(smoothing),
-        "proposed_learning_rate": repr(proposal.learning_rate) if proposal else "none: the loss never fell",
-    }
+    return proposal_tags(proposal, smoothing)
 
 
 def _write(path: Path, head: list[str], rows: list[list]) -> None:

@@ -13,7 +13,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.utils.mlflow_tags import MLFLOW_PROJECT_ENTRY_POINT, MLFLOW_SOURCE_TYPE
 
-from reproduce import local_store, patience
+from reproduce import local_store
 from reproduce.errors import UserError, shown
 from reproduce.plain import without_credentials
 
@@ -22,6 +22,7 @@ STORE, RUN = "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"
 EXPERIMENT_ID, EXPERIMENT_NAME = "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"
 SERVERS = ("http", "https", "databricks", "databricks-uc", "uc")
 EXPECTED = "a file, as sqlite:///mlflow.db, a server, as http://127.0.0.1:5000, or a database"
+NO_SUCH = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 MIGRATE = "bring the runs over with mlflow migrate-filestore"
 
 
@@ -32,7 +33,10 @@ def store(uri: str, is_named: bool) -> tuple[str, Path | None]:
     """
     file = local_store.file_of(uri)
     if file is not None:
-        return (uri if "?" in uri else local_store.address_of(file)), file
+        address, query = local_store.address_of(file), uri.partition("?")[2]
+        if "/file:" in uri:  # SQLite's own address, which has its parameters within
+            return uri, file
+        return (f"{address}?{query}" if query else address), file
     try:
         scheme = urlsplit(uri).scheme
     except ValueError as error:
@@ -112,7 +116,7 @@ def _found(variable: str, named: str, find: Callable[[str], Any]) -> Any:
     try:
         return find(named)
     except MlflowException as error:
-        if patience.is_away(error):
+        if error.error_code not in NO_SUCH:
             raise
         raise UserError(
             f"{variable} is {shown(named)}: there is none such in the store; correct or unset it"

@@ -229,11 +229,12 @@ def ui_command(host: str, port: int) -> None:
     uri = mlflow.get_tracking_uri()
     if uri.startswith(("http://", "https://")):
         raise UserError(f"MLFLOW_TRACKING_URI names a server, which has the UI itself: open {without_credentials(uri)}")
-    store = running.open_store("ui")
+    from reproduce.connection import store_to_show
 
+    uri = store_to_show(running.home())
     # The UI needs none of the server's background jobs: it starts in half the time and a fourth of the memory.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = store.uri  # as an argument everybody could read it
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # as an argument everybody could read it
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, command)
 
@@ -245,16 +246,16 @@ def _log_proposals(store: Any, parent_id: str, paper: Paper, wishes: study.Wishe
         if result is None:
             continue  # it failed, and that was said
         proposal = evidence.proposal(trial)
-        if proposal is None:
-            say(f"{trial.label}: the loss never fell, so there is no rate to propose")
-        else:
+        if proposal:
             stated = paper.range_test.reported
             beside = f" (the paper: {format_rate(stated.proposed_learning_rate)}, around step {stated.step})"
             say(
                 f"{trial.label}: proposes {format_rate(proposal.learning_rate, 3)}, read at step {proposal.step}"
-                f"{'' if study.departures(paper, wishes) else beside}"
+                f"{'' if study.departures(paper, wishes) else beside}{proposal.ground}"
             )
-            found[result.run_id] = (trial.seed, proposal.learning_rate)
+        else:
+            say(f"{trial.label}: proposes no rate: {proposal.reason}")
+        found[result.run_id] = (trial.seed, proposal)
     store.log_proposals(parent_id, smoothing, found)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from reproduce import claims, regret, spread, suggestions
 from reproduce.archive import finite
 from reproduce.evidence import Evidence
+from reproduce.range_test import WEAK
 from reproduce.trial import Optimizer, Trial, format_rate
 
 OPTIMIZERS: tuple[Optimizer, ...] = ("adam", "adamw", "sgd", "radam", "lars", "lamb")  # the assignment's
@@ -17,7 +18,8 @@ class Regrets:
     """A grid and the proposals beside it. Accuracies are test accuracies by epoch, as the paper counts them.
 
     `grid` maps a seed and a rate to them, `proposed` a rule and a seed to its rate and them; `regret` a rule and a
-    number of epochs to the regret of each seed. `cost` is that of the paper's rule.
+    number of epochs to the regret of each seed. `cost` is that of the paper's rule. `weak` has the rules and seeds
+    whose rate stands on weak ground.
     """
 
     grid: Mapping[int, Mapping[float, Sequence[float]]]
@@ -25,6 +27,7 @@ class Regrets:
     epochs_compared: tuple[int, ...]
     regret: Mapping[str, Mapping[int, Sequence[float]]]
     cost: Mapping[int, regret.Cost]
+    weak: frozenset[tuple[str, int]] = frozenset()
 
 
 def regrets(evidence: Evidence, optimizer: Optimizer, seeds: Sequence[int]) -> Regrets | None:
@@ -34,6 +37,7 @@ def regrets(evidence: Evidence, optimizer: Optimizer, seeds: Sequence[int]) -> R
     """
     grid: dict[int, dict[float, Sequence[float]]] = {}
     proposed: dict[str, dict[int, tuple[float, Sequence[float]]]] = {name: {} for name in suggestions.RULES}
+    weak: set[tuple[str, int]] = set()
     whole: Trial | None = None
     for seed in seeds:
         test, trials = evidence.test(optimizer, seed), evidence.grid(optimizer, seed)
@@ -48,6 +52,7 @@ def regrets(evidence: Evidence, optimizer: Optimizer, seeds: Sequence[int]) -> R
         grid[seed] = {trial.learning_rate: found[trial] for trial in trials}
         for name, trial in at_rates.items():
             proposed[name][seed] = (trial.learning_rate, found[trial])
+            weak |= {(name, seed)} if suggested[name].weak else set()
     if whole is None:
         return None
     last = trials[0].epochs
@@ -62,6 +67,7 @@ def regrets(evidence: Evidence, optimizer: Optimizer, seeds: Sequence[int]) -> R
             for name, by_seed in proposed.items()
         },
         {n: regret.cost(whole, trials, n) for n in epochs},
+        frozenset(weak),
     )  # fmt: skip
 
 
@@ -71,7 +77,9 @@ def regret_rows(found: Regrets) -> tuple[list[str], list[list[str]]]:
     rows = []
     for name, by_seed in found.proposed.items():
         if by_seed:
-            rates = ", ".join(format_rate(rate) for rate, _ in by_seed.values())
+            rates = ", ".join(
+                format_rate(rate) + WEAK * ((name, seed) in found.weak) for seed, (rate, _) in by_seed.items()
+            )
             cells = [spread.of([100 * value for value in found.regret[name][n]]).text(2) for n in found.epochs_compared]
             rows.append([name, rates, *cells])
     return head, rows
@@ -120,17 +128,18 @@ def optimizer_rows(evidence: Evidence, seeds: Sequence[int]) -> tuple[list[str],
     rows = []
     for optimizer in OPTIMIZERS:
         for factor, name in ((1, "proposed"), (10, "× 10"), (0.1, "× 0.1")):
-            found = []
+            found, rates = [], []
             for seed in seeds:
                 proposal = evidence.proposal(evidence.test(optimizer, seed))
                 trial = proposal and evidence.at_rate(optimizer, seed, proposal, factor)
                 result = trial and evidence.result(trial)
                 if result:
                     found.append(result)
+                    rates.append(format_rate(trial.learning_rate) + WEAK * bool(proposal.weak))
             if found:
                 reached = [claims.of_epochs("epochs_to_95_percent", result.epochs, None) for result in found]
                 rows.append([
-                    optimizer, name, ", ".join(format_rate(result.trial.learning_rate) for result in found),
+                    optimizer, name, ", ".join(rates),
                     ", ".join("never" if epochs == float("inf") else f"{epochs:g}" for epochs in reached),
                     spread.of([result.epochs[regret.METRIC][-1] for result in found]).text(),
                 ])  # fmt: skip

@@ -7,7 +7,7 @@ import numpy as np
 from reproduce import spread
 from reproduce.comparisons import Regrets
 from reproduce.figures import BAND_ALPHA, COLOURS, GREY, MARKERS, Axes, Figure, over_seeds, styled
-from reproduce.range_test import Curve, Proposal, smooth
+from reproduce.range_test import Curve, Reading, smooth
 from reproduce.records import Result
 from reproduce.tables import NAMES
 from reproduce.trial import format_rate
@@ -20,7 +20,7 @@ def draw(
     models: Mapping[str, Sequence[Sequence[Result]]],
     curves: Mapping[int, Curve],
     smoothing: float,
-    proposals: Mapping[int, Proposal | None],
+    proposals: Mapping[int, Reading],
     regrets: Regrets | None,
 ) -> Figure:
     """Final accuracy of every model by initial rate; the grid with each rule's proposal; the range test's loss.
@@ -34,7 +34,7 @@ def draw(
     if regrets:
         _grid(panels[1], regrets)
     _range_test(panels[-1], curves, smoothing)
-    proposed = [proposal.learning_rate for proposal in proposals.values() if proposal is not None]
+    proposed = [proposal.learning_rate for proposal in proposals.values() if proposal]
     if proposed:
         middle, low, high = spread.of_rates(proposed)
         for axes in panels:

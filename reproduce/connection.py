@@ -8,7 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from reproduce.progress import said_if_slow, say
 
 OPENING_SECONDS = 10  # to wait for a store when a command starts: longer, and the address is likely wrong
 REACHING_SECONDS = (5, 10)  # for a server to take a connection, and then to answer
+DRIVERS_WITH_LIMIT = ("psycopg2", "psycopg", "mysqldb", "pymysql")  # those that know connect_timeout
+SILENT_RUN_SECONDS = 120  # without a sign of life, which comes every minute: then nobody is at work on a run
 LOCK_SECONDS = 120  # to wait for another command of this home that opens the store
 # Variables of MLflow's that would change what is recorded: metrics of a model that is not ours, or written some time.
 SET_ASIDE = ("MLFLOW_ACTIVE_MODEL_ID", "MLFLOW_ENABLE_ASYNC_LOGGING")
@@ -57,7 +59,8 @@ class Connection:
         self.uri, self.file = chosen.store(mlflow.get_tracking_uri(), self.is_named)
         self.shown_uri = without_credentials(self.uri)
         self.home = home
-        with _alone(home) as self.home_id:
+        # A worker finds all of it there, and waits for the store as long as its command would.
+        with _alone(home) if experiment_id is None else nullcontext(_home_id(home)) as self.home_id:
             wait = patience.seconds()
             knocking = Patient(None, self.shown_uri, wait if experiment_id else min(wait, OPENING_SECONDS))
             try:
@@ -89,8 +92,8 @@ class Connection:
         local_store.check(self.file)
         if not self.file.exists():
             local_store.make(self.file, self.home_id)
-        elif (before := local_store.put_right(self.file)) is not None:
-            say(f"the study in {self.file.parent} was in {before} before: its record leads to its artifacts here now")
+        else:
+            _put_right(self.file, self.home)
 
     def check_artifacts(self) -> None:
         """UserError where the experiment's artifacts go to a place on this machine that cannot be written to."""
@@ -129,6 +132,59 @@ class Connection:
         )
 
 
+def store_to_show(home: Path) -> str:
+    """Return the address of the store for MLflow's UI, with the artifacts found where a SQLite store stands now.
+
+    Nothing is made in it, and a study that is at work or cannot be written to is shown as it is. UserError where MLflow
+    could not open it.
+    """
+    _have_mlflow_quiet_and_quick()
+    is_named = bool(os.environ.get(chosen.STORE))
+    uri, file = chosen.store(mlflow.get_tracking_uri(), is_named)
+    if file is None:
+        return uri
+    local_store.check(file)
+    if file.exists():
+        with suppress(UserError):
+            _put_right(file, home)
+    try:
+        mlflow.MlflowClient(uri).search_experiments(max_results=1)
+    except Exception as error:
+        why = f"the tracking store {uri} cannot be used: {one_line(error)}"
+        raise UserError(f"{why}: {remedies.of_store(uri, str(error), is_named)}") from error
+    return uri
+
+
+def _put_right(file: Path, home: Path) -> None:
+    """Have a store in SQLite find its artifacts beside it, and say so where it stood elsewhere before."""
+    move = local_store.put_right(file, lambda: _check_nobody_at_work(file, home))
+    if move is not None:
+        now = "its record leads to its artifacts here now"
+        gone = "its earlier artifacts are not here, and new ones go here"
+        here = file.resolve().parent
+        say(f"the study in {here} was in {move.before} before: {now if move.with_artifacts else gone}")
+
+
+def _check_nobody_at_work(file: Path, home: Path) -> None:
+    """UserError while a command is at work in the study under the path where it stood before, as in a container."""
+    for run_id, alive_at in local_store.running(file):
+        if _is_at_work(home / "parents" / f"{run_id}.lock", alive_at):
+            raise UserError(
+                f"run {run_id} is at work in this study under another path, as in a container: wait until it has ended "
+                f"or, if it was killed, {SILENT_RUN_SECONDS} s"
+            )
+
+
+def _is_at_work(lock: Path, alive_at: int) -> bool:
+    if not lock.exists():  # of another home
+        return time.time() - alive_at <= SILENT_RUN_SECONDS
+    try:
+        with FileLock(lock, blocking=False):
+            return False
+    except Timeout:
+        return True
+
+
 def as_tags(tags: dict[str, str]) -> list[RunTag]:
     """Tags as MLflow takes many of them at once."""
     return [RunTag(key, value) for key, value in tags.items()]
@@ -151,7 +207,8 @@ def _reach(uri: str) -> None:
         with suppress(requests.exceptions.SSLError):  # it is there, and MLflow knows what to trust
             requests.head(uri, timeout=REACHING_SECONDS, allow_redirects=False)
     elif uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES:
-        within = {"connect_timeout": REACHING_SECONDS[0]}
+        driver = sqlalchemy.make_url(uri).get_driver_name()
+        within = {"connect_timeout": REACHING_SECONDS[0]} if driver in DRIVERS_WITH_LIMIT else {}
         sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool, connect_args=within).connect().close()
 
 
@@ -189,7 +246,7 @@ def _alone(home: Path) -> Iterator[str]:
     lock = FileLock(home / STORE_LOCK)  # two processes that both make a new SQLite store would collide
     locked = f"another command of {home} is opening its store"
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True)  # for the lock
         with said_if_slow(f"{locked}; waiting for it, for up to {LOCK_SECONDS} s"):
             lock.acquire(timeout=LOCK_SECONDS)
         home_id = _home_id(home)
@@ -208,6 +265,7 @@ def _alone(home: Path) -> Iterator[str]:
 def _home_id(home: Path) -> str:
     """What tells this home from all others; made up by whoever is the first to use it."""
     file = home / "id"
+    home.mkdir(parents=True, exist_ok=True)
     if not file.exists():
         write_atomically(file, uuid.uuid4().hex.encode())
     return file.read_text()

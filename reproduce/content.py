@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from reproduce import comparisons, study, verdicts
 from reproduce.claims import Judgement
 from reproduce.evidence import Evidence
-from reproduce.range_test import Curve, Proposal
+from reproduce.range_test import PAPERS_RULE, Curve, Reading
 from reproduce.records import RANKS, Result
-from reproduce.suggestions import PAPERS_RULE, RULES
+from reproduce.suggestions import RULES
 from reproduce.tables import Row
 from reproduce.trial import Trial
 
@@ -22,7 +22,7 @@ class Content:
     rows: list[Row]
     tests: list[Trial]
     curves: Mapping[int, Curve]
-    suggested: Mapping[int, Mapping[str, Proposal | None]]
+    suggested: Mapping[int, Mapping[str, Reading]]
     missing: list[Trial]
     environment: dict[str, list[str]]
     judgements: list[Judgement]
@@ -31,12 +31,12 @@ class Content:
     ui: str | None
 
     @property
-    def proposed(self) -> dict[int, Proposal | None]:
+    def proposed(self) -> dict[int, Reading]:
         """What each range test proposes by the paper's rule."""
-        return {seed: found[PAPERS_RULE] for seed, found in self.suggested.items()}
+        return {seed: found[PAPERS_RULE.name] for seed, found in self.suggested.items()}
 
     @property
-    def by_rule(self) -> dict[str, dict[int, Proposal | None]]:
+    def by_rule(self) -> dict[str, dict[int, Reading]]:
         """What each rule suggests for each seed."""
         return {name: {seed: found[name] for seed, found in self.suggested.items()} for name in RULES}
 

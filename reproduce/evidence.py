@@ -6,7 +6,7 @@ from functools import cache
 from reproduce import range_test, regret, study, suggestions
 from reproduce.archive import Archive
 from reproduce.paper import Paper
-from reproduce.range_test import Curve, Proposal
+from reproduce.range_test import PAPERS_RULE, Curve, Proposal, Reading
 from reproduce.records import Result
 from reproduce.study import Wishes
 from reproduce.tracking import Store
@@ -55,17 +55,16 @@ class Evidence:
         result = self.result(test)
         return result and range_test.until_not_finite(*self.store.curve(result.run_id))
 
-    def _suggested(self, test: Trial) -> Mapping[str, Proposal | None]:
+    def _suggested(self, test: Trial) -> Mapping[str, Reading]:
         """What each rule reads off a range test's curve; nothing without a curve."""
         curve = self.curve(test)
         if curve is None:
             return {}
-        smoothed = range_test.smooth(curve.losses, self.smoothing)
-        return {name: rule(curve.learning_rates, smoothed) for name, rule in suggestions.RULES.items()}
+        return suggestions.read_all(curve, self.smoothing)
 
-    def proposal(self, test: Trial) -> Proposal | None:
-        """What a range test proposes by the paper's rule."""
-        return self.suggested(test).get(suggestions.PAPERS_RULE)
+    def proposal(self, test: Trial) -> Reading | None:
+        """What a range test proposes by the paper's rule; None where it was not run."""
+        return self.suggested(test).get(PAPERS_RULE.name)
 
     def grid(self, optimizer: Optimizer, seed: int) -> list[Trial]:
         """The trials of the grid."""

@@ -31,7 +31,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from reproduce.checkpoints import EpochRecord
 from reproduce.paper import Paper
-from reproduce.range_test import Curve, Proposal, smooth
+from reproduce.range_test import Curve, Reading, smooth
 from reproduce.records import Result
 from reproduce.tables import NAMES, rate_of
 from reproduce.trial import Trial, format_rate
@@ -96,7 +96,7 @@ def trial(trial: Trial, history: Sequence[EpochRecord]) -> Figure:
 def range_test(
     curves: Mapping[int, Curve],
     smoothing: float,
-    proposals: Mapping[int, Proposal | None],
+    proposals: Mapping[int, Reading],
     paper: Paper | None = None,
     zoomed: bool = False,
     validation: np.ndarray | None = None,
@@ -120,11 +120,11 @@ def range_test(
     if len(curves) > 1:
         axes.fill_between([], [], [], color=COLOURS[0], alpha=BAND_ALPHA, label="lowest to highest, each seed thin")
     for index, (seed, proposal) in enumerate(proposals.items()):
-        if proposal is not None:
+        if proposal:
             axes.plot(
                 proposal.step, smoothed[seed][proposal.step], MARKERS[index % len(MARKERS)],
                 color=COLOURS[index % len(COLOURS)], markersize=9, markeredgecolor="black", linestyle="none",
-                label=f"seed {seed} proposes {format_rate(proposal.learning_rate, 3)} (step {proposal.step})",
+                label=f"seed {seed} proposes {proposal.short} (step {proposal.step})",
             )  # fmt: skip
     longest = max(curves.values(), key=lambda curve: len(curve.losses))
     total = len(longest.losses)
@@ -151,9 +151,7 @@ def range_test(
 
 
 @styled
-def rules(
-    curves: Mapping[int, Curve], smoothing: float, suggested: Mapping[str, Mapping[int, Proposal | None]]
-) -> Figure:
+def rules(curves: Mapping[int, Curve], smoothing: float, suggested: Mapping[str, Mapping[int, Reading]]) -> Figure:
     """What each rule suggests, a colour and a marker a rule, on the smoothed curve of every seed."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
@@ -164,7 +162,7 @@ def rules(
         points = [
             (proposal.learning_rate,
              np.interp(proposal.learning_rate, curves[seed].learning_rates, smoothed[seed]))
-            for seed, proposal in by_seed.items() if proposal is not None
+            for seed, proposal in by_seed.items() if proposal
         ]  # fmt: skip
         if points:
             axes.plot(

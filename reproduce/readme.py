@@ -8,7 +8,7 @@ from collections import Counter
 
 from reproduce import spread
 from reproduce.provenance import ROOT
-from reproduce.suggestions import PAPERS_RULE
+from reproduce.range_test import PAPERS_RULE
 from reproduce.trial import format_rate
 
 REFERENCE = ROOT / "report" / "reference"
@@ -37,18 +37,18 @@ def results() -> str:
             name: {n: spread.of([100 * float(value) for value in values]) for n, values in rule["regret"].items()}
             for name, rule in summary["regret"]["rules"].items()
         }
-        horizons = sorted(map(int, regret[PAPERS_RULE]))
+        horizons = sorted(map(int, regret[PAPERS_RULE.name]))
         last = str(horizons[-1])
         images = summary["regret"]["images"]
         lines[-1] += (
             f" Trained there, a model ended below the best of {len(summary['regret']['grid'])} fixed rates by "
             + ", ".join(
-                f"{regret[PAPERS_RULE][str(n)].text(2)} points after {n} epoch{'s' * (n > 1)} "
+                f"{regret[PAPERS_RULE.name][str(n)].text(2)} points after {n} epoch{'s' * (n > 1)} "
                 f"(for {images[str(n)]['proposal'] / images[str(n)]['grid']:.0%} of the grid's images)"
                 for n in horizons
             )
             + f"; by the other rules' proposals, after {last}: "
-            + ", ".join(f"{name} {found[last].text(2)}" for name, found in regret.items() if name != PAPERS_RULE)
+            + ", ".join(f"{name} {found[last].text(2)}" for name, found in regret.items() if name != PAPERS_RULE.name)
             + "."
         )
     table = (REFERENCE / "summary.md").read_text(encoding="utf-8")

@@ -13,11 +13,14 @@ from mlflow.entities import Run
 from reproduce.connection import Connection
 from reproduce.errors import StoreAwayError, TrackingError, UserError
 from reproduce.progress import say
+from reproduce.range_test import Reading
 from reproduce.trial import Trial
 
 METRICS = ("train_loss", "test_accuracy", "test_accuracy_batch_mean", "learning_rate")
 VALIDATION = ("validation_loss", "validation_accuracy")
 PROPOSED = "proposed_learning_rate"
+WEAK_GROUND = "weak_ground"
+NOT_WEAK = "no"  # a tag cannot be taken back, and this overwrites one from another smoothing
 CURVE_FILE = "curve.csv"
 RANKS = "environment.ranks"  # over how many a trial was split; no tag is one process
 RANGE_TEST, TRIAL = "range_test", "trial"  # the kinds of run that hold a trial
@@ -41,6 +44,33 @@ class Result:
     def last(self, metric: str) -> float:
         """The metric's value after the last epoch."""
         return self.epochs[metric][-1]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a range test's run has of its proposal: a rate, with why its ground is weak if it is, or why it has none."""
+
+    run_id: str
+    learning_rate: float | None
+    reason: str = ""
+
+
+def proposal_tags(proposal: Reading, smoothing: float) -> dict[str, str]:
+    """The tags that say what a range test proposes, or why it proposes nothing."""
+    return {
+        "smoothing": str(smoothing),
+        PROPOSED: repr(proposal.learning_rate) if proposal else str(proposal),
+        WEAK_GROUND: proposal.weak or NOT_WEAK if proposal else NOT_WEAK,
+    }
+
+
+def _proposed(run: Run) -> Recorded:
+    """What `proposal_tags` wrote."""
+    rate, weak = run.data.tags.get(PROPOSED, "no proposal is recorded"), run.data.tags.get(WEAK_GROUND, NOT_WEAK)
+    try:
+        return Recorded(run.info.run_id, float(rate), "" if weak == NOT_WEAK else weak)
+    except ValueError:  # in words, that there is none
+        return Recorded(run.info.run_id, None, rate.removeprefix("none: "))
 
 
 class Records(Connection):
@@ -75,7 +105,12 @@ class Records(Connection):
         """Whether a range test's curve is still among its artifacts; other kinds of run are read without one."""
         if run.data.tags["kind"] != RANGE_TEST:
             return True
-        return any(file.path == CURVE_FILE for file in self.client.list_artifacts(run.info.run_id))
+        try:
+            return any(file.path == CURVE_FILE for file in self.client.list_artifacts(run.info.run_id))
+        except StoreAwayError:
+            raise
+        except TrackingError:  # artifacts of a server that is not asked through it: nothing is known to be gone
+            return True
 
     def results(self, trials: Iterable[Trial]) -> dict[Trial, Result]:
         """For each trial the newest finished run of exactly that specification; those without one are left out."""
@@ -84,19 +119,16 @@ class Records(Connection):
         read = {trial: self.result(trial, found[trial.specification]) for trial in here}
         return {trial: result for trial, result in read.items() if result is not None}
 
-    def newest_proposal(self, like: Trial) -> tuple[float | None, str | None]:
-        """What the newest finished range test of the same data, optimizer, batch and seed proposes, and its run.
+    def newest_proposal(self, like: Trial) -> Recorded | None:
+        """What the newest finished range test of the same data, optimizer, batch and seed proposes; None without one.
 
-        Its ramp and engine may be any. None, None without such a run; None and the run where its loss never fell.
+        Its ramp and engine may be any.
         """
         same = {key: str(getattr(like, key)) for key in ("dataset", "train_size", "optimizer", "batch_size", "seed")}
         for run in self.runs("tags.kind = 'range_test'"):
             if is_finished(run) and same.items() <= run.data.params.items():
-                try:
-                    return float(run.data.tags.get(PROPOSED, "")), run.info.run_id
-                except ValueError:  # in words, that there is none
-                    return None, run.info.run_id
-        return None, None
+                return _proposed(run)
+        return None
 
     def seeds(self) -> tuple[int, ...]:
         """The seeds of all finished trials, in rising order."""

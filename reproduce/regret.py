@@ -25,10 +25,11 @@ class Cost:
 def best(grid: Mapping[float, Sequence[float]], epochs: int) -> tuple[float, float]:
     """The rate of the highest accuracy after `epochs`, the smaller of two that are equal, and that accuracy.
 
-    `grid` has each rate's accuracies by epoch; a training that ended before, having diverged, is passed over. NaN, NaN
-    where all had.
+    `grid` has each rate's accuracies by epoch. A training that ended before, having diverged, is passed over, and so is
+    one whose accuracy is NaN. NaN, NaN where none is left.
     """
-    reached = {rate: accuracies[epochs - 1] for rate, accuracies in sorted(grid.items()) if len(accuracies) >= epochs}
+    ended = {rate: accuracies[epochs - 1] for rate, accuracies in sorted(grid.items()) if len(accuracies) >= epochs}
+    reached = {rate: accuracy for rate, accuracy in ended.items() if not math.isnan(accuracy)}
     if not reached:
         return math.nan, math.nan
     rate = max(reached, key=reached.__getitem__)

@@ -4,6 +4,7 @@ A remedy is given only where it helps. That the same command goes on is said onl
 gone on from.
 """
 
+import shlex
 from importlib.util import find_spec
 
 from reproduce.errors import StoreAwayError, TrackingError, TrialsFailedError
@@ -27,7 +28,7 @@ OF_STORES = (
     (("failed to convert", "invalid poolclass", "active workspace is required"),
      "correct that setting of MLflow's, or unset its variable"),
     (NO_ROOM, "make room on its disk"),
-    (NO_RIGHT, "make it writable"),
+    (NO_RIGHT, "correct its permissions"),
     (("authentication failed", "no password supplied", "error code 401", "error code 403"),
      "correct the user and the password that it is asked with"),
     (("malformed", "disk i/o error"), "put a copy of it in its place, or have MLFLOW_TRACKING_URI name another store"),
@@ -43,9 +44,11 @@ def of_store(uri: str, said: str, is_named: bool, is_away: bool = False) -> str:
         return "begin it with postgresql+psycopg2://, for the driver that is installed here"
     for words, remedy in OF_STORES:
         if any(word in said.lower() for word in words):
-            return remedy.format(uri=uri)
+            return remedy.format(uri=shlex.quote(uri))
+    if is_away and uri.startswith("sqlite"):
+        return "wait until it is free, and try again"
     if is_away:
-        return f"start it, or {UNSET}" if is_named else "wait until it is free, and try again"
+        return f"start it, or {UNSET}"
     return UNSET if is_named else NAME_ANOTHER
 
 
@@ -61,6 +64,6 @@ def after(error: BaseException, command: str) -> str:
         if any(words in said for words in NO_ROOM):
             return f"make room: {kept or GO_ON}"
         if any(words in said for words in NO_RIGHT):
-            return f"make it writable: {kept or GO_ON}"
+            return f"correct its permissions: {kept or GO_ON}"
         return kept or "what is done is in the store, or in the checkpoints"
     return kept or GO_ON

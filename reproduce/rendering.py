@@ -25,12 +25,13 @@ REGRET_INTRO = (
 )
 OPTIMIZERS_INTRO = (
     "Each optimizer without a schedule, at the rate its own range test proposes for each seed, ten times it, and a "
-    "tenth of it; in the order of the seeds."
+    "tenth of it; in the order of the seeds. What is marked weak is a proposal on weak ground."
 )
 RULES_INTRO = (
     "What learning-rate finders read off the same smoothed curves. The first rule is the paper's. Those that look at "
     "the whole curve can be drawn into the explosion, where the smoothed loss also falls now and then; by the rate "
-    "itself, a fall within the noise at the tiniest rates counts most."
+    "itself, a fall within the noise at the tiniest rates counts most. A reading is weak at the first rate, where the "
+    "loss has not fallen beyond its noise, after its minimum, and where it still falls at the ramp's end."
 )
 RATE_DASHED = "The dashed line is the rate that the range test proposes."
 GRID_BETWEEN = (
@@ -100,7 +101,7 @@ def _readings(content: Content) -> list[dict[str, Any]]:
             found.append({
                 "seed": test.seed, "steps": len(content.curves[test.seed].losses),
                 "run_id": plain.markdown(content.evidence.result(test).run_id),
-                "rate": format_rate(proposal.learning_rate, 3) if proposal else "none",
+                "rate": str(proposal),
                 "step": proposal.step if proposal else "—",
             })  # fmt: skip
     return found
@@ -109,10 +110,7 @@ def _readings(content: Content) -> list[dict[str, Any]]:
 def _rules(content: Content) -> tuple[list[str], list[list[str]]]:
     """The table of rules: its head, and a row a rule."""
     head = ["rule", *(f"seed {seed}" for seed in content.suggested)]
-    rows = [
-        [name, *(format_rate(found.learning_rate, 3) if found else "none" for found in by_seed.values())]
-        for name, by_seed in content.by_rule.items()
-    ]
+    rows = [[name, *(found.short for found in by_seed.values())] for name, by_seed in content.by_rule.items()]
     return head, rows
 
 

@@ -24,8 +24,8 @@ from reproduce.errors import UserError
 from reproduce.evidence import Evidence
 from reproduce.paper import load_paper
 from reproduce.progress import say
+from reproduce.range_test import PAPERS_RULE
 from reproduce.records import Result
-from reproduce.suggestions import PAPERS_RULE
 
 PAGES = (
     "index.html", "report.md", "claims.json", "summary.csv", "summary.md", "summary.json", "range-test.csv",
@@ -178,7 +178,7 @@ def _summary(content: Content) -> dict[str, Any]:
     return {
         "departures": content.departures,
         "range_tests": tables.range_tests_data(
-            content.tests, run_ids, content.suggested, PAPERS_RULE, evidence.smoothing, reported
+            content.tests, run_ids, content.suggested, PAPERS_RULE.name, evidence.smoothing, reported
         ),
         "trials": tables.trials_data(content.rows),
         "regret": comparisons.regret_data(content.regrets) if content.regrets else None,

@@ -255,17 +255,24 @@ def at_proposed_rates(given: dict[str, Any], store: Any, paper: Paper, wishes: s
         return wishes
     rates = {}
     for test in study.range_tests(paper, wishes):
-        proposed, run_id = store.newest_proposal(test)
-        if proposed is None:
-            why = f"run {run_id} found none, its loss never fell" if run_id else "there is no such range test"
+        found = store.newest_proposal(test)
+        if found is None or found.learning_rate is None:
             raise UserError(
                 f"--learning-rates proposed needs what a range test with {test.optimizer}, {test.dataset}, "
-                f"{test.train_size} images, batches of {test.batch_size} and seed {test.seed} proposes, and {why}: "
-                f"run {_range_test_command(paper, wishes)} first"
+                f"{test.train_size} images, batches of {test.batch_size} and seed {test.seed} proposes, and "
+                f"{_why_none(found, _range_test_command(paper, wishes))}"
             )
-        rates[test.seed] = tuple(study.as_printed(proposed * factor) for factor in (1, 10, 0.1))
-        say(f"seed {test.seed}: {format_rate(proposed, 3)} is what run {run_id} proposes")
+        rates[test.seed] = tuple(study.as_printed(found.learning_rate * factor) for factor in (1, 10, 0.1))
+        ground = f", on weak ground: {found.reason}" if found.reason else ""
+        say(f"seed {test.seed}: {format_rate(found.learning_rate, 3)} is what run {found.run_id} proposes{ground}")
     return wishes.model_copy(update={"rates_by_seed": rates})
+
+
+def _why_none(found: Any, command: str) -> str:
+    """Why there is no proposed rate to train at, and what to type for one."""
+    if found is None:
+        return f"there is no such range test: run {command} first"
+    return f"run {found.run_id} has none: {found.reason} (run {command} so changed, then this again)"
 
 
 def _range_test_command(paper: Paper, wishes: study.Wishes) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from scipy import stats
 
 CONFIDENCE = 0.95
+LEAST, MOST = 1e-38, 1e38  # of a learning rate, as `trial` has it
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,10 @@ def of(values: Sequence[float]) -> Spread:
 def of_rates(rates: Sequence[float]) -> tuple[float, float, float]:
     """Geometric mean of learning rates and its 95% interval, one on their order of magnitude; one rate is all three.
 
-    Rates are spread over orders of magnitude: their logarithms are what is normal, if anything is.
+    Rates are spread over orders of magnitude: their logarithms are what is normal, if anything is. An interval that
+    reaches beyond what a learning rate can be is cut off there.
     """
     found = of([math.log(rate) for rate in rates])
     half = found.half_width or 0.0
-    return math.exp(found.mean), math.exp(found.mean - half), math.exp(found.mean + half)
+    low, high = max(found.mean - half, math.log(LEAST)), min(found.mean + half, math.log(MOST))
+    return math.exp(found.mean), math.exp(low), math.exp(high)

@@ -10,7 +10,7 @@ from typing import Any
 from reproduce import plain, range_test, spread
 from reproduce.archive import finite
 from reproduce.paper import Reported
-from reproduce.range_test import Curve, Proposal
+from reproduce.range_test import Curve, Reading
 from reproduce.records import Result
 from reproduce.trial import Trial, format_rate
 
@@ -146,7 +146,7 @@ def trials_data(rows: Sequence[Row]) -> list[dict[str, Any]]:
 def range_tests_data(
     tests: Sequence[Trial],
     run_ids: Mapping[Trial, str],
-    suggested: Mapping[int, Mapping[str, Proposal | None]],
+    suggested: Mapping[int, Mapping[str, Reading]],
     papers_rule: str,
     smoothing: float,
     reported: Mapping[str, Any],
@@ -162,6 +162,7 @@ def range_tests_data(
             "proposed_learning_rate": proposal.learning_rate if proposal else None,
             "step": proposal.step if proposal else None,
             "suggestions": {name: other.learning_rate if other else None for name, other in found.items()},
+            "doubts": {name: other.doubt for name, other in found.items() if other.doubt},
             "paper": dict(reported),
             "run_id": run_ids.get(test),
         })  # fmt: skip

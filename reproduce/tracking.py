@@ -38,6 +38,7 @@ from reproduce.errors import StoreAwayError, TrackingError, UserError
 from reproduce.liveness import Liveness
 from reproduce.patience import one_line
 from reproduce.progress import say
+from reproduce.range_test import Reading
 from reproduce.records import (
     CURVE_FILE,
     DIVERGED,
@@ -50,6 +51,7 @@ from reproduce.records import (
     is_finished,
     of_fingerprint,
     of_kind,
+    proposal_tags,
 )
 from reproduce.trial import SIZES, Trial
 
@@ -260,13 +262,13 @@ class Store(Liveness):
         """Write the files of a folder to a run."""
         self.client.log_artifacts(run_id, str(folder), under)
 
-    def log_proposals(self, run_id: str, smoothing: float, proposals: dict[str, tuple[int, float]]) -> None:
+    def log_proposals(self, run_id: str, smoothing: float, proposals: dict[str, tuple[int, Reading]]) -> None:
         """Write what range tests, by run id, propose for their seed: to each, and to the parent by seed."""
         now = int(time.time() * 1000)
-        metrics = [Metric(PROPOSED, rate, now, seed) for seed, rate in proposals.values()]
+        metrics = [Metric(PROPOSED, found.learning_rate, now, seed) for seed, found in proposals.values() if found]
         self.client.log_batch(run_id, metrics=metrics, tags=as_tags({"smoothing_used": str(smoothing)}))
-        for test_id, (_, rate) in proposals.items():  # a finished test may have been read with another smoothing
-            self.client.log_batch(test_id, tags=as_tags({"smoothing": str(smoothing), PROPOSED: repr(rate)}))
+        for test_id, (_, found) in proposals.items():  # a finished test may have been read with another smoothing
+            self.client.log_batch(test_id, tags=as_tags(proposal_tags(found, smoothing)))
 
     def _set_status(self, run_id: str, status: str) -> None:
         self.client.update_run(run_id, status=status)

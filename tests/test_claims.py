@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from reproduce import claims, study
+from reproduce import claims, regret, study
 from reproduce.paper import Claim, Measure, Model
 from reproduce.range_test import Curve
 
@@ -207,6 +207,13 @@ GRID = {1e-5: [0.1, 0.5, 0.8], 1e-3: [0.6, 0.9, 0.95], 1e-1: [0.7, 0.1]}  # the 
 )
 def test_measures_of_a_grid(kind, value):
     assert claims.of_grid(kind, GRID, 1e-4, [0.3, 0.8, 0.93]) == pytest.approx(value)
+
+
+def test_a_rate_whose_accuracy_is_no_number_is_not_the_best():
+    grid = {1e-5: [math.nan], 1e-4: [0.8], 1e-3: [0.9], 1e-2: [math.nan], 1e-1: [0.9]}
+    assert regret.best(grid, 1) == (1e-3, 0.9)
+    assert regret.regret(grid, [0.7], 1) == pytest.approx(0.2)
+    assert all(map(math.isnan, regret.best({1e-5: [math.nan], 1e-1: []}, 1)))
 
 
 def test_a_proposal_that_diverged_has_no_regret():

@@ -11,7 +11,7 @@ from test_cli import typed
 from reproduce import extremes, running, schedules, study
 from reproduce.evidence import Evidence
 from reproduce.paper import PROTOCOLS
-from reproduce.range_test import Proposal
+from reproduce.range_test import NoProposal, Proposal
 from reproduce.study import Wishes
 from reproduce.trial import (
     MAX_RATE,
@@ -200,7 +200,7 @@ def propose(store, rate):
     """A finished range test of small wishes, as it is recorded, that proposes this rate."""
     params = {"dataset": "mnist", "train_size": 640, "optimizer": "adam", "batch_size": 128, "seed": 0}
     tags = {"kind": "range_test", "outcome": "finished", "specification": "its own", "seed": "0",
-            "proposed_learning_rate": repr(rate)}  # fmt: skip
+            "proposed_learning_rate": str(rate)}  # fmt: skip
     run_id = store.client.create_run(store.experiment_id, tags=tags, run_name="its range test").info.run_id
     metrics = [Metric(name, 1.0, 0, 1) for name in ("train_loss", "learning_rate")]
     store.client.log_batch(run_id, metrics, [Param(key, str(value)) for key, value in params.items()])
@@ -283,3 +283,18 @@ def test_what_mlflow_would_cut_off_is_refused(monkeypatch, capsys, tmp_path, opt
     assert code == 2
     assert f"which is a text of {length} characters, where MLflow records 6000 of a parameter; expected " in printed
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("reason", ["diverged at step 1: lower --lr-start", "the loss never fell"])
+def test_a_range_test_without_a_proposal_says_why_where_its_rate_is_asked_for(monkeypatch, capsys, store, reason):
+    propose(store, NoProposal(reason))
+    options = ("--train-size", "640", "--epochs", "1", "--scheduler", "none", "--learning-rates", "proposed")
+    monkeypatch.setattr(running, "home", lambda: store.home)
+    (run,) = store.client.search_runs([store.experiment_id])
+    code, printed = typed(monkeypatch, capsys, "sweep", *options, "--seeds", "0", "--device", "cpu")
+    assert (code, printed.splitlines()[-1]) == (
+        2,
+        "error: --learning-rates proposed needs what a range test with adam, mnist, 640 images, batches of 128 and "
+        f"seed 0 proposes, and run {run.info.run_id} has none: {reason} "
+        "(run reproduce range_test --train-size 640 so changed, then this again)",
+    )

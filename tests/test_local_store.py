@@ -4,10 +4,12 @@ import os
 import shutil
 import sqlite3
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import mlflow
 import pytest
+from filelock import FileLock
 
 from reproduce import local_store
 from reproduce.connection import Connection
@@ -221,12 +223,18 @@ def test_a_copy_records_in_its_own_folder_and_its_original_stays_as_it_was(study
 
 
 def test_a_copy_of_the_store_alone_writes_nothing_into_its_original(study, tmp_path, said):
-    study.record("first")
+    first = study.record("first")
     alone = tmp_path / "alone"
     copy = study.moved_to(alone, how=lambda old, new: (new.mkdir(), shutil.copy(old / "mlflow.db", new)))
     second = copy.record("second")
     assert copy.read(second) == "second"
-    assert all(place.is_relative_to(alone) for place in copy.places())
+    assert copy.read(first) == "first"  # in the original, which alone has it
+    assert {place for place in copy.places() if not place.is_relative_to(alone)} == {
+        study.folder / "mlruns" / "1" / first / "artifacts"
+    }
+    assert sorted(path.name for path in (study.folder / "mlruns" / "1").iterdir()) == [first]
+    gone = "its earlier artifacts are not here, and new ones go here"
+    assert said == [f"the study in {alone} was in {study.folder} before: {gone}"]
 
 
 def test_a_study_in_which_the_artifacts_were_below_is_found_where_it_stands(study, tmp_path, said):
@@ -247,12 +255,62 @@ def test_artifacts_that_stand_elsewhere_on_purpose_are_left_there(study, tmp_pat
     experiment = store.client.create_experiment("apart", str(apart))
     run_id = store.client.create_run(experiment).info.run_id
     store.client.log_text(run_id, "apart", "curve.csv")
+    store.client.create_run(experiment)  # that has none yet
     served = store.client.create_experiment("served", "mlflow-artifacts:/9")
     assert study.read(run_id) == "apart"
     moved = study.moved_to(tmp_path / "elsewhere")
     assert moved.read(run_id) == "apart"
     assert moved.open().client.get_experiment(served).artifact_location == "mlflow-artifacts:/9"
     assert said == []
+
+
+def test_artifacts_on_a_disk_that_is_away_are_found_when_it_is_back(study, tmp_path, said):
+    store = study.open()
+    share = tmp_path / "share"
+    experiment = store.client.create_experiment("apart", str(share / "mlruns" / "7"))
+    run_id = store.client.create_run(experiment).info.run_id
+    store.client.log_text(run_id, "apart", "curve.csv")
+    store.client.set_terminated(run_id, "FINISHED")
+    share.rename(tmp_path / "away")
+    study.open()
+    gone = "its earlier artifacts are not here, and new ones go here"
+    assert said == [f"the study in {study.folder} was in {share} before: {gone}"]
+    (tmp_path / "away").rename(share)
+    assert study.read(run_id) == "apart"
+    study.open()
+    assert len(said) == 1
+
+
+def test_a_store_that_is_reached_by_a_link_keeps_its_artifacts_where_it_is(study, tmp_path, said):
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "mlflow.db").symlink_to(study.file)
+    store = Connection(study.home, f"sqlite:///{tmp_path}/links/mlflow.db")
+    run_id = store.create_run({}, "a run")
+    store.client.log_text(run_id, "linked", "curve.csv")
+    assert study.read(run_id) == "linked"
+    assert all(place.is_relative_to(study.folder) for place in study.places())
+    assert said == []
+
+
+@pytest.mark.parametrize("how", ["its lock is held", "it gave a sign of life"])
+def test_a_study_at_work_elsewhere_is_not_moved_under_it(study, tmp_path, how):
+    store = study.open()
+    parent = store.create_run({"kind": "parent"}, "a command")
+    store.client.log_text(parent, "1", "curve.csv")
+    copy = study.moved_to(tmp_path / "copy", how=shutil.copytree)  # as a container's folder is seen on the host
+    lock = study.home / "parents" / f"{parent}.lock"
+    lock.parent.mkdir(parents=True)
+    before = copy.places()
+    with FileLock(lock) if how == "its lock is held" else nullcontext(), pytest.raises(UserError) as refused:
+        copy.open()
+    assert str(refused.value) == (
+        f"run {parent} is at work in this study under another path, as in a container: wait until it has ended or, if "
+        "it was killed, 120 s"
+    )
+    assert copy.places() == before
+    if how == "its lock is held":  # and is no more
+        copy.open()
+        assert copy.places() != before
 
 
 def test_another_store_beside_them_does_not_make_the_artifacts_a_copy(study, tmp_path, empty_database, said):

@@ -15,6 +15,7 @@ from conftest import run
 from reproduce import cli, report, running, study, verdicts
 from reproduce.errors import UserError
 from reproduce.options import COMMANDS, WITHOUT_EFFECT
+from reproduce.records import Recorded
 from reproduce.study import Wishes
 from reproduce.trial import OPTIMIZERS, SCHEDULERS
 
@@ -90,9 +91,12 @@ class Trained:
         return tuple(sorted({trial.seed for trial in self.finished.values()}))
 
     def newest_proposal(self, test):
-        return 1.23e-3 * (test.seed + 1), "a run"
+        return Recorded("a run", 1.23e-3 * (test.seed + 1))
 
     def close_abandoned(self):
+        pass
+
+    def check_artifacts(self):
         pass
 
     @contextmanager
@@ -106,7 +110,7 @@ def commands(monkeypatch, tmp_path, paper):
     monkeypatch.chdir(tmp_path)
     seen = {}
     monkeypatch.setattr(running, "run", lambda name, given, wishes, plan, *_: seen.update(plan=(given, wishes, plan)))
-    monkeypatch.setattr(running, "open_store", lambda: seen["store"])
+    monkeypatch.setattr(running, "open_store", lambda name: seen["store"])
     monkeypatch.setattr(cli, "_report", lambda store, parent_id, found, given: seen.update(found=found))
     monkeypatch.setattr(verdicts, "judge_all", lambda *_, about: seen.update(about=about) or [])
     monkeypatch.setattr(verdicts, "studied", lambda evidence, every: every)

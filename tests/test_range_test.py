@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from reproduce import range_test
+from reproduce.archive import Archive
 from reproduce.checkpoints import EpochRecord
 
 
@@ -33,12 +35,82 @@ def test_a_steeper_fall_after_the_minimum_is_not_proposed():
 
 
 def test_a_loss_that_never_falls_proposes_nothing():
-    assert range_test.steepest(np.logspace(-3, 0, 4), np.array([1.0, 2.0, 3.0, 4.0])) is None
-    assert range_test.steepest(np.array([]), np.array([])) is None
-    assert range_test.propose(range_test.Curve(np.array([]), np.array([])), 0.98) is None
+    assert not range_test.steepest(np.logspace(-3, 0, 4), np.array([1.0, 2.0, 3.0, 4.0]))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_the_curve_ends_before_the_first_loss_that_is_not_finite(bad):
     found = range_test.curve([record([1, 2], [5, 4]), record([3, 4, 5], [3, bad, 2])])
     assert (found.learning_rates.tolist(), found.losses.tolist()) == ([1, 2, 3], [5, 4, 3])
+
+
+NOTHING = "no fall beyond rounding and noise"
+REMEDY = ": raise --lr-end or --epochs, or lower --lr-start if it diverged"
+SHORT = ": train more steps, or lower --lr-start if it diverged"
+RISES = "the loss rises and has not fallen before: lower --lr-start or raise --epochs"
+NOISE = np.random.default_rng(1).normal(0, 0.02, 400)
+
+
+def proposed(losses, smoothing=0.98):
+    losses = np.array(losses, np.float64)
+    rates = np.logspace(-6, 0, len(losses)) if len(losses) > 1 else np.array([1e-6])
+    return range_test.propose(range_test.until_not_finite(rates, losses), smoothing)
+
+
+@pytest.mark.parametrize(
+    ("losses", "smoothing", "reason"),
+    [
+        ([np.nan, 2, 1], 0.98, "diverged at step 1: lower --lr-start"),
+        ([], 0.98, "diverged at step 1: lower --lr-start"),
+        ([2.3, np.inf, 1], 0.98, f"steepest by log rate needs 2 points, the curve has 1{SHORT}"),
+        ([2.0, 1.0], 0.98, f"{NOTHING} (1.0 standard errors, over 6.3 needed){REMEDY}"),
+        (np.full(50, 2.3), 0.98, NOTHING + REMEDY),
+        (np.repeat(np.float32([2.3000002, 2.3]), 25), 0.98, NOTHING + REMEDY),  # one digit of float32
+        (2.3 + NOISE, 0.98, f"{NOTHING} (2.3 standard errors, over 5.0 needed){REMEDY}"),
+        ([2.3, 2.31, 2.29, 2.2, 2, 1.5, 1.6], 0.999, f"{NOTHING} (5.0 standard errors, over 5.4 needed){REMEDY}"),
+        (np.linspace(2, 9, 100), 0.98, RISES),
+        (np.append(np.full(200, 2.3), 1.3 + np.exp(np.linspace(0, 6, 50))), 0.98, RISES),
+    ],
+    ids=["nan", "empty", "inf", "two", "constant", "float32", "noise", "few", "rising", "plateau"],
+)
+def test_where_there_is_nothing_to_say_the_reason_is_said(losses, smoothing, reason):
+    assert proposed(losses, smoothing) == range_test.NoProposal(reason)
+    assert str(proposed(losses, smoothing)) == f"none: {reason}"
+
+
+DESCENT = 2.3 / (1 + np.logspace(-3, 3, 400) ** 2) + NOISE
+EXPLOSION = np.linspace(0, 8, 60) ** 2
+AT_THE_END = "the loss still falls at the ramp's end, 1: raise --lr-end, unless it diverged there"
+
+
+@pytest.mark.parametrize(
+    ("losses", "step", "weak"),
+    [
+        (np.append(DESCENT, EXPLOSION), 225, ""),
+        (np.append(2.5, np.append(DESCENT, EXPLOSION)), 0, "this is the first rate: lower --lr-start"),
+        (np.insert(np.append(DESCENT, EXPLOSION), 4, 2.0), 3, "the loss has not fallen beyond its noise there"),
+        (np.where(np.arange(100) == 50, 1.0, 2.3), 50, "the fall to there rests on one batch"),
+        (np.linspace(2.3, 0.1, 100), 99, AT_THE_END),
+    ],
+    ids=["sound", "first", "lucky", "spike", "end"],
+)
+def test_a_proposal_on_weak_ground_says_why(losses, step, weak):
+    found = proposed(losses)
+    assert (found.step, found.weak) == (step, weak)
+    assert str(found).endswith(f", on weak ground: {weak}" if weak else found.short)
+    assert found.short.endswith(" (weak)") == bool(weak)
+
+
+def test_every_proposal_of_the_archive_is_where_it_was_and_only_that_of_lars_is_weak():
+    archive = Archive(ROOT / "report" / "reference" / "runs.json")
+    found = {}
+    for run in archive.finished_runs().values():
+        if run.ramp is not None:
+            curve = range_test.until_not_finite(*archive.curve(run.run_id))
+            proposal = range_test.propose(curve, archive.smoothing)
+            raw = range_test.steepest(curve.learning_rates, range_test.smooth(curve.losses, archive.smoothing))
+            assert (proposal.learning_rate, proposal.step) == (raw.learning_rate, raw.step)
+            found[run.parameters["optimizer"], run.parameters["seed"]] = (proposal.step, bool(proposal.weak))
+    assert {optimizer for (optimizer, _), (_, weak) in found.items() if weak} == {"lars"}
+    assert [found["adam", seed] for seed in range(3)] == [(744, False), (758, False), (720, False)]
+    assert [found["lars", seed] for seed in range(3)] == [(2337, True), (0, True), (2344, True)]

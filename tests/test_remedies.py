@@ -16,7 +16,7 @@ from reproduce.remedies import GO_ON
         ("Detected out-of-date database schema (found", "make a copy of it, then run: mlflow db upgrade sqlite:///x"),
         ("No module named 'MySQLdb'", "use a driver that is installed, as postgresql+psycopg2://… or sqlite:///…"),
         ("(sqlite3.OperationalError) database or disk is full", "make room on its disk"),
-        ("attempt to write a readonly database", "make it writable"),
+        ("attempt to write a readonly database", "correct its permissions"),
         ("FATAL:  password authentication failed", "correct the user and the password that it is asked with"),
         ("The experiment 1 must be in the 'active' state",
          "restore the experiment, or have MLFLOW_EXPERIMENT_NAME name another"),
@@ -36,7 +36,10 @@ def test_a_variable_is_blamed_only_where_it_was_set():
     away = "start it, or correct MLFLOW_TRACKING_URI, or unset it"
     assert remedies.of_store("http://h", "refused", is_named=True, is_away=True) == away
     free = "wait until it is free, and try again"
-    assert remedies.of_store("sqlite:///x", "locked", is_named=False, is_away=True) == free
+    for is_named in (True, False):
+        assert remedies.of_store("sqlite:///x", "locked", is_named, is_away=True) == free
+    upgrade = "make a copy of it, then run: mlflow db upgrade 'sqlite:////a b/x'"
+    assert remedies.of_store("sqlite:////a b/x", "out-of-date database schema", is_named=True) == upgrade
 
 
 @pytest.mark.parametrize(
@@ -47,10 +50,10 @@ def test_a_variable_is_blamed_only_where_it_was_set():
         (ClusterLostError("gone"), GO_ON),
         (StoreAwayError("x"), "what is done is recorded; once the store answers, the same command goes on from there"),
         (TrackingError("refused: database or disk is full"), f"make room: {GO_ON}"),
-        (TrackingError("refused: attempt to write a readonly database"), f"make it writable: {GO_ON}"),
+        (TrackingError("refused: attempt to write a readonly database"), f"correct its permissions: {GO_ON}"),
         (TrackingError("refused: no such run"), "what is done is in the store, or in the checkpoints"),
         (OSError(errno.ENOSPC, "No space left on device"), f"make room: {GO_ON}"),
-        (PermissionError(errno.EACCES, "Permission denied"), f"make it writable: {GO_ON}"),
+        (PermissionError(errno.EACCES, "Permission denied"), f"correct its permissions: {GO_ON}"),
         (OSError(errno.EIO, "Input/output error"), "what is done is in the store, or in the checkpoints"),
         (TrialsFailedError("1 of 2"), "what is done is recorded; the same command tries again what failed"),
     ],

@@ -3,6 +3,7 @@ import math
 import pytest
 
 from reproduce import spread
+from reproduce.trial import MAX_RATE, MIN_RATE
 
 
 def test_an_interval_in_worked_numbers():
@@ -30,3 +31,11 @@ def test_rates_are_averaged_by_their_order_of_magnitude():
     assert middle == pytest.approx(1e-4)
     assert middle / low == pytest.approx(high / middle)
     assert spread.of_rates([6e-5]) == pytest.approx((6e-5, 6e-5, 6e-5))
+
+
+def test_an_interval_of_rates_ends_where_rates_do():
+    # t of 1 degree of freedom is 12.7: ten times the 76 decades between the two, which no float could hold.
+    assert spread.of_rates([1e-38, 1e38]) == pytest.approx((1.0, 1e-38, 1e38))
+    assert spread.of_rates([1e-38]) == pytest.approx((1e-38, 1e-38, 1e-38))
+    assert spread.of_rates([1e30, 1e38]) == pytest.approx((1e34, 1e-17, 1e38), rel=1.0)
+    assert (spread.LEAST, spread.MOST) == (MIN_RATE, MAX_RATE)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from reproduce.range_test import Proposal
-from reproduce.suggestions import RULES, slide, steepest_by_rate, steepest_by_step, tenth_of_minimum, valley
+from reproduce.range_test import Curve, NoProposal, Proposal
+from reproduce.suggestions import RULES, read_all, slide, steepest_by_rate, steepest_by_step, tenth_of_minimum, valley
 
 RATES = np.logspace(-5, -1, 5)  # 1e-5 to 1e-1
 
@@ -10,7 +10,7 @@ RATES = np.logspace(-5, -1, 5)  # 1e-5 to 1e-1
 def test_steepest_by_step_looks_beyond_the_minimum_and_the_papers_rule_does_not():
     losses = np.array([2.0, 1.0, 0.5, 9.0, 0.6])  # falls of 1, 0.75 and then, from 9 to 0.6, 8.4
     assert steepest_by_step(RATES, losses) == Proposal(pytest.approx(1e-1), 4)
-    assert RULES["steepest by log rate"](RATES, losses).step == 0
+    assert RULES["steepest by log rate"].at(RATES, losses).step == 0
 
 
 def test_steepest_by_rate_weighs_a_fall_by_how_close_the_rates_lie():
@@ -57,18 +57,35 @@ def test_the_slide_stops_where_the_slope_has_become_even():
     assert slide(rates, bend) == Proposal(rates[56], 56)
     assert slide(rates, np.ones(100)).step == 84  # even at once: 15 steps before the last
     assert slide(rates, 0.1 * steps).step == 84  # and so is a straight climb
-    assert slide(rates[:16], bend[:16]) is None
-
-
-@pytest.mark.parametrize("name", RULES)
-def test_a_curve_of_nothing_or_one_point_suggests_nothing_or_that_point(name):
-    assert RULES[name](np.array([]), np.array([])) is None
-    found = RULES[name](np.array([0.1]), np.array([2.0]))
-    assert found is None or found.step == 0
 
 
 @pytest.mark.parametrize("name", set(RULES) - {"slide"})
 def test_every_rule_but_the_slide_ignores_what_the_loss_is_counted_from(name):
     rates = np.logspace(-6, 0, 400)
     losses = 2.3 / (1 + (rates / 1.0173e-3) ** 2) + np.where(rates > 0.05, 40 * (rates - 0.05), 0)
-    assert RULES[name](rates, losses) == RULES[name](rates, losses + 8)
+    assert RULES[name].at(rates, losses) == RULES[name].at(rates, losses + 8)
+
+
+def test_each_rule_says_how_many_points_it_needs():
+    found = read_all(Curve(RATES[:2], np.array([2.0, 1.0])), 0.98)
+    after = "points, the curve has 2: train more steps, or lower --lr-start if it diverged"
+    assert found["valley"] == NoProposal(f"valley needs 3 {after}")
+    assert found["slide"] == NoProposal(f"slide needs 17 {after}")
+    assert not any(found.values())
+
+
+def test_the_valley_never_reads_before_the_first_rate():
+    # Falls over points 0 and 1: it would begin at 1 - 2 = -1, of which a third and half a third are no step.
+    assert valley(RATES, np.array([2.0, 1.0, 5.0, 5.0, 5.0])) == NoProposal(
+        "valley needs a fall over 3 points, the longest here is over 2"
+    )
+    assert valley(RATES, np.array([3.0, 2.0, 1.0, 5.0, 5.0])).step == 0
+
+
+def test_what_is_read_after_the_minimum_is_weak():
+    steps = np.arange(300)
+    losses = 2.3 / (1 + np.exp((steps - 100) / 10)) + np.where(steps > 200, 0.1 * (steps - 200), 0)
+    losses[250:] -= 3
+    found = read_all(Curve(np.logspace(-6, 0, 300), losses), 0.5)
+    assert found["steepest by step"].weak == "the loss is past its minimum there"
+    assert found["steepest by log rate"].weak == ""

@@ -19,7 +19,18 @@ from faults import PATIENCE_SECONDS
 from filelock import FileLock
 from mlflow.entities import Metric
 
-from reproduce import checkpoints, connection, liveness, local_store, mnist, places, records, study, training
+from reproduce import (
+    checkpoints,
+    connection,
+    liveness,
+    local_store,
+    mnist,
+    places,
+    range_test,
+    records,
+    study,
+    training,
+)
 from reproduce.errors import UserError
 from reproduce.records import METRICS, VALIDATION
 from reproduce.tracking import Store
@@ -65,7 +76,9 @@ def test_the_range_tests_curve_and_proposal_are_in_its_run(finished):
     assert list(rows[0]) == ["step", "learning_rate", "loss", "smoothed_loss"]
     assert [float(row["loss"]) for row in rows] == losses.tolist()
     tags = store.client.get_run(run_id).data.tags
-    assert float(tags["proposed_learning_rate"]) in rates
+    proposal = range_test.propose(range_test.Curve(rates, losses), 0.9)
+    assert tags["proposed_learning_rate"] == (repr(proposal.learning_rate) if proposal else str(proposal))
+    assert tags["weak_ground"] == (proposal.weak if proposal else "no")
     assert "test_accuracy" not in store.client.get_run(run_id).data.metrics
 
 
