@@ -41,7 +41,7 @@ SETTINGS = (
 )  # fmt: skip
 VARIABLES = {
     "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "GIT_ATTR_NOSYSTEM": "1", "GIT_NO_LAZY_FETCH": "1",
-    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": "none",  # which no repository's own setting overrides
     "HOME": os.devnull, "XDG_CONFIG_HOME": os.devnull,  # before git 2.32 only these say where the user's settings are
     "LC_ALL": "C",
 }  # fmt: skip

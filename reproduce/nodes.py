@@ -4,6 +4,7 @@ What decides a trial's numbers is the nodes', not this process's: all of them ar
 """
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from reproduce.progress import SILENT_SECONDS, say
 from reproduce.ray_session import brief
 from reproduce.sight import to_be_seen
 
+READY_SECONDS = 3600  # for a node to fetch the data, from each source in turn
 STILL_SECONDS = 30  # between two lines that say whose answer is waited for
 PASSED_ON = ("REPRODUCE_STORE_PATIENCE",)  # to workers; secrets are the nodes' own, as Ray shows what it passes on
 
@@ -91,12 +93,14 @@ class Nodes:
             here = NodeAffinitySchedulingStrategy(node_id, soft=False)
             probe = remote.options(num_cpus=0, max_retries=0, scheduling_strategy=here, name="prepare")
             asked[probe.remote(command)] = name if name not in asked.values() else f"{name} {node_id[:8]}"
-        waiting, wait = list(asked), SILENT_SECONDS
+        waiting, wait, until = list(asked), SILENT_SECONDS, time.monotonic() + READY_SECONDS
         while waiting:
             some, waiting = ray.wait(waiting, timeout=wait)
             if not some:
-                wait = STILL_SECONDS
-                say(f"waiting for {_listed([asked[each] for each in waiting])} to have data and kernel ready")
+                late, wait = _listed([asked[each] for each in waiting]), STILL_SECONDS
+                if time.monotonic() > until:
+                    raise UserError(f"{late} of the Ray cluster had no data and kernel ready in an hour: take it out")
+                say(f"waiting for {late} to have data and kernel ready, for up to an hour")
         answers = {name: self._answer(reference, name) for reference, name in asked.items()}
         answers = {name: answer for name, answer in answers.items() if answer}
         if not answers:

@@ -101,7 +101,7 @@ def _here(given: dict[str, Any], data_dir: Path | None) -> Iterator[tuple[str, C
         def prepare(store: Any) -> tuple[str, Any]:
             from reproduce import engines, mnist_files, pool
 
-            with said_if_slow("compiling the kernel of engine fused, once for this machine, in some seconds"):
+            with said_if_slow("having the kernel of engine fused compiled, once for this machine, for up to 120 s"):
                 engine, kernel = engines.resolve(given["engine"], device, home(), say)
             mnist_files.prepare(given["dataset"], home(), data_dir, say)
             if following.size():

@@ -301,7 +301,7 @@ def _gone_on(begun: dict[str, str]) -> dict[str, str]:
     """Where a run that goes on comes from elsewhere than it was begun with: both, in their order."""
     now = {key: value for key, value in _provenance().items() if key != MLFLOW_GIT_COMMIT}
     return {
-        key: f"{begun[key]}, then {value}"
+        key: f"{begun[key].partition(', then ')[0]}, then {value}"  # the first and the last: a tag has little room
         for key, value in now.items()
         if begun.get(key, value).rpartition(", then ")[2] != value
     }

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ V3 = {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}
 X86_TARGETS = {"x86-64-v4": V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}, "x86-64-v3": V3}
 COMPILERS = ("g++", "clang++", "c++")
 HALF_BUILT = ".build-"
+LOCK_SECONDS = 120  # to wait for another process that compiles the kernel, which takes some ten seconds
 
 
 class UnavailableError(Exception):
@@ -96,7 +98,7 @@ def _alone_in(directory: Path) -> Iterator[None]:
     opened = os.open(directory, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(opened, fcntl.LOCK_EX)
+            _lock(opened)
         except OSError:  # some network file systems have no locks: both build then, and either's is whole
             yield
             return
@@ -105,6 +107,16 @@ def _alone_in(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(opened)
+
+
+def _lock(opened: int) -> None:
+    """Wait for another process that compiles there. UnavailableError where it takes far longer than compiling does."""
+    for _ in range(LOCK_SECONDS):
+        try:
+            return fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(1)
+    raise UnavailableError(f"another process has been compiling it for {LOCK_SECONDS} s, and may be suspended")
 
 
 def _is_whole(library: Path) -> bool:
