@@ -9,7 +9,7 @@ import mlflow
 import pytest
 from conftest import ROOT
 
-SMALL = ("-P", "epochs=1", "-P", "train_size=640", "-P", "device=cpu")
+SMALL = ("-P", "epochs=1", "-P", "train_size=6400", "-P", "device=cpu")
 
 
 @pytest.fixture
