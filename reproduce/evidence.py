@@ -7,7 +7,7 @@ from reproduce import range_test, regret, study, suggestions
 from reproduce.archive import Archive
 from reproduce.paper import Paper
 from reproduce.range_test import PAPERS_RULE, Curve, Proposal, Reading
-from reproduce.records import Result
+from reproduce.records import DIVERGED, Result
 from reproduce.study import Wishes
 from reproduce.tracking import Store
 from reproduce.trial import Optimizer, Trial, can_be_held
@@ -53,7 +53,7 @@ class Evidence:
     def _curve(self, test: Trial) -> Curve | None:
         """What a range test recorded, up to the first loss that is not finite."""
         result = self.result(test)
-        return result and range_test.until_not_finite(*self.store.curve(result.run_id))
+        return result and range_test.until_not_finite(*self.store.curve(result.run_id), result.outcome == DIVERGED)
 
     def _suggested(self, test: Trial) -> Mapping[str, Reading]:
         """What each rule reads off a range test's curve; nothing without a curve."""

@@ -13,17 +13,20 @@ from reproduce import noise
 from reproduce.checkpoints import EpochRecord
 from reproduce.trial import format_rate
 
-DIVERGED = "diverged at step 1: lower --lr-start"
 WEAK = " (weak)"  # follows a rate on weak ground where there is no room for the reason
 RISES = "the loss rises and has not fallen before: lower --lr-start or raise --epochs"
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A range test, step by step: rates (steps,) float64 and raw batch losses (steps,) float64, all finite."""
+    """A range test, step by step: rates (steps,) float64 and raw batch losses (steps,) float64, all finite.
+
+    `diverged` tells that the test ended there, before its ramp did.
+    """
 
     learning_rates: np.ndarray
     losses: np.ndarray
+    diverged: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def curve(history: list[EpochRecord]) -> Curve:
     """The curve of all epochs, up to the first loss that is not finite, without it."""
     rates = np.concatenate([record.step_learning_rates for record in history])
     losses = np.concatenate([record.step_losses for record in history]).astype(np.float64)
-    return until_not_finite(rates, losses)
+    return until_not_finite(rates, losses, history[-1].diverged)
 
 
 def validation(history: list[EpochRecord]) -> np.ndarray:
@@ -98,11 +101,11 @@ def validation(history: list[EpochRecord]) -> np.ndarray:
     return np.concatenate([record.validation for record in history])
 
 
-def until_not_finite(learning_rates: np.ndarray, losses: np.ndarray) -> Curve:
-    """The curve up to the first loss that is not finite, without it."""
+def until_not_finite(learning_rates: np.ndarray, losses: np.ndarray, diverged: bool = False) -> Curve:
+    """The curve up to the first loss that is not finite, without it; one that has such a loss has diverged."""
     bad = np.flatnonzero(~np.isfinite(losses))
     end = bad[0] if bad.size else len(losses)
-    return Curve(learning_rates[:end], losses[:end])
+    return Curve(learning_rates[:end], losses[:end], diverged or bool(bad.size))
 
 
 def smooth(losses: np.ndarray, factor: float) -> np.ndarray:
@@ -142,23 +145,21 @@ def propose(found: Curve, smoothing: float) -> Reading:
 def read(rule: Rule, found: Curve, smoothing: float) -> Reading:
     """What a rule reads off a curve; no proposal where there is nothing to read, whatever the rule would say."""
     points = len(found.losses)
-    if points == 0:
-        return NoProposal(DIVERGED)
+    if points < rule.points and (found.diverged or points == 0):
+        return NoProposal(f"diverged at step {max(points, 1)}: lower --lr-start")
     if points < rule.points:
-        return NoProposal(
-            f"{rule.name} needs {rule.points} points, the curve has {points}: train more steps, "
-            "or lower --lr-start if it diverged"
-        )
+        return NoProposal(f"{rule.name} needs {rule.points} points, the curve has {points}: train more steps")
     smoothed = smooth(found.losses, smoothing)
-    nothing = _without_fall(found.losses, smoothed, smoothing)
+    nothing = _without_fall(found, smoothed, smoothing)
     if nothing:
         return NoProposal(nothing)
     proposal = rule.at(found.learning_rates, smoothed)
     return replace(proposal, weak=_weakness(found, smoothed, smoothing, proposal.step)) if proposal else proposal
 
 
-def _without_fall(losses: np.ndarray, smoothed: np.ndarray, smoothing: float) -> str:
+def _without_fall(found: Curve, smoothed: np.ndarray, smoothing: float) -> str:
     """Why the curve has no descent to read a rate off; empty where it has one."""
+    losses = found.losses
     lowest = int(np.argmin(smoothed))
     fall = noise.fall(losses, smoothed, smoothing, lowest) if lowest else noise.Fall(0.0, 0.0)
     if fall.is_real:
@@ -167,7 +168,9 @@ def _without_fall(losses: np.ndarray, smoothed: np.ndarray, smoothing: float) ->
     if noise.fall(-losses, -smoothed, smoothing, last).is_real:
         return RISES
     size = f" ({fall.errors:.1f} standard errors, over {fall.needed:.1f} needed)" if fall.errors else ""
-    return f"no fall beyond rounding and noise{size}: raise --lr-end or --epochs, or lower --lr-start if it diverged"
+    if found.diverged:
+        return f"diverged at step {len(losses)} with no fall beyond rounding and noise before{size}: lower --lr-start"
+    return f"no fall beyond rounding and noise{size}: raise --lr-end or --epochs"
 
 
 def _weakness(found: Curve, smoothed: np.ndarray, smoothing: float, step: int) -> str:
@@ -186,7 +189,9 @@ def _weakness(found: Curve, smoothed: np.ndarray, smoothing: float, step: int) -
         doubts.append("the loss has not fallen beyond its noise there")
     elif not _falls_without_its_best(found.losses, smoothing, step):
         doubts.append("the fall to there rests on one batch")
-    if lowest == last:
+    if lowest == last and found.diverged:
+        doubts.append(f"the loss falls up to step {len(smoothed)}, where it diverged")
+    elif lowest == last:
         rate = format_rate(float(found.learning_rates[last]), 3)
         doubts.append(f"the loss still falls at the ramp's end, {rate}: raise --lr-end, unless it diverged there")
     return "; ".join(doubts)

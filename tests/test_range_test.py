@@ -45,8 +45,7 @@ def test_the_curve_ends_before_the_first_loss_that_is_not_finite(bad):
 
 
 NOTHING = "no fall beyond rounding and noise"
-REMEDY = ": raise --lr-end or --epochs, or lower --lr-start if it diverged"
-SHORT = ": train more steps, or lower --lr-start if it diverged"
+REMEDY = ": raise --lr-end or --epochs"
 RISES = "the loss rises and has not fallen before: lower --lr-start or raise --epochs"
 NOISE = np.random.default_rng(1).normal(0, 0.02, 400)
 
@@ -62,7 +61,13 @@ def proposed(losses, smoothing=0.98):
     [
         ([np.nan, 2, 1], 0.98, "diverged at step 1: lower --lr-start"),
         ([], 0.98, "diverged at step 1: lower --lr-start"),
-        ([2.3, np.inf, 1], 0.98, f"steepest by log rate needs 2 points, the curve has 1{SHORT}"),
+        ([2.3, np.inf, 1], 0.98, "diverged at step 1: lower --lr-start"),
+        ([2.3], 0.98, "steepest by log rate needs 2 points, the curve has 1: train more steps"),
+        (
+            [2.3, 1e31, 2e35, np.inf],
+            0.98,
+            "diverged at step 3 with no fall beyond rounding and noise before: lower --lr-start",
+        ),
         ([2.0, 1.0], 0.98, f"{NOTHING} (1.0 standard errors, over 6.3 needed){REMEDY}"),
         (np.full(50, 2.3), 0.98, NOTHING + REMEDY),
         (np.repeat(np.float32([2.3000002, 2.3]), 25), 0.98, NOTHING + REMEDY),  # one digit of float32
@@ -71,7 +76,7 @@ def proposed(losses, smoothing=0.98):
         (np.linspace(2, 9, 100), 0.98, RISES),
         (np.append(np.full(200, 2.3), 1.3 + np.exp(np.linspace(0, 6, 50))), 0.98, RISES),
     ],
-    ids=["nan", "empty", "inf", "two", "constant", "float32", "noise", "few", "rising", "plateau"],
+    ids=["nan", "empty", "inf", "one", "explodes", "two", "constant", "float32", "noise", "few", "rising", "plateau"],
 )
 def test_where_there_is_nothing_to_say_the_reason_is_said(losses, smoothing, reason):
     assert proposed(losses, smoothing) == range_test.NoProposal(reason)

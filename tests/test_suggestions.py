@@ -68,7 +68,7 @@ def test_every_rule_but_the_slide_ignores_what_the_loss_is_counted_from(name):
 
 def test_each_rule_says_how_many_points_it_needs():
     found = read_all(Curve(RATES[:2], np.array([2.0, 1.0])), 0.98)
-    after = "points, the curve has 2: train more steps, or lower --lr-start if it diverged"
+    after = "points, the curve has 2: train more steps"
     assert found["valley"] == NoProposal(f"valley needs 3 {after}")
     assert found["slide"] == NoProposal(f"slide needs 17 {after}")
     assert not any(found.values())
