@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 
 from reproduce import local_store
-from reproduce.connection import Connection
+from reproduce.connection import Connection, store_to_show
 from reproduce.errors import UserError
 
 NAMES = ("a b", "é", "日本", "50%", "a%20b", "a%2e%2e", "a?b", "a#b", "a;b&c=d", "a:b@c", "a\nb", "a'b\"c", "a\\b",
@@ -344,3 +344,41 @@ def test_a_moved_study_that_cannot_be_written_to_says_so(empty_database):
             os._exit(2)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     mlflow.set_tracking_uri(None)
+
+
+def test_the_ui_of_a_moved_study_shows_its_artifacts_and_makes_nothing(study, tmp_path, said, monkeypatch):
+    study.record()
+    moved = study.moved_to(tmp_path / "elsewhere")
+    mlflow.set_tracking_uri(None)  # another process
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{moved.file}")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "new")
+    assert store_to_show(tmp_path / "home") == f"sqlite:///{moved.file}"
+    assert all(place.is_relative_to(moved.folder) for place in moved.places())
+    assert len(said) == 1
+    with sqlite3.connect(moved.file) as database:
+        assert database.execute("SELECT name FROM experiments ORDER BY 1").fetchall() == [
+            ("Default",), ("lenet5-mnist",),
+        ]  # fmt: skip
+
+
+def test_the_ui_of_a_study_at_work_elsewhere_shows_it_as_it_is(study, tmp_path, said, monkeypatch):
+    parent = study.open().create_run({"kind": "parent"}, "a command")
+    copy = study.moved_to(tmp_path / "copy", how=shutil.copytree)
+    mlflow.set_tracking_uri(None)  # another process
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy.file}")
+    before = copy.places()
+    assert store_to_show(tmp_path / "home") == f"sqlite:///{copy.file}"
+    assert (copy.places(), said) == (before, [])
+    assert study.open().client.get_run(parent).info.status == "RUNNING"
+
+
+def test_the_ui_of_a_store_of_an_older_mlflow_says_what_to_type(study, tmp_path, monkeypatch):
+    with sqlite3.connect(study.file) as database:
+        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{study.file}")
+    with pytest.raises(UserError) as refused:
+        store_to_show(tmp_path / "home")
+    assert str(refused.value).startswith(
+        f"the tracking store sqlite:///{study.file} cannot be used: Detected out-of-date database schema"
+    )
+    assert str(refused.value).endswith(f": make a copy of it, then run: mlflow db upgrade sqlite:///{study.file}")
