@@ -7,7 +7,7 @@ from typing import Any
 from reproduce import claims, regret, spread, suggestions
 from reproduce.archive import finite
 from reproduce.evidence import Evidence
-from reproduce.range_test import WEAK
+from reproduce.range_test import WEAK, NoProposal
 from reproduce.trial import Optimizer, Trial, format_rate
 
 OPTIMIZERS: tuple[Optimizer, ...] = ("adam", "adamw", "sgd", "radam", "lars", "lamb")  # the assignment's
@@ -128,9 +128,11 @@ def optimizer_rows(evidence: Evidence, seeds: Sequence[int]) -> tuple[list[str],
     rows = []
     for optimizer in OPTIMIZERS:
         for factor, name in ((1, "proposed"), (10, "× 10"), (0.1, "× 0.1")):
-            found, rates = [], []
+            found, rates, none = [], [], []
             for seed in seeds:
                 proposal = evidence.proposal(evidence.test(optimizer, seed))
+                if isinstance(proposal, NoProposal):
+                    none.append(str(proposal))
                 trial = proposal and evidence.at_rate(optimizer, seed, proposal, factor)
                 result = trial and evidence.result(trial)
                 if result:
@@ -143,4 +145,6 @@ def optimizer_rows(evidence: Evidence, seeds: Sequence[int]) -> tuple[list[str],
                     ", ".join("never" if epochs == float("inf") else f"{epochs:g}" for epochs in reached),
                     spread.of([result.epochs[regret.METRIC][-1] for result in found]).text(),
                 ])  # fmt: skip
+            elif none and factor == 1:
+                rows.append([optimizer, name, "; ".join(dict.fromkeys(none)), "—", "—"])
     return head, rows

@@ -160,11 +160,13 @@ def read(rule: Rule, found: Curve, smoothing: float) -> Reading:
 def _without_fall(found: Curve, smoothed: np.ndarray, smoothing: float) -> str:
     """Why the curve has no descent to read a rate off; empty where it has one."""
     losses = found.losses
-    lowest = int(np.argmin(smoothed))
+    lowest, last = int(np.argmin(smoothed)), len(losses) - 1
     fall = noise.fall(losses, smoothed, smoothing, lowest) if lowest else noise.Fall(0.0, 0.0)
+    if fall.is_real and lowest == last and not found.diverged:
+        rate = format_rate(float(found.learning_rates[last]), 3)
+        return f"the loss still falls at the ramp's end, {rate}: raise --lr-end"
     if fall.is_real:
         return ""
-    last = len(losses) - 1
     if noise.fall(-losses, -smoothed, smoothing, last).is_real:
         return RISES
     size = f" ({fall.errors:.1f} standard errors, over {fall.needed:.1f} needed)" if fall.errors else ""
@@ -189,11 +191,8 @@ def _weakness(found: Curve, smoothed: np.ndarray, smoothing: float, step: int) -
         doubts.append("the loss has not fallen beyond its noise there")
     elif not _falls_without_its_best(found.losses, smoothing, step):
         doubts.append("the fall to there rests on one batch")
-    if lowest == last and found.diverged:
+    if lowest == last:
         doubts.append(f"the loss falls up to step {len(smoothed)}, where it diverged")
-    elif lowest == last:
-        rate = format_rate(float(found.learning_rates[last]), 3)
-        doubts.append(f"the loss still falls at the ramp's end, {rate}: raise --lr-end, unless it diverged there")
     return "; ".join(doubts)
 
 

@@ -211,8 +211,8 @@ def test_a_sweep_in_a_strange_environment_gives_what_it_gives_elsewhere(tmp_path
     )  # fmt: skip
     assert code == 0, printed
     assert printed.endswith(
-        "2 trained\nrange_test adam seed 0: proposes 0.251, read at step 9, on weak ground: "
-        "the loss still falls at the ramp's end, 0.251: raise --lr-end, unless it diverged there\n"
+        "2 trained\nrange_test adam seed 0: proposes no rate: the loss still falls at the ramp's end, 0.251: "
+        "raise --lr-end\n"
         "range_test adam seed 1: proposes no rate: no fall beyond rounding and noise (4.6 standard errors, over 5.3 "
         "needed): raise --lr-end or --epochs\n"
     )

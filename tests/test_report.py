@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, run, small_wishes
 from jsonschema import Draft202012Validator
 
-from reproduce import crate, figures, range_test, report, study, suggestions
+from reproduce import comparisons, crate, figures, range_test, report, study, suggestions
 from reproduce.archive import Archive
 from reproduce.errors import UserError
 from reproduce.evidence import Evidence
@@ -382,3 +382,16 @@ def test_a_report_that_somebody_else_goes_on_writing_is_not_waited_for_without_e
     assert str(refused.value) == (
         f"another command is writing a report to {tmp_path}, and has been for 1 s: end it, as it may be suspended"
     )
+
+
+def test_an_optimizer_whose_range_tests_propose_nothing_stands_in_the_table_with_the_reason(paper):
+    recorded = Archive(ROOT / "report" / "reference" / "runs.json")
+    _, rows = comparisons.optimizer_rows(Evidence(recorded, paper, recorded.wishes, recorded.smoothing), (0, 1, 2))
+    assert [row for row in rows if row[0] == "lars"] == [
+        ["lars", "proposed", "none: the loss still falls at the ramp's end, 0.994: raise --lr-end", "—", "—"]
+    ]
+    assert [row[:3] for row in rows if row[0] == "adam"] == [
+        ["adam", "proposed", "8.01e-5, 8.7e-5, 6.95e-5"],
+        ["adam", "× 10", "8.01e-4, 8.7e-4, 6.95e-4"],
+        ["adam", "× 0.1", "8.01e-6, 8.7e-6, 6.95e-6"],
+    ]
