@@ -31,7 +31,7 @@ RULES_INTRO = (
     "What learning-rate finders read off the same smoothed curves. The first rule is the paper's. Those that look at "
     "the whole curve can be drawn into the explosion, where the smoothed loss also falls now and then; by the rate "
     "itself, a fall within the noise at the tiniest rates counts most. A reading is weak at the first rate, where the "
-    "loss has not fallen beyond its noise, after its minimum, and where it still falls at the ramp's end."
+    "loss has not fallen beyond its noise, after its minimum, and where the fall rests on one batch."
 )
 RATE_DASHED = "The dashed line is the rate that the range test proposes."
 GRID_BETWEEN = (
