@@ -7,6 +7,7 @@ interrupted, 141 nobody reads the output.
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ WORD_SECONDS = 60  # for rank 0 to end with the same error
 
 def run(commands: click.Group) -> None:
     """Run the command that was typed, and turn every expected error into one line and an exit code."""
+    _told_to_stop.clear()
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as it was during the imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -38,7 +40,6 @@ def run(commands: click.Group) -> None:
         interpreter.settle()
         code = commands.main(standalone_mode=False) or 0
         sys.stdout.flush()  # what nobody reads is found out here, not in Python's own end
-        sys.exit(code)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())
     except (TrialsFailedError, TrackingError, ClusterLostError) as error:
@@ -47,7 +48,10 @@ def run(commands: click.Group) -> None:
         _leave(error.format_message() if isinstance(error, click.ClickException) else str(error), EXIT_USER)
     except (KeyboardInterrupt, click.Abort) as stop:
         _leave(f"interrupted: {after(stop, command)}", EXIT_INTERRUPTED)
-    except Terminated as stop:
+    except SystemExit as stop:
+        # Ray raises one of its own in place of ours, where the signal comes while it waits.
+        if not _told_to_stop.is_set():
+            raise
         _leave(f"told to stop: {after(stop, command)}", EXIT_TERMINATED)
     except (NoReaderError, BrokenPipeError):  # as in `reproduce verify | head -1`, which wants no more
         terminal.let_go_of_output()
@@ -55,6 +59,8 @@ def run(commands: click.Group) -> None:
     except OSError as error:  # no room, or a file that went away
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         _leave(f"{what}: {after(error, command)}", EXIT_FAILED)
+    else:
+        sys.exit(code)
 
 
 class NoReaderError(Exception):
@@ -65,7 +71,11 @@ class Terminated(SystemExit):
     """SIGTERM came."""
 
 
+_told_to_stop = threading.Event()
+
+
 def _terminate(signum: int, frame: object) -> None:
+    _told_to_stop.set()
     raise Terminated
 
 

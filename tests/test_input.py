@@ -435,6 +435,8 @@ def test_a_command_that_was_stopped_says_what_is_true_of_it(monkeypatch, capsys,
     for stop, how, code in ((KeyboardInterrupt, "interrupted", 130), (console.Terminated, "told to stop", 143)):
 
         def stopped(*arguments, stop=stop):
+            if stop is console.Terminated:
+                signal.raise_signal(signal.SIGTERM)
             raise stop
 
         monkeypatch.setattr(cli, "load_paper", stopped)

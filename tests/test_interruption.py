@@ -20,23 +20,14 @@ class Thing:
     """Something that can be referred to weakly."""
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_that_strikes_in_a_weak_references_callback_is_not_lost(monkeypatch, capfd, number, code):
-    reached = []
+def ends(monkeypatch, capfd, work):
+    """The exit code and the one line with which a command that does this work ends."""
 
     @click.group(cls=console.Commands)
     def commands():
         pass
 
-    @commands.command()
-    def work():
-        thing = Thing()
-        watched = weakref.ref(thing, lambda reference: (signal.raise_signal(number), reached.append("never")))
-        del thing  # the handler raises in the callback, where Python goes on as if nothing was
-        assert watched() is None
-        time.sleep(60)
-        reached.append("the end")
-
+    commands.command("work")(work)
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     monkeypatch.setattr(sys, "argv", ["reproduce", "work"])
     before = signal.getsignal(signal.SIGTERM)
@@ -45,9 +36,36 @@ def test_a_signal_that_strikes_in_a_weak_references_callback_is_not_lost(monkeyp
             console.run(commands)
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert (left.value.code, reached) == (code, [])
-    (line,) = capfd.readouterr().err.strip().splitlines()  # click has it begin after the ^C of a terminal
+    (line,) = capfd.readouterr().err.strip().splitlines() or [""]  # click begins it after the ^C of a terminal
+    return left.value.code, line
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_that_strikes_in_a_weak_references_callback_is_not_lost(monkeypatch, capfd, number, code):
+    reached = []
+
+    def work():
+        thing = Thing()
+        watched = weakref.ref(thing, lambda reference: (signal.raise_signal(number), reached.append("never")))
+        del thing  # the handler raises in the callback, where Python goes on as if nothing was
+        assert watched() is None
+        time.sleep(60)
+        reached.append("the end")
+
+    left, line = ends(monkeypatch, capfd, work)
+    assert (left, reached) == (code, [])
     assert line.endswith(remedies.GO_ON)
+
+
+def test_a_signal_for_which_a_library_leaves_with_a_code_of_its_own_is_told_as_ever(monkeypatch, capfd):
+    def work():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except SystemExit:
+            sys.exit(1)  # as Ray does while it waits
+
+    assert ends(monkeypatch, capfd, work) == (143, f"told to stop: {remedies.GO_ON}")
+    assert ends(monkeypatch, capfd, lambda: sys.exit(1)) == (1, "")  # nobody told that one to stop
 
 
 def test_what_else_cannot_be_raised_is_told_as_ever(monkeypatch, capfd):
