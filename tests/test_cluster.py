@@ -45,6 +45,14 @@ def nodes(mnist_cache):
         made.end()
 
 
+@pytest.fixture(autouse=True)
+def _without_what_a_test_started(nodes):
+    """Let a test that fails in the middle leave no node behind, which would take part in all the others."""
+    yield
+    for name in nodes.nodes.keys() - {"one", "two"}:
+        nodes.kill(name)
+
+
 @pytest.fixture(scope="module")
 def shop(nodes, mnist_cache, tmp_path_factory):
     """A directory in which commands know the cluster's token, and may be told its address."""
