@@ -10,7 +10,7 @@ FROM ${BASE_IMAGE} AS kernel
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ python3.11 \
     && rm -rf /var/lib/apt/lists/*
-COPY reproduce/fused/library.py reproduce/fused/lenet5.cpp /tmp/fused/
+COPY reproduce/training/fused/library.py reproduce/training/fused/lenet5.cpp /tmp/fused/
 RUN python3.11 /tmp/fused/library.py /opt/fused x86-64-v4 x86-64-v3
 
 FROM ${BASE_IMAGE}
@@ -43,11 +43,11 @@ RUN python3.11 -m venv /opt/venv \
     && rm /tmp/tools.lock
 
 # MNIST, held to its hashes. Only what fetches it is copied, so that other changes do not fetch it again.
-COPY reproduce/__init__.py reproduce/data_dir.py reproduce/downloads.py reproduce/errors.py reproduce/mnist.py \
-    reproduce/mnist_files.py reproduce/places.py reproduce/plain.py reproduce/progress.py reproduce/sources.py \
+COPY reproduce/__init__.py reproduce/errors.py reproduce/escaping.py reproduce/paths.py reproduce/progress.py \
     /tmp/fetch/reproduce/
+COPY reproduce/data /tmp/fetch/reproduce/data
 WORKDIR /tmp/fetch
-RUN python -c 'from pathlib import Path; from reproduce import mnist_files; mnist_files.prepare("mnist", Path("."))' \
+RUN python -c 'from pathlib import Path; from reproduce.data import verified_cache; verified_cache.prepare("mnist", Path("."))' \
     && mkdir -p /opt/data/MNIST/raw && mv data/mnist/*-ubyte /opt/data/MNIST/raw/ && chmod 644 /opt/data/MNIST/raw/* \
     && rm -rf /tmp/fetch
 ENV REPRODUCE_DATA_DIR=/opt/data

@@ -1,5 +1,6 @@
 # make reproduce   everything: environment, data, range test, 15 models, report
-# make test        the tests
+# make test        the tests, in minutes
+# make test-system what needs a cluster, several ranks, PostgreSQL or minutes
 # make quick       the same way through in minutes: one epoch of 10,000 images
 # make ui          the MLflow UI on http://127.0.0.1:5000
 # make image       the container's image, lenet5-reproduction
@@ -19,9 +20,9 @@ STAMP := .venv/installed
 # As in `make image IMAGE_OPTIONS="--build-arg BASE_IMAGE=debian@sha256:…"`.
 IMAGE_OPTIONS ?=
 ACCEPTED = $(shell grep '^| `[A-Z]' docs/security.md | cut -d'|' -f2 | tr -d '`')
-COMMIT = $(shell $(PYTHON) -I reproduce/checkout.py 2>/dev/null || echo unknown)
+COMMIT = $(shell $(PYTHON) -I reproduce/training/checkout.py 2>/dev/null || echo unknown)
 
-.PHONY: reproduce quick report test test-image test-faults soak scaling cluster image bench lint ui env lock audit sbom clean
+.PHONY: reproduce quick report test test-system test-image test-faults soak scaling cluster image bench lint ui env lock audit sbom clean
 
 reproduce: env
 	$(BIN)/reproduce main
@@ -38,8 +39,11 @@ ui: env
 image:
 	docker build $(IMAGE_OPTIONS) --build-arg COMMIT=$(COMMIT) --tag lenet5-reproduction:0.1.0 --tag lenet5-reproduction .
 
-test: env lint tests/validator/.venv/installed .venv/browser .venv/postgresql
-	$(BIN)/python -m pytest
+test: env lint tests/validator/.venv/installed .venv/browser
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --ignore tests/system
+
+test-system: env .venv/postgresql
+	$(BIN)/python -m pytest tests/system
 
 test-image: env
 	$(BIN)/python -m pytest -m image
@@ -47,7 +51,7 @@ test-image: env
 # The table is written also where something was lost.
 test-faults: env
 	REPRODUCE_LEDGER=docs/faults.json $(BIN)/python -m pytest -m "faults or counted"; \
-	    status=$$?; $(BIN)/python tests/faults.py; exit $$status
+	    status=$$?; $(BIN)/python tools/fault_table.py; exit $$status
 
 soak: env
 	$(BIN)/python bench/soak.py
@@ -85,6 +89,7 @@ bench/.venv/installed tests/validator/.venv/installed: %/.venv/installed: %/requ
 lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/hadolint Dockerfile
 
 env: $(STAMP)

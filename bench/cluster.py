@@ -24,8 +24,8 @@ import mlflow
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-from nodes import RayCluster  # noqa: E402
-from servers import Postgres, Server  # noqa: E402
+from helpers.ray_cluster import RayCluster  # noqa: E402
+from helpers.servers import Postgres, Server  # noqa: E402
 
 RECORD, PAGE = ROOT / "bench" / "cluster.json", ROOT / "docs" / "scaling.md"
 REFERENCE = ROOT / "report" / "reference" / "runs.json"

@@ -44,13 +44,16 @@ def in_memory(home: Path) -> tuple[torch.Tensor, torch.Tensor]:
 
 def through_torchvision(home: Path):
     """MNIST as torchvision's users have it: an image at a time, from PIL, through transforms."""
-    from torchvision import datasets, transforms
+    import torchvision
+    from torchvision import transforms
 
     # The class looks for MNIST/raw below the folder it is given.
     folder = Path(tempfile.mkdtemp())
     (folder / "MNIST").mkdir()
     (folder / "MNIST" / "raw").symlink_to((home / "data" / "mnist").resolve())
-    return datasets.MNIST(folder, transform=transforms.Compose([transforms.Resize(32), transforms.ToTensor()]))
+    return torchvision.datasets.MNIST(
+        folder, transform=transforms.Compose([transforms.Resize(32), transforms.ToTensor()])
+    )
 
 
 def timed(step: Callable[[], None], steps: int) -> float:
@@ -163,15 +166,19 @@ def fastai(home: Path, steps: int, memory: bool) -> float:
 def ours(home: Path, steps: int, engine: str) -> float:
     """A trial of this package as it trains: Colossal-AI's Booster, the schedule, losses and rates recorded."""
     sys.path.insert(0, str(ROOT))
-    from reproduce import engines, mnist, study, training
-    from reproduce.paper import load_paper
+    from reproduce.data import datasets
+    from reproduce.study import planning
+    from reproduce.study.schema import load_paper
+    from reproduce.training import engines, loop
 
     _, kernel = engines.resolve(engine, "cpu", home)
     # A range test is a trial without evaluation: its epochs hold steps and nothing else. The first one warms up.
-    wishes = study.Wishes(engine=engine, range_test_epochs=2, train_size=BATCH * steps, lr_start=RATE / 2, lr_end=RATE)
-    (trial,) = study.range_tests(load_paper(), wishes)
+    config = planning.StudyConfig(
+        engine=engine, range_test_epochs=2, train_size=BATCH * steps, lr_start=RATE / 2, lr_end=RATE
+    )
+    (trial,) = planning.range_tests(load_paper(), config)
     with tempfile.TemporaryDirectory() as folder:
-        records = list(training.train(trial, mnist.open_dataset("mnist", home), Path(folder), kernel=kernel))
+        records = list(loop.train(trial, datasets.open_dataset("mnist", home), Path(folder), kernel=kernel))
     return records[-1].wall_seconds
 
 

@@ -23,10 +23,10 @@ SWEEPS = (("none", "6e-5"), ("step", "6e-4"), ("step", "6e-6"))
 def main() -> None:
     """Train, read back, and write."""
     sys.path.insert(0, str(ROOT))
-    from reproduce import study
-    from reproduce.options import SEEDS as SEED_TYPE
-    from reproduce.paper import load_paper
-    from reproduce.tracking import Store
+    from reproduce.cli.options import SEEDS as SEED_TYPE
+    from reproduce.study import planning
+    from reproduce.study.schema import load_paper
+    from reproduce.tracking.writer import Store
 
     found = []
     with tempfile.TemporaryDirectory() as folder:
@@ -45,10 +45,10 @@ def main() -> None:
         for scheduler, rate in SWEEPS:
             row = {"scheduler": scheduler, "learning_rate": float(rate), "seeds": list(seeds)}
             for engine in ("torch", "fused"):
-                wishes = study.Wishes(
+                config = planning.StudyConfig(
                     engine=engine, schedulers=(scheduler,), learning_rates=(float(rate),), seeds=seeds
                 )
-                results = store.results(study.trials(load_paper(), wishes)).values()
+                results = store.results(planning.trials(load_paper(), config)).values()
                 row[engine] = [result.last("test_accuracy_batch_mean") for result in results]
             found.append(row)
             print(row["scheduler"], rate, *(f"{e} {statistics.mean(row[e]):.4f} {row[e]}" for e in ("torch", "fused")))

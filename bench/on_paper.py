@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from reproduce.study import MAX_TRIALS
+from reproduce.study.planning import MAX_TRIALS
 
 METRICS, HISTORIES = 5, 4  # of an epoch; the histories are those that a report reads of a trial
 SMALL, AT_ONCE = 1_000, 32  # trials, on 8 GPUs with a quarter of one to each

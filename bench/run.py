@@ -98,7 +98,7 @@ def growth(home: Path) -> list[dict]:
 def machine() -> dict[str, str]:
     """What it was measured on."""
     sys.path.insert(0, str(ROOT))
-    from reproduce import provenance
+    from reproduce.training import provenance
 
     ask = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
     names = ("fastai", "lightning")

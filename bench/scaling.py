@@ -118,7 +118,7 @@ def table(record: dict) -> str:
         f"{store['requests_an_epoch']:.0f} of them for each epoch and the others once, and leaves {store['files']:.0f} "
         f"files. One server with two workers on PostgreSQL, on this machine, took {store['writes_a_second']:.0f} "
         f"epochs' metrics a second from {shared_store.WRITERS} writers at once. For one reader it found "
-        f"{store['searches_a_second']:.0f} trials a second by fingerprint, or read through "
+        f"{store['searches_a_second']:.0f} trials a second by cache key, or read through "
         f"{store['runs_a_second']:.0f} runs, or gave {store['histories_a_second']:.0f} histories of a metric."
     )
     return "\n".join([*lines, "", sentence, "", record["made"], ""])

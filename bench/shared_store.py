@@ -14,7 +14,7 @@ from mlflow.entities import Metric, Param
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-from servers import Postgres, Server  # noqa: E402
+from helpers.servers import Postgres, Server  # noqa: E402
 
 WRITERS, WRITING_SECONDS = 8, 15
 RUNS = 1000  # to be searched
@@ -93,7 +93,7 @@ def _reading(uri: str) -> float:
 
 
 def _searching(uri: str) -> dict[str, float]:
-    """How many trials are found in a second by their fingerprint, and how many by reading through all runs.
+    """How many trials are found in a second by their cache_key, and how many by reading through all runs.
 
     The runs have as much to them as the finished trial that stands for them.
     """

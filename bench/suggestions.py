@@ -61,7 +61,7 @@ def by_the_packages(rates: np.ndarray, losses: np.ndarray) -> dict[str, float]:
 def main() -> None:
     """Compare, print and write."""
     sys.path.insert(0, str(ROOT))
-    from reproduce.suggestions import RULES
+    from reproduce.analysis.suggestion_rules import RULES
 
     results = []
     for seed, (rates, losses) in recorded().items():

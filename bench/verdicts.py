@@ -19,12 +19,12 @@ from pathlib import Path
 
 from mlflow.entities import Metric, Param
 
-from reproduce import study
-from reproduce.comparisons import OPTIMIZERS
-from reproduce.paper import load_paper
-from reproduce.records import CURVE_FILE, METRICS
-from reproduce.tracking import Store
-from reproduce.trial import Trial
+from reproduce.results.comparisons import OPTIMIZERS
+from reproduce.study import planning
+from reproduce.study.schema import load_paper
+from reproduce.study.trial import Trial
+from reproduce.tracking.reader import CURVE_FILE, METRICS
+from reproduce.tracking.writer import Store
 
 TRIALS = 1000
 CURVES = Path(__file__).resolve().parent.parent / "report" / "reference" / "range-test.csv"
@@ -34,10 +34,12 @@ def planned() -> list[Trial]:
     """The first thousand trials of the study, seed by seed."""
     paper, found = load_paper(), {}
     for seed in count():
-        own = study.Wishes(seeds=(seed,), engine="fused")
+        own = planning.StudyConfig(seeds=(seed,), engine="fused")
         for optimizer in OPTIMIZERS:
-            wishes = own.model_copy(update={"optimizer": optimizer})
-            for trial in study.range_tests(paper, wishes) + study.grid(paper, wishes) + study.trials(paper, wishes):
+            config = own.model_copy(update={"optimizer": optimizer})
+            for trial in (
+                planning.range_tests(paper, config) + planning.grid(paper, config) + planning.trials(paper, config)
+            ):
                 found[trial] = None
                 if len(found) == TRIALS:
                     return list(found)
@@ -55,7 +57,7 @@ def fill(store: Store) -> None:
     rng, curve = random.Random(0), recorded_curve()
     for trial in planned():
         tags = {
-            "specification": trial.specification, "outcome": "finished", "seed": str(trial.seed),
+            "specification": trial.config_hash, "outcome": "finished", "seed": str(trial.seed),
             "kind": "range_test" if trial.is_range_test else "trial",
         }  # fmt: skip
         run_id = store.client.create_run(store.experiment_id, tags=tags, run_name=trial.label).info.run_id
@@ -77,11 +79,11 @@ def main() -> None:
         store = Store(Path(folder) / "home", f"sqlite:///{folder}/mlflow.db")
         fill(store)
         seeds = ",".join(map(str, store.seeds()))
-        surroundings = os.environ | {"MLFLOW_TRACKING_URI": store.uri, "REPRODUCE_HOME": str(store.home)}
+        numerics_environment = os.environ | {"MLFLOW_TRACKING_URI": store.uri, "REPRODUCE_HOME": str(store.home)}
         for command in (["verify"], ["report", "--seeds", seeds]):
             started = time.perf_counter()
             words = [sys.executable, "-m", "reproduce", *command]
-            done = subprocess.run(words, env=surroundings, capture_output=True, text=True)
+            done = subprocess.run(words, env=numerics_environment, capture_output=True, text=True)
             seconds = time.perf_counter() - started
             peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # the largest so far
             print(f"{' '.join(command)}, {TRIALS} trials: {seconds:.1f} s, {peak:.2f} GiB at most, exit code "

@@ -6,7 +6,8 @@ import sys
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a traceback from within an import would tell nobody anything
 
-from reproduce import interpreter, plain
+from reproduce import escaping
+from reproduce.cli import interpreter
 from reproduce.errors import UserError
 
 
@@ -15,12 +16,12 @@ def main() -> None:
     try:
         interpreter.check_names()
     except UserError as error:
-        print(f"error: {plain.printable(str(error))}", file=sys.stderr)
+        print(f"error: {escaping.printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     interpreter.read_text_as_utf8()
-    from reproduce import cli
+    from reproduce.cli import main as commands
 
-    cli.main()
+    commands.main()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from reproduce.plain import printable
+from reproduce.escaping import printable
 
 LOOK_SECONDS = 0.5
 SILENT_SECONDS = 4  # that something may take before a line says what is waited for

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-CACHE = Path(os.environ.get("REPRODUCE_HOME", ROOT / ".reproduce")).resolve()
+from helpers import CACHE
+from helpers.small import own_workshop, run, small_config
+
 torch.set_num_threads(1)  # as every trial does; two threads are slower where tests share the cores
 for variable in ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
     os.environ.pop(variable, None)
@@ -19,18 +20,18 @@ for variable in ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID",
 @pytest.fixture(scope="session")
 def mnist_cache() -> Path:
     """A home whose cache holds the whole of MNIST, checked."""
-    from reproduce import mnist_files
+    from reproduce.data import verified_cache
 
     brought = os.environ.get("REPRODUCE_DATA_DIR")  # by the container's image
-    mnist_files.prepare("mnist", CACHE, Path(brought) if brought else None)
+    verified_cache.prepare("mnist", CACHE, Path(brought) if brought else None)
     return CACHE
 
 
 @pytest.fixture(scope="session")
 def whole_mnist(mnist_cache):
-    from reproduce import mnist
+    from reproduce.data import datasets
 
-    return mnist.open_dataset("mnist", mnist_cache)
+    return datasets.open_dataset("mnist", mnist_cache)
 
 
 @pytest.fixture
@@ -44,23 +45,16 @@ def own_home(mnist_cache, tmp_path) -> Path:
 
 @pytest.fixture
 def paper():
-    from reproduce.paper import load_paper
+    from reproduce.study.schema import load_paper
 
     return load_paper()
 
 
-def small_wishes(**changes):
-    """Two epochs of 640 real images, five steps each: enough to tell right from wrong, in a tenth of a second."""
-    from reproduce import study
-
-    return study.Wishes(**({"epochs": 2, "train_size": 640, "range_test_epochs": 2, "engine": "fused"} | changes))
-
-
 @pytest.fixture
 def small_trial(paper):
-    from reproduce import study
+    from reproduce.study import planning
 
-    return study.trials(paper, small_wishes(schedulers=("step",), learning_rates=(6e-4,)))[0]
+    return planning.trials(paper, small_config(schedulers=("step",), learning_rates=(6e-4,)))[0]
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +72,7 @@ def store(own_home, tmp_path, empty_database, monkeypatch):
     """A tracking store of the test's own, with its artifacts beside it."""
     import mlflow
 
-    from reproduce.tracking import Store
+    from reproduce.tracking.writer import Store
 
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
@@ -86,33 +80,13 @@ def store(own_home, tmp_path, empty_database, monkeypatch):
     mlflow.set_tracking_uri(None)
 
 
-@functools.cache
-def kernel() -> Path:
-    """The fused engine's kernel, compiled once."""
-    from reproduce.fused import library
-
-    return library.ready(CACHE)
-
-
-def run(store, trials, **changes):
-    """Run trials under a parent: its run id, and what became of each."""
-    from reproduce import artifacts, pool, sweep
-
-    ground = changes.pop("ground", None) or pool.Pool(changes.pop("jobs", 2), "cpu", 1, kernel())
-    with store.parent("sweep", {"scheduler": "test"}) as parent_id:
-        settings = {"force": False, "artifacts": functools.partial(artifacts.leave_behind, smoothing=0.9)}
-        done = sweep.run(trials, store, parent_id, ground=ground, **(settings | changes))
-        store.describe_parent(parent_id, [(item.trial, item.run_id, item.how) for item in done])
-    return parent_id, done
-
-
 @pytest.fixture
 def trials(paper):
     """A range test and one trial each of StepLR and MultiStepLR, small."""
-    from reproduce import study
+    from reproduce.study import planning
 
-    wishes = small_wishes(learning_rates=(6e-4,), schedulers=("step", "multistep"))
-    return study.range_tests(paper, wishes) + study.trials(paper, wishes)
+    config = small_config(learning_rates=(6e-4,), schedulers=("step", "multistep"))
+    return planning.range_tests(paper, config) + planning.trials(paper, config)
 
 
 @pytest.fixture
@@ -125,7 +99,7 @@ def finished(store, trials):
 @pytest.fixture(scope="session")
 def ledger():
     """What was broken and what came of it; kept where REPRODUCE_LEDGER says."""
-    from faults import Ledger
+    from helpers.faults import Ledger
 
     record = Ledger()
     yield record
@@ -143,15 +117,6 @@ def workshop(mnist_cache, tmp_path):
     return make
 
 
-def own_workshop(directory, cache, uri=None, **environment):
-    from faults import Workshop
-
-    kernel()
-    made = Workshop(directory, uri, REPRODUCE_FUSED_DIR=str(CACHE / "fused"), **environment)
-    made.share(cache / "data" / "mnist")
-    return made
-
-
 @pytest.fixture(scope="session")
 def uninterrupted(mnist_cache, tmp_path_factory):
     """What a command leaves when nothing stops it, and how many seconds it takes; run when first asked for."""
@@ -166,9 +131,3 @@ def uninterrupted(mnist_cache, tmp_path_factory):
         return ours.left(), time.monotonic() - started
 
     return of
-
-
-def needs(*programs):
-    """The container's image has not all that a checkout's machine has."""
-    missing = [program for program in programs if shutil.which(program) is None]
-    return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")

@@ -1,0 +1,99 @@
+"""Real images as arrays: the files' hashes, the resize, and batches in an order fixed by (seed, epoch).
+
+Knows nothing of MLflow. What is here decides the numbers; how the files are got and kept is in `verified_cache.py`.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from reproduce.errors import UserError
+
+SIDE = 32  # pixels: 28×28 images resized, as LeNet-5 wants them
+TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+RESIZED = {TRAIN_IMAGES: f"train-{SIDE}x{SIDE}.npy", TEST_IMAGES: f"t10k-{SIDE}x{SIDE}.npy"}
+
+SHA256 = {
+    "mnist": {
+        TRAIN_IMAGES: "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        TRAIN_LABELS: "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        TEST_IMAGES: "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        TEST_LABELS: "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    },
+    "fashion-mnist": {
+        TRAIN_IMAGES: "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        TRAIN_LABELS: "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        TEST_IMAGES: "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        TEST_LABELS: "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (n, 1, 32, 32) uint8, memory-mapped, and labels (n,) int64."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def part(self, start: int, stop: int) -> "Split":
+        """The images from `start` up to and without `stop`."""
+        return Split(self.images[start:stop], self.labels[start:stop])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training and a test split, as `mnist_files.prepare` left them in the cache."""
+
+    name: str
+    train: Split
+    test: Split
+
+
+def data_sha256(name: str) -> str:
+    """One SHA-256 over the four files' own, in their fixed order."""
+    return hashlib.sha256("".join(SHA256[name].values()).encode()).hexdigest()
+
+
+def open_dataset(name: str, home: Path) -> Dataset:
+    """Map what `mnist_files.prepare` has checked. The pages are shared by all processes that map them."""
+    cache = home / "data" / name
+
+    def split(images: str, labels: str) -> Split:
+        # Copy-on-write, as torch warns of arrays it must not write to; nobody writes.
+        mapped = np.load(cache / RESIZED[images], mmap_mode="c", allow_pickle=False)
+        return Split(mapped, read_idx((cache / labels).read_bytes(), labels).astype(np.int64))
+
+    return Dataset(name, split(TRAIN_IMAGES, TRAIN_LABELS), split(TEST_IMAGES, TEST_LABELS))
+
+
+def batches(size: int, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
+    """Indices of one epoch's batches, in an order fixed by (seed, epoch). The last batch may be short."""
+    order = np.random.default_rng((seed, epoch)).permutation(size)
+    for start in range(0, size, batch_size):
+        yield order[start : start + batch_size]
+
+
+def read_idx(content: bytes, name: str) -> np.ndarray:
+    """An IDX file's uint8 array; UserError where header and length do not agree. Format: LeCun's MNIST page."""
+    if len(content) < 4 or content[:3] != b"\0\0\x08":
+        raise UserError(f"{name} is not an IDX file of bytes: it starts with {content[:4].hex()}, expected 000008")
+    dimensions = content[3]
+    header = 4 + 4 * dimensions
+    shape = tuple(np.frombuffer(content[4:header], ">u4").tolist())
+    if len(shape) != dimensions or len(content) != header + int(np.prod(shape)):
+        raise UserError(
+            f"{name} holds {len(content)} bytes, its header says {shape} and so {header + int(np.prod(shape))}"
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def resize(images: np.ndarray) -> np.ndarray:
+    """(n, h, w) uint8 to (n, 1, 32, 32) uint8 by PIL's bilinear filter, which widens its support when it shrinks."""
+    resized = [np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for image in images]
+    return np.stack(resized)[:, np.newaxis]

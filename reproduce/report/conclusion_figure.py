@@ -1,0 +1,103 @@
+"""The figure that sums up: how well each rate did, what the range test proposes, and what its proposal is worth."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from reproduce.analysis import intervals
+from reproduce.analysis.lr_range_test import Curve, Reading, smooth
+from reproduce.report.figures import BAND_ALPHA, COLOURS, GREY, MARKERS, Axes, Figure, over_seeds, styled
+from reproduce.report.tables import NAMES
+from reproduce.results.comparisons import Regrets
+from reproduce.study.trial import format_rate
+from reproduce.tracking.reader import Result
+
+DASHES = (":", "--", "-")  # of the grid's accuracies, from the fewest epochs to the most
+
+
+@styled
+def draw(
+    models: Mapping[str, Sequence[Sequence[Result]]],
+    curves: Mapping[int, Curve],
+    smoothing: float,
+    proposals: Mapping[int, Reading],
+    regrets: Regrets | None,
+) -> Figure:
+    """Final accuracy of every model by initial rate; the grid with each rule's proposal; the range test's loss.
+
+    All on one axis of rates. Without a grid its panel is left out.
+    """
+    heights = (3, 3, 2) if regrets else (3, 2)
+    figure = Figure(figsize=(9, 4 * len(heights)), layout="constrained")
+    panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
+    _models(panels[0], models)
+    if regrets:
+        _grid(panels[1], regrets)
+    _range_test(panels[-1], curves, smoothing)
+    proposed = [proposal.learning_rate for proposal in proposals.values() if proposal]
+    if proposed:
+        middle, low, high = intervals.of_rates(proposed)
+        for axes in panels:
+            label = f"proposed: {format_rate(middle, 3)}"
+            axes.axvline(middle, color="black", linestyle="--", linewidth=1.2, label=label)
+            if len(proposed) > 1:
+                label = f"95% interval, {format_rate(low, 2)} to {format_rate(high, 2)}"
+                axes.axvspan(low, high, color="black", alpha=BAND_ALPHA / 2, linewidth=0, label=label)
+    handles, labels = panels[0].get_legend_handles_labels()
+    shown = [(handle, name) for handle, name in zip(handles, labels, strict=True) if name in NAMES.values()]
+    figure.legend(*zip(*shown, strict=True), loc="outside upper center", ncols=len(shown))
+    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def _models(axes: Axes, models: Mapping[str, Sequence[Sequence[Result]]]) -> None:
+    for index, (scheduler, of_schedule) in enumerate(models.items()):
+        points = []
+        for results in of_schedule:
+            finals = [result.last("test_accuracy_batch_mean") for result in results]
+            rate = intervals.of_rates([result.trial.learning_rate for result in results])[0]
+            points.append((rate, np.mean(finals), np.mean(finals) - min(finals), max(finals) - np.mean(finals)))
+        rates, means, below, above = zip(*sorted(points), strict=True)
+        apart = 1.07 ** (index - (len(models) - 1) / 2)  # points of equal rate beside, not on, each other
+        axes.errorbar(
+            np.array(rates) * apart, means, (below, above), marker=MARKERS[index % len(MARKERS)], markersize=7,
+            color=COLOURS[index % len(COLOURS)], capsize=3, label=NAMES[scheduler],
+        )  # fmt: skip
+    axes.set(ylabel="final test accuracy\n(mean over batches)", ylim=(0, 1.02))
+
+
+def _grid(axes: Axes, regrets: Regrets) -> None:
+    """Accuracy over the grid after so many epochs, and where each rule's proposal came out after the last."""
+    rates = np.array(sorted(next(iter(regrets.grid.values()))))
+    last = max(regrets.epochs_compared)
+    for dash, epochs in zip(DASHES[-len(regrets.epochs_compared) :], regrets.epochs_compared, strict=True):
+        lines = [[_after(accuracies[rate], epochs) for rate in rates] for accuracies in regrets.grid.values()]
+        label = f"grid after {epochs} epoch{'s' * (epochs > 1)}"
+        over_seeds(axes, rates, lines, label, {"color": GREY, "linestyle": dash})
+    for index, (name, by_seed) in enumerate(regrets.proposed.items()):
+        if by_seed:
+            points = [(rate, _after(accuracies, last)) for rate, accuracies in by_seed.values()]
+            axes.plot(
+                *zip(*points, strict=True), MARKERS[index % len(MARKERS)], color=COLOURS[index % len(COLOURS)],
+                markersize=11 - index, markeredgecolor="black", linestyle="none", label=name,
+            )  # fmt: skip
+    seeds = f", {len(regrets.grid)} seeds" * (len(regrets.grid) > 1)
+    axes.set(ylabel=f"test accuracy at a fixed rate{seeds}\n(mean over batches)", ylim=(0, 1.02))
+    axes.legend(fontsize=8, loc="lower center", ncols=2, title=f"markers: each rule's proposal after {last} epochs",
+                title_fontsize=8)  # fmt: skip
+
+
+def _after(accuracies: Sequence[float], epochs: int) -> float:
+    """The accuracy after that epoch; NaN, which is not drawn, if the training had diverged before."""
+    return accuracies[epochs - 1] if len(accuracies) >= epochs else float("nan")
+
+
+def _range_test(axes: Axes, curves: Mapping[int, Curve], smoothing: float) -> None:
+    longest = max(curves.values(), key=lambda curve: len(curve.losses))
+    label = f"range test, smoothed by {smoothing:g}"
+    if len(curves) > 1:
+        label += f": mean, each and band of {len(curves)} seeds"
+    smoothed = [smooth(curve.losses, smoothing) for curve in curves.values()]
+    over_seeds(axes, longest.learning_rates, smoothed, label, {"color": GREY})
+    axes.set(xscale="log", xlabel="learning rate (initial; max_lr for OneCycleLR)", ylim=(0, 3))
+    axes.set_ylabel("training loss\n(cross entropy)")  # 2.3 is guessing; what explodes beyond is in figure 1

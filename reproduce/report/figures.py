@@ -1,0 +1,261 @@
+"""The plots: the paper's figures drawn from our numbers. They draw what they are given and decide nothing.
+
+Colours are Okabe and Ito's, told apart by colour-blind eyes too; every line also has a marker or a dash of its own.
+"""
+
+# ruff: noqa: E402  (what the user has set is set aside before matplotlib is imported)
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from reproduce.errors import UserError
+
+# While it is imported matplotlib reads the user's settings, and fails over some of them: a notebook sets a backend that
+# only the notebook has. No setting may change a figure, so that none is worth a warning either.
+os.environ.update({"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull})
+logging.getLogger("matplotlib").setLevel(logging.ERROR)
+try:
+    import matplotlib
+except UnicodeDecodeError as error:
+    settings = Path("matplotlibrc").resolve()  # the only file that it reads before what MATPLOTLIBRC names
+    raise UserError(f"{settings}, settings of matplotlib's, is not in UTF-8: rename it, or correct it") from error
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from reproduce.analysis.lr_range_test import Curve, Reading, smooth
+from reproduce.report.tables import NAMES, rate_of
+from reproduce.study.schema import Paper
+from reproduce.study.trial import Trial, format_rate
+from reproduce.tracking.reader import Result
+from reproduce.training.epoch_record import EpochRecord
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+GREY = "#555555"
+BAND_ALPHA = 0.2
+STYLE = {
+    **{name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"},  # not the user's
+    "font.size": 10,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.framealpha": 1,  # lines pass behind a legend, not through it
+    "legend.edgecolor": "none",
+    "svg.hashsalt": "reproduce",  # the same figure gives the same bytes
+    "svg.fonttype": "path",
+}
+styled = matplotlib.rc_context(STYLE)  # decorates what draws
+
+
+@styled
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of the path's ending, the same bytes for the same figure."""
+    metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    figure.savefig(path, dpi=150, metadata=metadata)
+
+
+@styled
+def trial(trial: Trial, history: Sequence[EpochRecord]) -> Figure:
+    """One trial: loss by step and epoch, test accuracy by epoch, rate by step."""
+    steps = np.cumsum([0, *(len(record.step_losses) for record in history)])
+    losses = np.concatenate([record.step_losses for record in history])
+    rates = np.concatenate([record.step_learning_rates for record in history])
+    epochs = np.arange(1, len(history) + 1)
+    at_step = np.arange(1, len(losses) + 1) / trial.steps_per_epoch
+    figure = Figure(figsize=(8, 8), layout="constrained")
+    loss, accuracy, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
+    loss.plot(at_step, losses, color=COLOURS[5], linewidth=0.4, label="each batch")
+    loss.plot(
+        epochs,
+        [record.train_loss for record in history],
+        "o-",
+        color=COLOURS[0],
+        markersize=4,
+        label="mean over the epoch, at its end",
+    )
+    title = f"{NAMES[trial.schedule.name]}, {trial.optimizer}, {format_rate(trial.learning_rate)}, seed {trial.seed}"
+    loss.set(ylabel="training loss (cross entropy)", title=title)
+    _log_of_losses(loss)
+    loss.legend()
+    accuracy.plot(epochs, [record.test_accuracy_batch_mean for record in history], "s-", color=COLOURS[1], markersize=4)
+    accuracy.set(ylabel="test accuracy\n(mean over batches)", ylim=(0, 1.02))
+    rate.plot(at_step[: steps[-1]], rates, color=COLOURS[2])
+    rate.set(ylabel="learning rate", xlabel="epoch", yscale="log")
+    return figure
+
+
+@styled
+def range_test(
+    curves: Mapping[int, Curve],
+    smoothing: float,
+    proposals: Mapping[int, Reading],
+    paper: Paper | None = None,
+    zoomed: bool = False,
+    validation: np.ndarray | None = None,
+) -> Figure:
+    """Loss against step, and rate along the top, with the proposed rates: raw and smoothed, or a band over seeds.
+
+    Whole as the paper's figure 1, or zoomed on the descent as its figure 2. `validation` (times, 3), step, loss and
+    accuracy on held-out images, adds its loss and a panel for its accuracy.
+    """
+    judged = validation is not None and len(validation) > 0
+    figure = Figure(figsize=(9, 5 + 2.5 * judged), layout="constrained")
+    panels = figure.subplots(1 + judged, 1, sharex=True, squeeze=False, height_ratios=(2, 1)[: 1 + judged])
+    axes = panels[0, 0]
+    smoothed = {seed: smooth(curve.losses, smoothing) for seed, curve in curves.items()}
+    if len(curves) == 1:
+        (curve,) = curves.values()
+        axes.plot(curve.losses, color=COLOURS[0], alpha=0.45, linewidth=0.6, label="thin: each batch")
+    label = f"smoothed by {smoothing:g}" + (f", mean of {len(curves)} seeds" if len(curves) > 1 else "")
+    steps = np.arange(max(map(len, smoothed.values())))
+    over_seeds(axes, steps, list(smoothed.values()), label, {"color": COLOURS[0], "linewidth": 1.8})
+    if len(curves) > 1:
+        axes.fill_between([], [], [], color=COLOURS[0], alpha=BAND_ALPHA, label="lowest to highest, each seed thin")
+    for index, (seed, proposal) in enumerate(proposals.items()):
+        if proposal:
+            axes.plot(
+                proposal.step, smoothed[seed][proposal.step], MARKERS[index % len(MARKERS)],
+                color=COLOURS[index % len(COLOURS)], markersize=9, markeredgecolor="black", linestyle="none",
+                label=f"seed {seed} proposes {proposal.short} (step {proposal.step})",
+            )  # fmt: skip
+    longest = max(curves.values(), key=lambda curve: len(curve.losses))
+    total = len(longest.losses)
+    if paper is not None:
+        rate = paper.range_test.reported.proposed_learning_rate
+        step = np.interp(np.log(rate), np.log(longest.learning_rates), np.arange(total))
+        axes.axvline(step, color=GREY, linestyle="--", label=f"the paper proposes {format_rate(rate)}")
+    if zoomed:
+        axes.set(xlim=(0.17 * total, 0.56 * total), ylim=(0, 2.6))  # steps 400 to 1,300 of the paper's 2,345
+    else:
+        _axis_of_explosion(axes, max(curve.losses.max() for curve in curves.values()))
+        axes.set(xlim=(0, total))
+    axes.set(ylabel="training loss of the batch (cross entropy)")
+    if judged:
+        steps, losses, accuracies = validation.T
+        axes.plot(steps, losses, "s-", color=COLOURS[1], markersize=3, linewidth=1, label="on the held-out images")
+        axes.set(ylabel="loss (cross entropy)")
+        panels[1, 0].plot(steps, accuracies, "s-", color=COLOURS[1], markersize=3, linewidth=1)
+        panels[1, 0].set(ylabel="accuracy on the\nheld-out images", ylim=(0, 1.02))
+    panels[-1, 0].set(xlabel="step")
+    _rate_axis(axes, longest)
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+@styled
+def rules(curves: Mapping[int, Curve], smoothing: float, suggested: Mapping[str, Mapping[int, Reading]]) -> Figure:
+    """What each rule suggests, a colour and a marker a rule, on the smoothed curve of every seed."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    smoothed = {seed: smooth(curve.losses, smoothing) for seed, curve in curves.items()}
+    for seed, curve in curves.items():
+        axes.plot(curve.learning_rates, smoothed[seed], color=GREY, linewidth=1.2)
+    for index, (name, by_seed) in enumerate(suggested.items()):
+        points = [
+            (proposal.learning_rate,
+             np.interp(proposal.learning_rate, curves[seed].learning_rates, smoothed[seed]))
+            for seed, proposal in by_seed.items() if proposal
+        ]  # fmt: skip
+        if points:
+            axes.plot(
+                *zip(*points, strict=True), MARKERS[index % len(MARKERS)], color=COLOURS[index % len(COLOURS)],
+                markersize=13 - index, markeredgecolor="black", linestyle="none", label=name,  # none hides another
+            )  # fmt: skip
+    _axis_of_explosion(axes, max(losses.max() for losses in smoothed.values()))
+    axes.set(xscale="log", xlabel="learning rate")
+    axes.set_ylabel(f"training loss, smoothed by {smoothing:g}")
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+def over_seeds(axes: Axes, x: np.ndarray, lines: Sequence[Sequence[float]], label: str, style: dict) -> None:
+    """Draw the mean of several lines over `x`, each of them thinly, and the band between their lowest and highest.
+
+    A line that ended early, having diverged, cuts the mean and the band off where it ends.
+    """
+    shortest = min(map(len, lines))
+    values = np.array([line[:shortest] for line in lines])
+    if len(lines) > 1:
+        for line in lines:
+            axes.plot(x[: len(line)], line, color=style["color"], linewidth=0.5, alpha=0.7)
+        axes.fill_between(
+            x[:shortest], values.min(0), values.max(0), color=style["color"], alpha=BAND_ALPHA, linewidth=0
+        )
+    axes.plot(x[:shortest], values.mean(0), label=label, **style)
+
+
+def _axis_of_explosion(axes: Axes, highest: float) -> None:
+    """Losses linear below 2.5 and logarithmic above: one that explodes to 50 would leave the descent on the floor."""
+    axes.set_yscale("symlog", linthresh=2.5, linscale=2)
+    axes.set_yticks([0, 0.5, 1, 1.5, 2, 2.5, 10, 100], ["0", "0.5", "1", "1.5", "2", "2.5", "10", "100"])
+    axes.set(ylim=(0, max(2.6, 1.3 * highest)))
+
+
+def _log_of_losses(axes: Axes) -> None:
+    """A logarithmic axis with plain numbers: 0.5, 1, 2."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _rate_axis(axes: Axes, curve: Curve) -> None:
+    """The learning rates along the top, where the steps reach a power of ten."""
+    powers = np.arange(
+        np.ceil(np.log10(curve.learning_rates[0]) - 1e-9), np.floor(np.log10(curve.learning_rates[-1]) + 1e-9) + 1
+    )
+    steps = np.interp(powers, np.log10(curve.learning_rates), np.arange(len(curve.learning_rates)))
+    low, high = axes.get_xlim()
+    shown = [(step, power) for step, power in zip(steps, powers, strict=True) if low <= step <= high]
+    top = axes.secondary_xaxis("top")
+    top.set_xticks([step for step, _ in shown], [f"$10^{{{int(power)}}}$" for _, power in shown])
+    top.set_xlabel("learning rate")
+
+
+@styled
+def schedule(scheduler: str, models: Sequence[Sequence[Result]], paper: Paper) -> Figure:
+    """Loss and test accuracy by epoch for one schedule: a colour a model, a band over seeds, the paper's values."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    models = sorted(models, key=lambda of_model: -of_model[0].trial.learning_rate)
+    results = [result for of_model in models for result in of_model]
+    last = max(result.trial.epochs for result in results)
+    seeds, epochs = len({result.trial.seed for result in results}), np.arange(1, last + 1)
+    for index, of_model in enumerate(models):
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+        label = rate_of([result.trial for result in of_model])
+        style = {"color": colour, "marker": marker, "markersize": 4, "markevery": max(1, last // 10)}
+        for axes, metric in ((loss, "train_loss"), (accuracy, "test_accuracy_batch_mean")):
+            over_seeds(axes, epochs, [result.epochs[metric] for result in of_model], label, style)
+        reported = paper.reported(of_model[0].trial)
+        if reported is not None and last == paper.protocol.epochs:
+            beside = last * (1.03 + 0.03 * index)  # values that agree would hide each other
+            for axes, value in ((loss, reported.train_loss), (accuracy, reported.test_accuracy)):
+                axes.plot(
+                    beside, value, marker, color="none", markeredgecolor=colour, markersize=12, markeredgewidth=1.6,
+                    clip_on=False,
+                )  # fmt: skip
+    for axes in (loss, accuracy):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # there may be one epoch
+    loss.set(xlabel="epoch", ylabel="training loss (mean over the epoch)")
+    _log_of_losses(loss)
+    accuracy.set(xlabel="epoch", ylabel="test accuracy (mean over batches)", ylim=(0, 1.02))
+    handles, labels = accuracy.get_legend_handles_labels()
+    if any(paper.reported(result.trial) for result in results) and last == paper.protocol.epochs:
+        handles.append(Line2D([], [], linestyle="none", marker="o", color="none", markeredgecolor=GREY, markersize=11))
+        labels.append("the paper's final value")
+    if seeds > 1:
+        handles.append(Patch(color=GREY, alpha=BAND_ALPHA, linewidth=0))
+        labels.append(f"lowest to highest of {seeds} seeds, each thin")
+    title = "max_lr" if scheduler == "onecycle" else "initial learning rate"
+    figure.legend(handles, labels, title=title, loc="outside lower center", ncols=len(handles))  # beside every line
+    figure.suptitle(NAMES[scheduler])
+    return figure

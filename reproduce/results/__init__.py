@@ -1,0 +1,1 @@
+"""What was recorded, put together: the runs of a study, their archive, comparisons and verdicts."""

@@ -1,0 +1,231 @@
+"""One training run, completely specified: its schedule, everything that decides its numbers, and its names.
+
+Knows neither torch nor MLflow. What decides the numbers is a field of `Trial`, or goes into its cache key beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+TEST_BATCH_SIZE = 128  # 79 batches of the 10,000 test images: the paper's printed accuracies are means over 79
+SIZES = {"mnist": 60_000, "fashion-mnist": 60_000}  # training images
+
+Dataset = Literal["mnist", "fashion-mnist"]
+OPTIMIZERS = ("adam", "adamw", "sgd", "radam", "lamb", "lars", "hybridadam")
+Optimizer = Literal[OPTIMIZERS]
+Engine = Literal["torch", "fused"]
+# A checkpoint holds every step's rate and loss so far: 56 MB after so many epochs of the paper, and written after each.
+MAX_EPOCHS = 10_000
+MAX_STEPS = MAX_EPOCHS * max(SIZES.values())  # with one image a step
+MIN_RATE, MAX_RATE = 1e-38, 1e38  # the weights are float32, which ends there
+LEAST_RISE = 1e-12  # of the logarithm of a ramp's rate from step to step: less is lost in the rounding of float64
+MAX_SEED = 2**32 - 1  # what every generator involved accepts
+Rate = Annotated[float, Field(ge=MIN_RATE, le=MAX_RATE, strict=True)]
+Count = Annotated[int, Field(gt=0, le=MAX_STEPS, strict=True)]
+Epochs = Annotated[int, Field(gt=0, le=MAX_EPOCHS, strict=True)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Frozen(BaseModel):
+    """Fields that are checked, complete, and do not change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Constant(Frozen):
+    """The same rate at every step."""
+
+    name: Literal["none"] = "none"
+
+
+class StepDecay(Frozen):
+    """Rate × gamma every `decay_steps` steps."""
+
+    name: Literal["step"] = "step"
+    decay_steps: Count
+    gamma: Rate
+
+
+class MultiStepDecay(Frozen):
+    """Rate × gamma at each of `milestones`, counted in steps."""
+
+    name: Literal["multistep"] = "multistep"
+    milestones: Annotated[tuple[Count, ...], Field(min_length=1)]
+    gamma: Rate
+
+    @field_validator("milestones")
+    @classmethod
+    def _rising(cls, milestones: tuple[int, ...]) -> tuple[int, ...]:
+        if list(milestones) != sorted(set(milestones)):
+            raise ValueError("milestones must rise, each one once")
+        return milestones
+
+
+class OneCycle(Frozen):
+    """Up from rate / div_factor to the rate in `pct_start` of all steps, then down to the start / final_div_factor.
+
+    With Adam's family it also cycles beta1 between 0.85 and 0.95, with SGD the momentum, as PyTorch does.
+    """
+
+    name: Literal["onecycle"] = "onecycle"
+    pct_start: Fraction
+    div_factor: Rate
+    final_div_factor: Rate
+
+
+class ExponentialDecay(Frozen):
+    """Rate × gamma every `decay_steps` steps, as StepDecay, but in equal ratios at every step."""
+
+    name: Literal["exponential"] = "exponential"
+    decay_steps: Count
+    gamma: Rate
+
+
+class Ramp(Frozen):
+    """The range test: the rate rises exponentially and would reach `lr_end` one step after the last.
+
+    The last `validation_size` training images are held out, and judged by the network after every `validation_interval`
+    steps, from the first on. With a `stop_factor` the test ends once the average of its losses exceeds that many times
+    the least average so far.
+    """
+
+    name: Literal["ramp"] = "ramp"
+    lr_end: Rate
+    validation_size: Annotated[int, Field(ge=0)] = 0
+    validation_interval: Count = 20
+    stop_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
+
+
+Schedule = Annotated[
+    Constant | StepDecay | MultiStepDecay | OneCycle | ExponentialDecay | Ramp, Field(discriminator="name")
+]
+SCHEDULERS = ("none", "step", "multistep", "onecycle", "exponential")  # those of a sweep, in the paper's order
+
+
+class Trial(Frozen):
+    """One training run, completely specified: the same trial gives the same bits on the same kind of machine.
+
+    Rates are per step, sizes are numbers of images. `learning_rate` is the rate of the first step, except that OneCycle
+    takes it as its highest.
+    """
+
+    dataset: Dataset
+    train_size: Count
+    optimizer: Optimizer
+    schedule: Schedule
+    learning_rate: Rate
+    epochs: Epochs
+    batch_size: Count
+    seed: Seed
+    engine: Engine
+
+    @model_validator(mode="after")
+    def _fits(self) -> Trial:
+        if self.train_size > SIZES[self.dataset]:
+            raise ValueError(f"--train-size {self.train_size} is more than the {SIZES[self.dataset]} images there are")
+        if self.held_out >= self.train_size:
+            raise ValueError(f"--validation-size {self.held_out} leaves none of the {self.train_size} training images")
+        if self.batch_size > self.images_per_epoch:
+            left = f" that --validation-size {self.held_out} leaves" if self.held_out else ""
+            raise ValueError(
+                f"--batch-size {self.batch_size} is more than the {self.images_per_epoch} training images{left}"
+            )
+        if isinstance(self.schedule, OneCycle) and self.schedule.pct_start * self.total_steps <= 1:
+            raise ValueError(
+                f"onecycle rises over --pct-start {self.schedule.pct_start:g} of {self.total_steps} steps, "
+                "which must be more than one step: train for longer, or raise --pct-start"
+            )
+        if self.is_range_test:
+            self._rises()
+        return self
+
+    def _rises(self) -> None:
+        """ValueError unless each step of the ramp is at a higher rate than the one before: slopes are taken between."""
+        ends = f"--lr-end {format_rate(self.schedule.lr_end)}", f"--lr-start {format_rate(self.learning_rate)}"
+        if self.schedule.lr_end <= self.learning_rate:
+            raise ValueError(f"{ends[0]} must be above {ends[1]}")
+        if math.log(self.schedule.lr_end / self.learning_rate) / self.total_steps < LEAST_RISE:
+            raise ValueError(
+                f"{ends[0]} is so near to {ends[1]} that the ramp's {self.total_steps} steps would be at one rate: "
+                "raise --lr-end"
+            )
+
+    @property
+    def is_range_test(self) -> bool:
+        """Whether this is a range test, which ramps the rate and is not evaluated on the test set."""
+        return isinstance(self.schedule, Ramp)
+
+    @property
+    def held_out(self) -> int:
+        """How many of the training images are not trained on."""
+        return self.schedule.validation_size if self.is_range_test else 0
+
+    @property
+    def images_per_epoch(self) -> int:
+        """How many images are trained on in an epoch."""
+        return self.train_size - self.held_out
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch, the last short one included."""
+        return math.ceil(self.images_per_epoch / self.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps in the whole trial."""
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def label(self) -> str:
+        """A name to read, unique within one sweep: `step 6e-04 seed 0`."""
+        if self.is_range_test:
+            return f"range_test {self.optimizer} seed {self.seed}"
+        name = f"{self.schedule.name} {format_rate(self.learning_rate)} seed {self.seed}"
+        return name if self.optimizer == "adam" else f"{self.optimizer} {name}"  # the paper's goes without saying
+
+    def parameters(self) -> dict[str, Any]:
+        """The configuration flat, under the names it has in MLflow: the schedule's own parameters beside the rest."""
+        flat = self.model_dump(exclude={"schedule"})
+        schedule = self.schedule.model_dump()
+        flat["scheduler"] = schedule.pop("name")
+        if "milestones" in schedule:
+            schedule["milestones"] = ",".join(map(str, schedule["milestones"]))
+        return flat | schedule
+
+    @property
+    def config_hash(self) -> str:
+        """SHA-256 of the configuration: what a report looks a trial up by, whatever code or machine made it."""
+        return _digest(self.model_dump(mode="json"))
+
+    def cache_key(self, numerics_environment: Mapping[str, str]) -> str:
+        """SHA-256 of the configuration and all else that decides the numbers: data, code, versions, kind of device."""
+        return _digest({"trial": self.model_dump(mode="json"), "surroundings": dict(numerics_environment)})
+
+
+def format_rate(rate: float, digits: int | None = None) -> str:
+    """A learning rate as the field writes it, 0.6, 0.06, 6e-4, 6.05e-5, in so many significant digits at most.
+
+    Without `digits` it has all that it needs, so that two rates never read the same and a text is its rate again.
+    """
+    if digits is None:
+        digits = next(digits for digits in range(6, 18) if float(f"{rate:.{digits - 1}e}") == rate)
+    if rate >= 0.01:
+        return f"{rate:.{digits}g}"
+    mantissa, exponent = f"{rate:.{digits - 1}e}".split("e")
+    return f"{float(mantissa):.{digits}g}e{int(exponent)}"
+
+
+def can_be_held(rate: float) -> bool:
+    """Whether float32 weights can be trained at that rate; a proposed or computed one may lie outside."""
+    return MIN_RATE <= rate <= MAX_RATE
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""The MLflow store: opened, checked, read and written, with a heartbeat and retries."""

@@ -1,0 +1,123 @@
+"""What MLflow's variables choose: the store, the experiment, the run. Each is checked before it is recorded in."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Run
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+from mlflow.store.db.db_types import DATABASE_ENGINES
+from mlflow.utils.mlflow_tags import MLFLOW_PROJECT_ENTRY_POINT, MLFLOW_SOURCE_TYPE
+
+from reproduce.errors import UserError, shown
+from reproduce.escaping import without_credentials
+from reproduce.tracking import local_store
+
+EXPERIMENT = "lenet5-mnist"  # where runs go unless `mlflow run` or the usual variables choose
+STORE, RUN = "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"
+EXPERIMENT_ID, EXPERIMENT_NAME = "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"
+SERVERS = ("http", "https", "databricks", "databricks-uc", "uc")
+EXPECTED = "a file, as sqlite:///mlflow.db, a server, as http://127.0.0.1:5000, or a database"
+NO_SUCH = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+MIGRATE = "bring the runs over with mlflow migrate-filestore"
+
+
+def store(uri: str, is_named: bool) -> tuple[str, Path | None]:
+    """Return the address under which all of MLflow opens that store, and its file where it is one in SQLite.
+
+    UserError where no store can be there; `is_named` says whether a variable of the user's named it.
+    """
+    file = local_store.file_of(uri)
+    if file is not None:
+        address, query = local_store.address_of(file), uri.partition("?")[2]
+        if "/file:" in uri:  # SQLite's own address, which has its parameters within
+            return uri, file
+        return (f"{address}?{query}" if query else address), file
+    try:
+        scheme = urlsplit(uri).scheme
+    except ValueError as error:
+        raise UserError(f"{STORE} is {shown(uri)}, which is no address ({error}): correct or unset it") from error
+    if scheme.partition("+")[0] in (*DATABASE_ENGINES, *SERVERS) or uri in SERVERS:
+        return uri, None
+    named = shown(without_credentials(uri))
+    if scheme not in ("", "file"):
+        raise UserError(
+            f"{STORE} is {named}, of a kind that MLflow does not know, expected {EXPECTED}: correct or unset it"
+        )
+    if is_named:
+        what = f"{STORE} is {named}, a folder, in which MLflow keeps no runs any more, expected {EXPECTED}"
+        raise UserError(f"{what}: correct it, or {MIGRATE}")
+    what = f"this folder has an mlruns of an older MLflow ({named}), in which MLflow keeps no runs any more"
+    raise UserError(f"{what}: set {STORE}=sqlite:///mlflow.db to begin a store beside it, or {MIGRATE}")
+
+
+def experiment(client: MlflowClient, file: Path | None, command: str | None) -> str:
+    """Return the id of the experiment to record in, made where it is not there, by what MLflow's variables name.
+
+    `file` is the store's where it is in SQLite. UserError where the store has none such, or a run is named that
+    `mlflow run` has not just made for this `command`.
+    """
+    if named := os.environ.get(RUN):
+        run = _found(RUN, named, client.get_run)
+        _check_own(run, command)
+        return run.info.experiment_id
+    if named := os.environ.get(EXPERIMENT_ID):
+        return _active(_found(EXPERIMENT_ID, named, client.get_experiment), EXPERIMENT_ID)
+    name = os.environ.get(EXPERIMENT_NAME, EXPERIMENT)
+    if not name.strip():
+        raise UserError(f"{EXPERIMENT_NAME} is {name!r}, expected the name of an experiment: unset it, or name one")
+    if found := client.get_experiment_by_name(name):
+        return _active(found, EXPERIMENT_NAME)
+    return _made(client, name, local_store.next_artifacts(file) if file else None)
+
+
+def _made(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    try:  # the tag tells the UI to show training runs first, not prompts and traces
+        return client.create_experiment(name, artifacts, tags={"mlflow.experimentKind": "custom_model_development"})
+    except MlflowException as error:
+        found = client.get_experiment_by_name(name)
+        # Somebody else may just have made it, or this was asked for twice as the first answer was lost.
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS) or found is None:
+            raise
+        return found.experiment_id
+
+
+def _check_own(run: Run, command: str | None) -> None:
+    """UserError unless `mlflow run` has just made that run, for this command: any other has a record of its own."""
+    tags, what = run.data.tags, None
+    if run.info.lifecycle_stage != "active":
+        what = "a deleted run"
+    elif "kind" in tags:
+        what = f"the {tags['kind'].replace('_', ' ')} run of an earlier command"
+    elif run.info.status != "RUNNING":
+        what = f"a run that is {run.info.status} already"
+    elif tags.get(MLFLOW_SOURCE_TYPE) != "PROJECT":
+        what = "a run that mlflow run has not made"
+    elif command is not None and tags.get(MLFLOW_PROJECT_ENTRY_POINT) not in (None, command):
+        what = f"the run of another entry point, {shown(tags[MLFLOW_PROJECT_ENTRY_POINT])}"
+    if what is not None:
+        raise UserError(f"{RUN} is {shown(run.info.run_id)}, {what}: unset it, as mlflow run sets it by itself")
+
+
+def _active(found: Experiment, variable: str) -> str:
+    if found.lifecycle_stage != "active":
+        restore = f"mlflow experiments restore --experiment-id {found.experiment_id}"
+        raise UserError(
+            f"the experiment {shown(found.name)} was deleted: restore it, {restore}, or have {variable} name another"
+        )
+    return found.experiment_id
+
+
+def _found(variable: str, named: str, find: Callable[[str], Any]) -> Any:
+    try:
+        return find(named)
+    except MlflowException as error:
+        if error.error_code not in NO_SUCH:
+            raise
+        raise UserError(
+            f"{variable} is {shown(named)}: there is none such in the store; correct or unset it"
+        ) from error

@@ -1,0 +1,178 @@
+"""Where a number comes from: commit, uncommitted changes, code, versions, hardware, image. Knows nothing of MLflow.
+
+What cannot be found out is `unknown`, and never an error: a trial is not lost because git is.
+"""
+
+import ast
+import functools
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import joblib
+import psutil
+
+from reproduce.errors import UserError, shown
+from reproduce.escaping import printable
+from reproduce.training.checkout import DIRTY, ROOT, Checkout, output_of
+
+# The modules that decide a trial's numbers; trial.py only says which trial it is, and that is hashed by itself.
+DECIDING_MODULES = (
+    "data/datasets", "studies/lenet5_mnist/network", "training/fused/network", "training/engines",
+    "training/optimizers", "training/lr_schedulers", "training/data_parallel", "training/loop",
+)  # fmt: skip
+PACKAGES = ("torch", "torchvision", "colossalai", "numpy", "pillow", "scikit-learn", "mlflow")
+DECIDING_PACKAGES = ("torch", "colossalai", "numpy", "pillow")
+UNKNOWN, NONE = "unknown", "none"
+LONGEST = 1000  # characters of a value, where MLflow takes 8,000 bytes
+
+
+def code_sha256(sources: list[str] | None = None, kernel: str | None = None) -> str:
+    """SHA-256 of the code that decides the numbers; comments, docstrings and layout do not count.
+
+    `sources` are Python, `kernel` is C++.
+    """
+    if sources is None:
+        sources = [(ROOT / "reproduce" / f"{name}.py").read_text(encoding="utf-8") for name in DECIDING_MODULES]
+    if kernel is None:
+        kernel = (ROOT / "reproduce" / "training" / "fused" / "lenet5.cpp").read_text(encoding="utf-8")
+    parts = [ast.dump(_without_docstrings(source)) for source in sources] + [_without_comments(kernel)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _without_docstrings(source: str) -> ast.Module:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return tree
+
+
+def _without_comments(source: str) -> str:
+    return "\n".join(filter(None, (" ".join(line.partition("//")[0].split()) for line in source.splitlines())))
+
+
+def numerics_environment(data_sha256: str, device: str, engine: str, split: bool = False) -> dict[str, str]:
+    """All that decides a trial's numbers beside its configuration: what its cache key is taken over.
+
+    `engine` is the digest of the compiled engine: another compiler may round otherwise. So does a batch that is `split`
+    over ranks; over how many is left out, so that a trial goes on with another number of them.
+    """
+    return ({"batches": "split over ranks"} if split else {}) | {
+        "data": data_sha256,
+        "code": code_sha256(),
+        "device": device,
+        "engine": engine,
+        **{name: version(name) for name in DECIDING_PACKAGES},
+    }
+
+
+@dataclass(frozen=True)
+class Source:
+    """The source that runs: its commit, or unknown, and whether files differ from it.
+
+    `diff` holds the differences, in the bytes that the files have. `trouble` says why something is not known that could
+    be; empty where nothing is amiss.
+    """
+
+    commit: str
+    uncommitted_changes: Literal["yes", "no", "unknown"]
+    diff: bytes = b""
+    trouble: str = ""
+
+
+@cache
+def source() -> Source:
+    """Find out which source this is: by its own git repository, else by what its container's image says."""
+    commit = UNKNOWN
+    try:
+        if not (ROOT / ".git").exists():
+            return _source_of_image()
+        checkout = Checkout.at(ROOT)
+        commit = checkout.commit
+        diff = checkout.diff()
+    except Exception as error:  # whatever a git that is damaged or not git brings about
+        return Source(commit, UNKNOWN, trouble=_clean(str(error)))
+    return Source(commit, "yes" if diff else "no", diff)
+
+
+def _source_of_image() -> Source:
+    commit = _image().get("commit", UNKNOWN)
+    if commit.endswith(DIRTY):
+        said = f"The image was built from a checkout with uncommitted changes. Its files are in the image: {ROOT}\n"
+        return Source(commit.removesuffix(DIRTY), "yes", said.encode("utf-8", "backslashreplace"))
+    return Source(commit, "no" if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", commit) else UNKNOWN)
+
+
+@cache
+def _image() -> dict[str, str]:
+    """Read what docker/identity.py wrote when the image was built; it is empty outside an image."""
+    try:
+        written = json.loads((ROOT / "image.json").read_bytes())
+        return {name: _clean(text) for name, text in written.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError):  # it is damaged
+        return {"contents": UNKNOWN, "base": UNKNOWN}
+
+
+@cache
+def environment() -> dict[str, str]:
+    """Find out versions and hardware, as text, under names fit for a table."""
+    found: dict[str, Callable[[], str]] = {
+        "python": platform.python_version,
+        **{name: functools.partial(version, name) for name in PACKAGES},
+        "system": lambda: f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_model,
+        "cores": lambda: str(cores()),
+        "memory": lambda: f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "gpu": _gpu_model,
+        "image": lambda: _image().get("contents", NONE),
+        "image_base": lambda: _image().get("base", NONE),
+        "image_id": lambda: os.environ.get("REPRODUCE_IMAGE_ID") or NONE,  # only the engine outside knows it
+    }
+    return {name: _or_unknown(find) for name, find in found.items()}
+
+
+def _or_unknown(find: Callable[[], str]) -> str:
+    try:
+        return _clean(find()) or UNKNOWN
+    except Exception:  # a file that cannot be read, a package without its data, a machine that is like no other
+        return UNKNOWN
+
+
+def _clean(text: str) -> str:
+    """Make a text one short line that every store takes, whatever bytes it came from."""
+    return printable(text)[:LONGEST]
+
+
+def cores() -> int:
+    """How many cores this process may use: those it is bound to, fewer where a container's quota says so."""
+    try:
+        return joblib.cpu_count()
+    except ValueError as error:
+        named = shown(os.environ.get("LOKY_MAX_CPU_COUNT"))
+        raise UserError(f"LOKY_MAX_CPU_COUNT is {named}, expected a whole number: correct or unset it") from error
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="backslashreplace").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2]
+    return platform.processor()
+
+
+def _gpu_model() -> str:
+    if shutil.which("nvidia-smi") is None:
+        return NONE
+    names = output_of(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]).decode("utf-8")
+    return ", ".join(filter(None, map(str.strip, names.splitlines())))

@@ -1,0 +1,477 @@
+"""What a user types, sets or points at that cannot be: one line that names it, before any work."""
+
+import errno
+import fcntl
+import io
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+
+import click
+import pytest
+
+from helpers import ROOT
+from helpers.commands import typed
+from helpers.small import small_config
+from reproduce import paths
+from reproduce.cli import main, options, process, run_command, terminal
+from reproduce.cli.options import COMMANDS
+from reproduce.errors import UserError
+from reproduce.study import planning
+from reproduce.tracking import remedies
+
+# Of a command's options: all but --help, which is click's.
+EVERY_OPTION = [(command, option) for command in main.cli.commands for option in main.cli.commands[command].params]
+ANY_KIND = ["", " ", "\udcff\udcfe", "a\0b"]
+LONG = "x" * 100_000
+NO_NUMBERS = [
+    "-1",
+    "-0.0",
+    "nan",
+    "NaN",
+    "inf",
+    "-inf",
+    "1e400",
+    "1_0",
+    "0x10",
+    "٣",
+    "³",
+    "½",
+    "true",
+    "None",
+    "1;2",
+    ",",
+    LONG,
+]
+NO_COUNTS = [*NO_NUMBERS, "0", "-0", "+1", "1.0", "1.5", "1e3", "1" * 400, "9" * 5000, "1,2", "10" * 6]
+NO_RATES = [*NO_NUMBERS, "0", "0.0", "1e-39", "1e39", "1" * 400, "e5", ".", "1e", "0x1p-3", "1 000"]
+BEYOND_RATES = ["1e-3,,2e-3", ",1e-3", "1e-3,", "1e-3 2e-3", "1e-3;2e-3", "propose", ",".join(["1e-3"] * 1001)]
+NO_SEEDS = ["-1", ",", LONG, "0-", "-", "0--1", "1.5", "1e3", "٣", "4294967296", "1" * 400, "0,,1", "3-1", "0-99999999",
+            "0-1000", "0-999,1000", ",".join(["1"] * 1001)]  # fmt: skip
+BAD = {
+    options.EPOCHS: [*NO_COUNTS, "10001"],
+    options.IMAGES: [*NO_COUNTS, "60001"],
+    options.HELD_OUT: [*NO_COUNTS, "60000", "paper"],
+    options.INTERVAL: [*NO_COUNTS, "600000001"],
+    options.JOBS: [*NO_COUNTS, "1001", "paper"],
+    options.PORT: [*NO_COUNTS, "65536", "paper"],
+    options.RATE: NO_RATES,
+    options.RATES: [*NO_RATES, *BEYOND_RATES, "proposed"],
+    options.OWN_RATES: [*NO_RATES, *BEYOND_RATES],
+    options.FRACTION: [*NO_NUMBERS, "0", "1", "1.5", "1e-400"],
+    options.SMOOTHING: [*NO_NUMBERS[:1], *NO_NUMBERS[2:], "1", "0.98,0.9"],
+    options.FACTOR: [*NO_RATES, "1", "0.5", "paper"],
+    options.STEPS: [
+        *(text for text in NO_COUNTS if text != "1,2"), "1,,2", "600000001", ",".join(["1"] * 1001),
+    ],
+    options.RAY_ADDRESS: ["10.0.0.1", "10.0.0.1:", ":6379", "10.0.0.1:0", "10.0.0.1:99999", "me@10.0.0.1:6379", "a b:1",
+                          "10.0.0.1:6379/x", "ray://10.0.0.1:10001", "http://10.0.0.1:8265", "paper", ",", LONG],
+    options.PART_OF_GPU: [*NO_NUMBERS, "0", "1.5", "2", "paper"],
+    options.SEEDS: NO_SEEDS,
+    options.EVERY_SEED: NO_SEEDS,
+    options.DATA_DIR: ["nowhere", "/dev/null", "/etc/passwd", "paper", ",", LONG],
+    options.PLACE: ["/dev/null", "/etc/passwd", LONG],
+    options.HOST: ["two\nlines", "two words"],
+}  # fmt: skip
+BAD_NAMES = [LONG, ",", "nothing", "ALL", "mnist,mnist", "1", "auto ", "Torch"]
+BAD_SWITCHES = [LONG, ",", "yes", "1", "TRUE", "perhaps"]
+BAD_ADDRESSES = ["localhost:5000", "ftp://x", "http://", "http://:5000", "http://[x", "http://x:0", "http://x:99999",
+                 "javascript:1", "http://x/\"onload", "http://x y", "paper", ",", LONG]  # fmt: skip
+
+
+def bad_values(option):
+    """What an option of that type cannot be. KeyError for a type that nobody has thought about here."""
+    if isinstance(option.type, options.Named):
+        return BAD_NAMES
+    if isinstance(option.type, options.YesOrNo):
+        return BAD_SWITCHES
+    if option.name == "ui_url":
+        return BAD_ADDRESSES
+    return BAD[option.type]
+
+
+def one_line(printed):
+    """What was printed is one error of a bearable length."""
+    assert printed.startswith("error: ")
+    assert printed.endswith("\n")
+    assert printed[:-1].isprintable()
+    assert len(printed) < 1020
+    return printed[:-1]
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), EVERY_OPTION, ids=[f"{command} {option.opts[0]}" for command, option in EVERY_OPTION]
+)
+def test_every_option_names_itself_what_it_got_and_what_it_expected(monkeypatch, capsys, tmp_path, command, option):
+    monkeypatch.chdir(tmp_path)
+    for worker in ("run", "open_store"):  # what is let through by mistake does no work
+        monkeypatch.setattr(run_command, worker, None)
+    for value in (*ANY_KIND, *bad_values(option)):
+        code, printed = typed(monkeypatch, capsys, command, option.opts[0], value)
+        assert code == 2, value[:100]
+        line = one_line(printed)
+        assert line.startswith(f"error: Invalid value for '{option.opts[0]}': got "), line
+        assert "expected " in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_parameter_of_mlproject_is_among_them():
+    tried = {(command, option.name) for command, option in EVERY_OPTION}
+    named = {"every_seed": "seeds", "grid_rates": "learning_rates"}
+    assert {(command, named.get(name, name)) for command in COMMANDS for name in COMMANDS[command]} <= tried
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["sweep", "--epochs", "1000000000000"],
+            "Invalid value for '--epochs': got '1000000000000', expected a whole number from 1 to 10000, "
+            "or the word paper",
+        ),
+        (
+            ["sweep", "--seeds", "3-1"],
+            "Invalid value for '--seeds': got '3-1', of which 3-1 runs backwards; "
+            "expected at most 1000 whole numbers from 0 to 4294967295, as 0,1,2 or 0-4, or the word paper",
+        ),
+        (
+            ["sweep", "--seeds", "0-99999999"],
+            "Invalid value for '--seeds': got '0-99999999', which are more than 1000; "
+            "expected at most 1000 whole numbers from 0 to 4294967295, as 0,1,2 or 0-4, or the word paper",
+        ),
+        (["sweep", "--learning-rate", "1e-3"], "No such option '--learning-rate'. Did you mean '--learning-rates'?"),
+        (["sweep", "--learning_rates", "1e-3"], "No such option '--learning_rates'. Did you mean '--learning-rates'?"),
+        (["range-test"], "there is no command 'range-test', expected one of main, range_test, sweep, grid, report, "
+                         "verify, data, ui, did you mean range_test?"),
+        (["sweep", "--scheduler", "multistep", "--milestones", "5,3"],
+         "--milestones: got (5, 3), milestones must rise, each one once"),
+        (["sweep", "--learning-rates", "0.1,1e-1"], "--learning-rates: 0.1 is given twice; give each value once"),
+        (["sweep", "--seeds", "4294967295,4294967295"], "--seeds: 4294967295 is given twice; give each value once"),
+        (["sweep", "--batch-size", "641", "--train-size", "640"],
+         "--batch-size 641 is more than the 640 training images"),
+        (["range_test", "--validation-size", "640", "--train-size", "640"],
+         "--validation-size 640 leaves none of the 640 training images"),
+        (["range_test", "--lr-start", "1", "--lr-end", "1"], "--lr-end 1 must be above --lr-start 1"),
+        (["range_test", "--validation-interval", "5"],
+         "--validation-interval has no effect without --validation-size: give both, or neither"),
+        (["sweep", "--scheduler", "onecycle", "--epochs", "1", "--train-size", "128"],
+         "onecycle rises over --pct-start 0.3 of 1 steps, which must be more than one step: train for longer, "
+         "or raise --pct-start"),
+        (["sweep", "--scheduler", "none", "--gamma", "0.5"], "--gamma has no effect on scheduler none: leave it out"),
+        (
+            ["sweep", "--seeds", "0-999", "--learning-rates", ",".join(f"{n}e-4" for n in range(1, 12))],
+            "--seeds and --learning-rates make 11000 trials of every schedule, in all more than 10000: "
+            "give fewer of either",
+        ),
+    ],
+)  # fmt: skip
+def test_a_message_says_what_was_typed_and_what_would_do(monkeypatch, capsys, tmp_path, arguments, line):
+    monkeypatch.chdir(tmp_path)
+    code, printed = typed(monkeypatch, capsys, *arguments)
+    assert (code, printed) == (2, f"error: {line}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["x" * 100_000, "\udcff", "\x1b[2J", "two\nlines", ""])
+def test_what_is_no_command_and_no_option_is_told_in_one_line(monkeypatch, capsys, name):
+    for arguments in ([name], ["sweep", f"--{name}x"], ["sweep", name]):
+        code, printed = typed(monkeypatch, capsys, *arguments)
+        assert code == 2
+        one_line(printed)
+
+
+def test_what_comes_after_the_end_is_told_once_and_only_if_it_was_asked_for(paper):
+    def told(plan, **config):
+        asked = small_config(**config)  # 2 epochs of 5 steps
+        return planning.idle(asked, plan(paper, asked))
+
+    assert told(planning.trials, schedulers=("multistep",), schedule_parameters={"milestones": (3, 9, 10, 4000)}) == [
+        "--milestones 10,4000 comes after the last step, 9, and has no effect"
+    ]
+    assert told(planning.trials, schedulers=("multistep",), schedule_parameters={"milestones": (3, 9)}) == []
+    assert told(planning.trials, schedulers=("step", "exponential"), schedule_parameters={"decay_steps": 10}) == [
+        "--decay-steps 10 comes after the last step, 9, and has no effect"
+    ]
+    assert told(planning.trials, schedulers=("step",), schedule_parameters={"decay_steps": 9}) == []
+    assert told(planning.range_tests, validation_size=64, validation_interval=10) == [
+        "--validation-interval 10 comes after the last step, 9, and has no effect"
+    ]
+    assert told(planning.trials) == []  # the paper's own milestones come after the end of so short a run, unasked
+
+
+def test_more_jobs_than_cores_are_taken_and_told(monkeypatch, capsys):
+    monkeypatch.setattr("reproduce.training.provenance.cores", lambda: 2)
+    assert [run_command.jobs(wanted) for wanted in (None, 2)] == [2, 2]
+    assert capsys.readouterr().err == ""
+    assert run_command.jobs(3) == 3
+    assert capsys.readouterr().err == (
+        "--jobs 3: there are 2 cores, so that trials take turns and none ends sooner for it\n"
+    )
+
+
+def test_without_a_range_test_to_propose_rates_the_command_for_it_is_given(store, paper):
+    config = small_config(optimizer="sgd", seeds=(3, 5), batch_size=64, engine="torch")
+    with pytest.raises(UserError) as refused:
+        run_command.at_proposed_rates({"learning_rates": options.PROPOSED}, store, paper, config)
+    assert str(refused.value) == (
+        "--learning-rates proposed needs what a range test with sgd, mnist, 640 images, batches of 64 and seed 3 "
+        "proposes, and there is no such range test: "
+        "run reproduce range_test --optimizer sgd --batch-size 64 --seeds 3,5 --train-size 640 first"
+    )
+
+
+@pytest.fixture
+def surroundings(monkeypatch, tmp_path):
+    """A directory to be in, with what cannot be used, and no variable set."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("REPRODUCE_HOME", "REPRODUCE_DATA_DIR", "LOKY_MAX_CPU_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "file").write_text("not a database, though long enough to be told from an empty one" * 20)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("REPRODUCE_HOME", "file", "{here}/file{home} (it is a file): name another directory in REPRODUCE_HOME"),
+        ("REPRODUCE_HOME", "/proc/nowhere", "/proc/nowhere{home} (No such file or directory): name another"),
+        ("MLFLOW_TRACKING_URI", "nonsense://me:secret@x", "MLFLOW_TRACKING_URI is 'nonsense://***@x', of a kind that "),
+        ("MLFLOW_TRACKING_URI", "file:/tmp/nowhere", "MLFLOW_TRACKING_URI is 'file:/tmp/nowhere', a folder, in which "),
+        (
+            "MLFLOW_TRACKING_URI", "sqlite:///file",
+            "{store} {here}/file is no SQLite database (file is not a database): have MLFLOW_TRACKING_URI name another",
+        ),
+        ("MLFLOW_TRACKING_URI", "postgresql://x/y", "{store} postgresql://x/y cannot be used: No module named"),
+        ("MLFLOW_TRACKING_URI", "http://[x", "MLFLOW_TRACKING_URI is 'http://[x', which is no address (Invalid"),
+        ("MLFLOW_RUN_ID", "nope", "MLFLOW_RUN_ID is 'nope': there is none such in the store; correct or unset it"),
+        ("MLFLOW_EXPERIMENT_ID", "99", "MLFLOW_EXPERIMENT_ID is '99': there is none such in the store; correct or"),
+    ],
+)  # fmt: skip
+def test_a_variable_that_leads_nowhere_is_named(
+    monkeypatch, capsys, surroundings, empty_database, variable, value, message
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{empty_database}")
+    monkeypatch.setenv(variable, value)
+    code, printed = typed(monkeypatch, capsys, "verify")
+    assert code == 2
+    line = one_line(printed)
+    home = ", where data and checkpoints are kept, cannot be written to"
+    assert line.startswith("error: " + message.format(here=surroundings, home=home, store="the tracking store")), line
+
+
+def test_a_home_on_a_file_system_without_locks_is_refused(monkeypatch, capsys, surroundings):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    code, printed = typed(monkeypatch, capsys, "sweep", "--epochs", "1")
+    assert code == 2
+    assert one_line(printed) == (
+        f"error: {surroundings}/.reproduce, where data and checkpoints are kept, gives no locks (Function not "
+        "implemented), without which two could train one trial: name a directory on another file system in "
+        "REPRODUCE_HOME"
+    )
+
+
+def test_a_store_of_another_version_of_mlflow_is_told(monkeypatch, capsys, surroundings, empty_database):
+    shutil.copy(empty_database, "other.db")
+    with sqlite3.connect("other.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = 'deadbeef0000'")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    code, printed = typed(monkeypatch, capsys, "verify")
+    assert code == 2
+    line = one_line(printed)
+    store = f"sqlite:///{surroundings}/other.db"
+    assert line.startswith(f"error: the tracking store {store} refused: Detected out-of-date database schema")
+    assert "deadbeef0000" in line
+    assert line.endswith(f": make a copy of it, then run: mlflow db upgrade {store}")
+
+
+def test_a_server_that_does_not_listen_is_told(monkeypatch, capsys, surroundings):
+    monkeypatch.setattr("reproduce.tracking.retrying_client.OPENING_SECONDS", 0)
+    with socket.socket() as bound:  # to a port on which nothing listens
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{port}")
+        code, printed = typed(monkeypatch, capsys, "verify")
+    assert (code, printed) == (
+        2,
+        f"error: the tracking store http://***@127.0.0.1:{port} does not answer (Connection refused): "
+        "start it, or correct MLFLOW_TRACKING_URI, or unset it\n",
+    )
+
+
+def test_a_port_that_is_taken_and_an_address_of_another_machine_are_told(monkeypatch, capsys):
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        bound.listen()
+        port = bound.getsockname()[1]
+        code, printed = typed(monkeypatch, capsys, "ui", "--port", str(port))
+        taken = f"error: --port {port} cannot be had on 127.0.0.1 (Address already in use): name another\n"
+        assert (code, printed) == (2, taken)
+    paths.check_port("127.0.0.1", port)  # free again
+    code, printed = typed(monkeypatch, capsys, "ui", "--host", "192.0.2.1")  # that of documentation
+    assert (code, printed) == (2, "error: --host '192.0.2.1' is no address of this machine: name another\n")
+
+
+@pytest.mark.parametrize("arguments", [["data"], ["sweep"], ["range_test"]])
+def test_a_data_directory_that_is_not_there_is_told_before_any_work(monkeypatch, capsys, surroundings, arguments):
+    monkeypatch.setenv("REPRODUCE_DATA_DIR", "nowhere")
+    code, printed = typed(monkeypatch, capsys, *arguments)
+    told = "REPRODUCE_DATA_DIR is 'nowhere', but it is not there; expected a directory, or a zip or tar, that is there"
+    assert (code, printed) == (2, f"error: {told}: correct it\n")
+    assert not (surroundings / "mlflow.db").exists()
+
+
+def test_a_number_of_cores_that_is_none_is_told(monkeypatch, capsys, surroundings):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "many")
+    code, printed = typed(monkeypatch, capsys, "sweep")
+    assert (code, printed) == (
+        2, "error: LOKY_MAX_CPU_COUNT is 'many', expected a whole number: correct or unset it\n",
+    )  # fmt: skip
+
+
+def test_an_empty_home_is_none_that_was_named(monkeypatch, surroundings):
+    monkeypatch.setenv("REPRODUCE_HOME", "")
+    assert run_command.home() == surroundings / ".reproduce"
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("/", "--output / holds "),
+        (str(ROOT), f"--output {ROOT} holds "),
+        ("file/below", "--output file/below: {here}/file cannot be written to (Not a directory): name another"),
+        ("/proc/report", "--output /proc/report: /proc cannot be written to (No such file or directory)"),
+        ("loop", "--output loop leads nowhere: name a directory"),
+        ("to-file/report", "--output to-file/report: {here}/file cannot be written to (Not a directory)"),
+    ],
+)  # fmt: skip
+def test_an_output_that_cannot_be_is_told_before_any_work(monkeypatch, capsys, surroundings, output, message):
+    for worker in ("run", "open_store"):
+        monkeypatch.setattr(run_command, worker, None)
+    (surroundings / "loop").symlink_to("pool")
+    (surroundings / "pool").symlink_to("loop")
+    (surroundings / "to-file").symlink_to("file")
+    for command in ("main", "report"):
+        code, printed = typed(monkeypatch, capsys, command, "--output", output)
+        assert code == 2
+        assert one_line(printed).startswith("error: " + message.format(here=surroundings))
+    assert {path.name for path in surroundings.iterdir()} == {"file", "loop", "pool", "to-file"}
+
+
+def test_an_output_that_can_be_is_not_made_before_there_is_a_report(surroundings):
+    (surroundings / "there").mkdir()
+    (surroundings / "link").symlink_to("there")
+    (surroundings / "to-come").symlink_to("nothing-yet")
+    before = sorted(surroundings.rglob("*"))
+    for name in ("there", "link", "to-come", "a/b/c"):
+        paths.check_output(surroundings / name)
+    assert sorted(surroundings.rglob("*")) == before
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["sweep", "--help"], ["data"]])
+def test_an_output_that_nobody_reads_is_no_traceback(own_home, arguments):
+    environment = os.environ | {"REPRODUCE_HOME": str(own_home)}
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run([sys.executable, "-m", "reproduce", *arguments], cwd=ROOT, env=environment,
+                              stdout=writing, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (process.EXIT_NO_READER, "")
+
+
+def test_outputs_that_are_closed_take_everything(monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    terminal.have_streams()
+    for stream in (sys.stdout, sys.stderr):
+        assert not stream.isatty()
+        stream.write("9 ± 1\n")
+        stream.close()
+    command = f"{sys.executable} -m reproduce sweep --epochs 0"
+    done = subprocess.run(["sh", "-c", f"{command} >&- 2>&-"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
+def test_a_check_names_what_differs_and_what_to_do(monkeypatch, capsys, tmp_path):
+    shutil.copytree(ROOT / "report" / "reference", tmp_path / "report")
+    (tmp_path / "report" / "summary.md").unlink()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["reproduce", "report", "--check", "--output", "report"])
+    with pytest.raises(SystemExit) as left:
+        main.main()
+    assert (left.value.code, capsys.readouterr().out) == (1, (
+        "summary.md: missing\n"
+        "report: 1 file not as its runs give it: put back what is changed or missing and remove what was added, "
+        "or write it anew with reproduce report --seeds 0-2 --output report\n"
+    ))  # fmt: skip
+
+
+def test_letters_that_an_encoding_has_not_are_written_plainly(monkeypatch):
+    for encoding, expected in (
+        ("ascii", b"9 +- 1 x 2, ~ 3... \\xfc\n"),
+        ("latin-1", b"9 \xb1 1 \xd7 2, ~ 3... \xfc\n"),
+    ):
+        written = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+        terminal.have_streams()
+        print("9 ± 1 × 2, ≈ 3… ü", flush=True)
+        assert written.getvalue() == expected
+
+
+@pytest.mark.parametrize(
+    ("command", "kept"),
+    [
+        ("main", remedies.GO_ON), ("sweep", remedies.GO_ON), ("grid", remedies.GO_ON), ("range_test", remedies.GO_ON),
+        ("report", "nothing that was recorded is lost; the same command writes the report anew"),
+        ("verify", "nothing is lost; the same command judges again"),
+        ("data", "the files that are whole are kept; the same command gets the others"),
+    ],
+)  # fmt: skip
+def test_a_command_that_was_stopped_says_what_is_true_of_it(monkeypatch, capsys, surroundings, command, kept):
+    for stop, how, code in ((KeyboardInterrupt, "interrupted", 130), (process.Terminated, "told to stop", 143)):
+
+        def stopped(*arguments, stop=stop):
+            if stop is process.Terminated:
+                signal.raise_signal(signal.SIGTERM)
+            raise stop
+
+        monkeypatch.setattr(main, "load_paper", stopped)
+        monkeypatch.setattr("reproduce.data.verified_cache.prepare", stopped)
+        left, printed = typed(monkeypatch, capsys, command)
+        assert (left, printed.strip()) == (code, f"{how}: {kept}")
+
+
+def heeding_ctrl_c():
+    """As in a terminal, whoever started the tests: what is started in the background ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_stopped_while_it_is_still_importing_it_ends_without_a_traceback(tmp_path):
+    (tmp_path / "click.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
+    (tmp_path / "click-8.dist-info").mkdir()  # so that it counts as installed, and not as in the way
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "reproduce"], cwd=tmp_path, env=environment, capture_output=True,
+        preexec_fn=heeding_ctrl_c,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
+
+
+def test_the_bounds_admit_what_the_paper_and_its_readers_want():
+    with click.Context(main.cli.commands["sweep"]) as context:
+        main.cli.commands["sweep"].parse_args(
+            context,
+            ["--epochs", "10000", "--train-size", "60000", "--batch-size", "1", "--seeds", "0-998,4294967295",
+             "--learning-rates", "1e-38,1E+38, .5,1.", "--milestones", "1,600000000", "--jobs", "1000"],
+        )  # fmt: skip
+        assert context.params["seeds"] == (*range(999), 4294967295)
+        assert context.params["learning_rates"] == (1e-38, 1e38, 0.5, 1.0)
+        assert (context.params["epochs"], context.params["milestones"]) == (10_000, (1, 600_000_000))

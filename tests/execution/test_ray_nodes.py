@@ -1,0 +1,293 @@
+"""What a command knows of a Ray cluster before and beside its trials: addresses, nodes, what they have to see."""
+
+import os
+import re
+import shlex
+import signal
+import socket
+import sys
+from collections import Counter
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import click
+import pytest
+
+from helpers import ROOT
+from helpers.commands import typed
+from helpers.servers import free_port
+from reproduce.cli import process, run_command
+from reproduce.cli.main import cli
+from reproduce.errors import ClusterLostError, StoreAwayError, UserError
+from reproduce.execution.ray import cluster, node, session, shared_storage
+from reproduce.execution.ray.nodes import Nodes
+from reproduce.execution.worker import TrialTask
+from reproduce.tracking import retrying_client
+from reproduce.tracking.writer import Store
+
+
+def test_an_address_in_the_environment_is_held_to_the_options_rules(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RAY_ADDRESS", "ray://10.0.0.1:10001")
+    assert typed(monkeypatch, capsys, "sweep", "--executor", "ray") == (
+        2,
+        "error: RAY_ADDRESS is 'ray://10.0.0.1:10001', which is that of Ray's client or dashboard; expected HOST:PORT "
+        "of a Ray cluster's head, as 10.0.0.1:6379, the word local: correct or unset it\n",
+    )
+    assert run_command.ray_address("10.0.0.1:6379") == "10.0.0.1:6379"
+    for value, address in (("10.0.0.2:6379", "10.0.0.2:6379"), ("auto", None), ("", None), ("local", "local")):
+        monkeypatch.setenv("RAY_ADDRESS", value)
+        assert run_command.ray_address(None) == address
+
+
+def test_rays_options_without_ray_are_told_to_have_no_effect():
+    given = {"executor": "local", "ray_address": None, "gpus_per_trial": 1.0}
+    assert run_command._idle(given) == []
+    assert run_command._idle(given | {"ray_address": "10.0.0.1:6379", "gpus_per_trial": 0.5}) == [
+        "--ray-address has no effect without --executor ray", "--gpus-per-trial has no effect without --executor ray",
+    ]  # fmt: skip
+    assert run_command._idle(given | {"executor": "ray", "ray_address": "10.0.0.1:6379", "gpus_per_trial": 0.5}) == []
+
+
+def test_a_cluster_without_a_gpu_is_told_where_one_is_wanted():
+    class Ray:
+        @staticmethod
+        def nodes():
+            return [{"NodeID": "a", "Alive": True, "Resources": {"CPU": 1.0}, "NodeName": "a",
+                     "NodeManagerAddress": "10.0.0.1", "NodeManagerHostname": "a"},
+                    {"NodeID": "b", "Alive": False, "Resources": {"GPU": 1.0}}]  # fmt: skip
+
+    made = Nodes(Ray, "10.0.0.1:6379")
+    assert [made.device(wanted) for wanted in ("auto", "cpu")] == ["cpu", "cpu"]
+    with pytest.raises(
+        UserError, match="--device cuda: no node of the Ray cluster has a GPU and a CPU to give; start one with"
+    ):
+        made.device("cuda")
+
+
+def test_what_a_node_has_to_see_is_there_as_long_as_the_command(store, tmp_path):
+    with shared_storage.to_be_seen(store) as seen:
+        shared_storage.check(seen, known=False)
+        left_over = seen.in_home.with_name(f"{seen.in_home.name}-killed")
+        left_over.touch()
+        with shared_storage.to_be_seen(store) as others:
+            shared_storage.check(others, known=False)
+        assert not left_over.exists()
+        shared_storage.check(seen, known=False)
+        unlocked = tmp_path / "unlocked"
+        unlocked.touch()
+        for change, complaint in (
+            ({"created_at": seen.created_at + 1}, "it finds another store than this command"),
+            ({"machine": "elsewhere"}, "is a SQLite file of elsewhere, which machines must not share"),
+            ({"in_home": unlocked}, "is on a file system that keeps a machine's locks to itself"),
+            (
+                {"elsewhere": (("the artifacts", tmp_path / "nothing"),)},
+                "it does not see the artifacts but its own disk",
+            ),
+        ):
+            with pytest.raises(UserError, match=complaint):
+                shared_storage.check(replace(seen, **change), known=False)
+    assert not list(tmp_path.rglob(".seen-*")) + list(store.home.rglob(".seen-*"))
+
+
+def test_a_trial_that_loses_ten_nodes_is_given_up(store, small_trial):
+    class Ray:
+        remote = staticmethod(lambda **needs: lambda function: function)
+
+    wanted = node.Wanted(store.home, "mnist", None, "fused", "cpu")
+    command = node.Command({}, store.home, wanted, None)
+    made = cluster.Cluster(Nodes(Ray, "10.0.0.1:6379"), store, command, None, None, 1.0)
+    task = TrialTask(
+        small_trial, "a" * 64, store.home, store.uri, store.experiment_id, "parent", None, 0, None, True, False, None
+    )
+    deaths = Counter()
+    assert [made._after_loss(task, "node", deaths) for _ in range(9)] == [None] * 9
+    assert made._after_loss(task, "node", deaths).note == "its node went away 10 times"
+
+
+@pytest.mark.parametrize(("device", "calls", "gpus"), [("cuda", 1, 0.25), ("cpu", None, None)])
+def test_a_worker_ends_after_its_trial_on_a_gpu_as_the_next_may_be_given_another(store, device, calls, gpus):
+    import ray
+
+    command = node.Command({}, store.home, node.Wanted(store.home, "mnist", None, "torch", device), None)
+    made = cluster.Cluster(Nodes(ray, "10.0.0.1:6379"), store, command, None, None, 0.25)
+    asked = made._remote._default_options
+    assert (asked.get("max_calls"), asked.get("num_gpus"), asked["num_cpus"]) == (calls, gpus, 1)
+
+
+def test_a_node_needs_a_core_for_a_trial_on_its_gpu_too():
+    class Ray:
+        @staticmethod
+        def nodes():
+            return [
+                {"NodeID": name, "NodeName": name, "NodeManagerAddress": "", "Alive": alive, "Resources": resources}
+                for name, alive, resources in (
+                    ("cores", True, {"CPU": 8.0}), ("both", True, {"CPU": 1.0, "GPU": 2.0}),
+                    ("login", True, {"GPU": 1.0}), ("gone", False, {"CPU": 1.0, "GPU": 1.0}),
+                )
+            ]  # fmt: skip
+
+    assert Nodes(Ray, "10.0.0.1:6379").with_a("cuda") == {"both": "both"}
+    assert Nodes(Ray, "10.0.0.1:6379").with_a("cpu") == {"cores": "cores", "both": "both"}
+
+
+def test_sigterm_while_ray_connects_ends_a_command_as_ever(monkeypatch):
+    def init(**options):
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as Ray has it
+        signal.raise_signal(signal.SIGTERM)
+
+    ended = []
+    ray = SimpleNamespace(init=init, shutdown=lambda: ended.append(True),
+                          _private=SimpleNamespace(worker=SimpleNamespace()))  # fmt: skip
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    before = signal.signal(signal.SIGTERM, process._terminate)
+    try:
+        with pytest.raises(process.Terminated), session.connect("local"):
+            pass
+        assert signal.getsignal(signal.SIGTERM) is process._terminate
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended == [True]
+
+
+def test_a_worker_that_starts_waits_for_a_store_that_is_away_as_the_others_do(store, monkeypatch):
+    waits = []
+
+    class Noting(retrying_client.Patient):
+        def __init__(self, client, uri, patience):
+            super().__init__(client, uri, 0)
+            waits.append(patience)
+
+    monkeypatch.setenv("REPRODUCE_STORE_PATIENCE", "100")
+    monkeypatch.setattr(retrying_client, "Patient", Noting)
+    with shared_storage.to_be_seen(store) as seen:
+        away = replace(seen, uri=f"http://127.0.0.1:{free_port()}", elsewhere=(), machine=None, in_home=Path("/none"))
+        with pytest.raises(StoreAwayError, match="does not answer"):
+            shared_storage.check(away, known=True)
+        with pytest.raises(UserError, match="it cannot use the tracking store"):
+            shared_storage.check(away, known=False)
+    assert waits == [100, 100, retrying_client.OPENING_SECONDS, retrying_client.OPENING_SECONDS]
+
+
+def test_processors_that_differ_are_told(capsys):
+    ready = node.Ready("fused", None, "package", {}, ("fetching mnist",))
+    answers = {"one": node.Answer("A", True, ready), "two": node.Answer("B", False, ready)}
+    Nodes(None, "10.0.0.1:6379")._tell(answers, Path("/home"))
+    assert capsys.readouterr().err.splitlines() == [
+        "fetching mnist",
+        "the nodes' processors differ, and the last bits may with them: one: A; two: B",
+        "Ray cluster at 10.0.0.1:6379: 2 nodes to train on",
+        "/home is not the same directory on all of them: a trial that loses its node begins anew",
+    ]
+
+
+@pytest.mark.parametrize("before", [None, "0,1"])
+def test_where_the_cpu_is_wanted_no_gpu_is_to_be_seen_meanwhile(monkeypatch, before):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if before:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+    with run_command._no_gpu_seen_for("cpu"):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    with run_command._no_gpu_seen_for("auto"):
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
+
+
+def test_a_cluster_that_another_user_started_here_is_not_taken(monkeypatch, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        address = f"127.0.0.1:{somebody.getsockname()[1]}"
+        file = tmp_path / "ray" / "ray_current_cluster"
+        file.parent.mkdir()
+        file.write_text(address)
+        monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+        assert session._started_here() == address
+        monkeypatch.setattr(os, "getuid", lambda: file.stat().st_uid + 1)
+        assert session._started_here() is None
+
+
+def test_what_is_wrong_on_this_machine_is_one_line_with_ray_too(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert typed(monkeypatch, capsys, "sweep", "--executor", "ray", "--ray-address", "a..b:6379") == (
+        2,
+        "error: --ray-address a..b:6379: nobody answers there (it is no address); expected the head of a Ray cluster: "
+        "start one with ray start --head, or leave the option and RAY_ADDRESS out\n",
+    )
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "many")
+    assert typed(monkeypatch, capsys, "sweep", "--executor", "ray", "--ray-address", "local") == (
+        2, "error: LOKY_MAX_CPU_COUNT is 'many', expected a whole number: correct or unset it\n",
+    )  # fmt: skip
+
+
+def test_the_documented_commands_are_understood_by_ray_mlflow_and_us():
+    from mlflow.cli import run as mlflow_run
+    from mlflow.cli import server as mlflow_server
+    from mlflow.server.security_utils import is_allowed_host_header
+    from ray.scripts import symmetric_run
+    from ray.scripts.scripts import cli as ray_commands
+
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    section = page.partition("\n## A Ray cluster\n")[2].partition("\n## ")[0]
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", section, re.DOTALL) for line in block.splitlines()]
+    understood = Counter()
+    for line in lines:
+        program, *words = shlex.split(line.removeprefix(".venv/bin/"))
+        understood[program.partition("=")[0]] += 1
+        if program in ("export", "chmod", "source") or "=" in program:
+            continue
+        if program == "srun":
+            under_slurm(words, symmetric_run)
+            continue
+        group = {"ray": ray_commands, "reproduce": cli, "mlflow": {"run": mlflow_run, "server": mlflow_server}}[program]
+        command = group[words[0]] if program == "mlflow" else group.commands[words[0]]
+        with click.Context(command) as context:
+            command.parse_args(context, words[1:])
+        if words[0] == "server":
+            assert is_allowed_host_header(context.params["allowed_hosts"].split(","), "SERVER:5000")
+        if words[0] == "run":
+            given = [f"--{pair.replace('_', '-')}" for pair in context.params["param_list"]]
+            cli.commands[context.params["entry_point"]].make_context("sweep", given)
+    assert understood == {
+        "ray": 4, "mlflow": 2, "export": 3, "chmod": 1, "reproduce": 2, "source": 1, "HEAD": 1, "srun": 1
+    }  # fmt: skip
+
+
+def under_slurm(words, symmetric_run):
+    """Hold what `srun` runs on every node to Ray, and what Ray then runs on the first to us."""
+    from ray.scripts.scripts import start
+
+    known = {"$HEAD:6379": "HEAD:6379", "$SLURM_NNODES": "2", "$SLURM_CPUS_PER_TASK": "8"}
+    words = [known.get(word, word) for word in words]
+    on_every, on_first = words[: words.index("--")], words[words.index("--") + 1 :]
+    assert on_every[:4] == ["--ntasks-per-node", "1", "ray", "symmetric-run"]
+    whole = symmetric_run.symmetric_run.make_context("symmetric-run", on_every[4:])
+    assert (whole.params["address"], whole.params["min_nodes"]) == ("HEAD:6379", 2)
+    started = start.make_context("start", ["--head", *symmetric_run.curate_and_validate_ray_start_args(on_every[4:])])
+    assert (started.params["num_cpus"], started.params["include_dashboard"]) == (8, False)
+    assert on_first[:2] == ["reproduce", "sweep"]
+    ours = cli.commands["sweep"].make_context("sweep", on_first[2:])
+    assert (ours.params["executor"], ours.params["ray_address"]) == ("ray", "HEAD:6379")
+
+
+def test_a_clusters_trials_are_closed_with_the_command_that_they_were_of(store, small_trial, tmp_path):
+    node = Store(tmp_path / "another home", store.uri, store.experiment_id)
+
+    def status(run_id):
+        return store.client.get_run(run_id).info.status
+
+    with store.parent("sweep", {}) as ended:
+        left, _ = node.open_trial(small_trial, "a" * 64, ended)
+    with suppress(ClusterLostError), store.parent("sweep", {}) as failed:
+        unknown, _ = node.open_trial(small_trial, "d" * 64, failed)
+        raise ClusterLostError
+    with store.parent("sweep", {}) as at_work:
+        others, _ = node.open_trial(small_trial, "b" * 64, at_work)
+        lost, _ = node.open_trial(small_trial, "c" * 64, at_work)
+        store.close_abandoned()
+        assert [status(run_id) for run_id in (left, others, lost)] == ["KILLED", "RUNNING", "RUNNING"]
+        assert status(unknown) == "RUNNING"  # its worker may not know yet; its silence will tell
+        store.close_lost(at_work, "c" * 64)
+        assert [status(run_id) for run_id in (others, lost)] == ["RUNNING", "KILLED"]
+        store.close_lost(at_work)
+        assert status(others) == "KILLED"

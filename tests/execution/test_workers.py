@@ -1,0 +1,76 @@
+"""What becomes of trials whose worker dies. Real workers, killed as the kernel kills them."""
+
+import os
+import signal
+
+from helpers.small import run, small_config
+from reproduce.report import trial_artifacts
+from reproduce.study import planning
+
+
+def dying(marks, name, times):
+    """What is left behind, but the worker that comes to that trial dies, so many times."""
+
+    def leave_behind(trial, history, folder):
+        mark = marks / str(sum(1 for _ in marks.iterdir()))
+        if trial.label == name and len(list(marks.iterdir())) < times:
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trial_artifacts.leave_behind(trial, history, folder, smoothing=0.9)
+
+    return leave_behind
+
+
+def three(paper):
+    return planning.trials(paper, small_config(schedulers=("step",), learning_rates=(6e-3, 6e-4, 6e-5)))
+
+
+def test_a_trial_whose_worker_died_goes_on_in_a_new_one(store, paper, tmp_path, capfd):
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    _, done = run(store, three(paper), artifacts=dying(marks, "step 6e-4 seed 0", times=1))
+    assert len(list(marks.iterdir())) == 1
+    assert {item.how for item in done} <= {"trained", "resumed"}
+    assert done[1].how == "resumed"
+    assert "a worker died, perhaps for want of memory; under way: " in capfd.readouterr().err
+
+
+def test_one_whose_worker_dies_again_is_given_up_by_name_and_the_others_finish(store, paper, tmp_path, capfd):
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    _, done = run(store, three(paper), artifacts=dying(marks, "step 6e-4 seed 0", times=99))
+    assert len(list(marks.iterdir())) == 2
+    assert [(item.how == "failed", item.note == "its worker died twice") for item in done] == [
+        (False, False), (True, True), (False, False),
+    ]  # fmt: skip
+    assert "step 6e-4 seed 0: failed, its worker died twice" in capfd.readouterr().err
+    statuses = [store.client.get_run(item.run_id).info.status for item in done if item.how != "failed"]
+    assert statuses == ["FINISHED", "FINISHED"]
+
+
+def test_a_mark_that_another_command_left_when_it_was_killed_is_no_sign_of_work(store, paper, tmp_path):
+    from reproduce.execution.worker import TrialTask, is_under_way
+
+    (trial, *_) = three(paper)
+    where = (store.home, store.uri, store.experiment_id)
+    task = TrialTask(trial, "fingerprint", *where, "parent", 1, 0, None, True, False, None)
+    task.directory.mkdir(parents=True)
+    (task.directory / "under-way").write_text("another parent")
+    assert not is_under_way(task)
+    (task.directory / "under-way").write_text("parent")
+    assert is_under_way(task)
+
+
+def test_a_worker_starts_no_compilers_of_its_own(store, paper, tmp_path):
+    def leave_behind(trial, history, folder):
+        import psutil
+
+        children = psutil.Process().children(recursive=True)
+        (tmp_path / f"{os.getpid()}.children").write_text("\n".join(" ".join(child.cmdline()) for child in children))
+        return trial_artifacts.leave_behind(trial, history, folder, smoothing=0.9)
+
+    run(store, three(paper), artifacts=leave_behind)
+    seen = {file.stem: file.read_text() for file in tmp_path.glob("*.children")}
+    assert seen
+    assert str(os.getpid()) not in seen
+    assert not any("compile" in children for children in seen.values())

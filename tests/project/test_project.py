@@ -1,0 +1,234 @@
+"""The files around the package say the same as each other and as the code."""
+
+import csv
+import hashlib
+import importlib.util
+import json
+import re
+import shlex
+import sys
+import tomllib
+
+import click
+import pytest
+import yaml
+
+from helpers import ROOT
+from helpers.imports import imports_of, modules
+from reproduce.cli.main import cli
+from reproduce.cli.options import COMMANDS
+from reproduce.report import build
+from reproduce.study import planning
+from reproduce.study.schema import load_paper
+from reproduce.training import provenance
+from tools import readme_results
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCK = (ROOT / "requirements.lock").read_text()
+MLPROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
+CONDA = yaml.safe_load((ROOT / "conda.yaml").read_text())
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+README = (ROOT / "README.md").read_text()
+
+
+def locked():
+    return dict(re.findall(r"^([a-z0-9._-]+)(?:\[[^]]*\])?==([^ \\;]+)", LOCK, re.MULTILINE))
+
+
+def test_every_dependency_is_locked_at_an_admitted_version_with_hashes():
+    from packaging.requirements import Requirement
+
+    wanted = [*PYPROJECT["project"]["dependencies"], *PYPROJECT["dependency-groups"]["dev"]]
+    versions = locked()
+    for text in wanted:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(versions[requirement.name]), text
+    entries = re.split(r"\n(?=[a-z0-9])", LOCK.strip())
+    assert {re.match(r"[a-z0-9._-]+", entry)[0] for entry in entries} == versions.keys()
+    assert all("--hash=sha256:" in entry for entry in entries)
+
+
+def test_the_lock_is_what_is_installed_here():
+    from importlib.metadata import version
+
+    versions = locked()
+    for name in ("torch", "torchvision", "colossalai", "mlflow", "numpy", "click", "scikit-learn", "matplotlib"):
+        assert version(name) == versions[name]
+
+
+def test_conda_installs_the_lock_and_bears_its_digest():
+    digest = hashlib.sha256(LOCK.encode()).hexdigest()[:12]
+    assert CONDA["name"] == f"lenet5-reproduction-{digest}"
+    assert CONDA["dependencies"] == ["python=3.11", "pip", {"pip": ["-r requirements.lock"]}]
+    assert PYPROJECT["project"]["requires-python"].startswith(">=3.11")
+    assert MLPROJECT["conda_env"] == "conda.yaml"
+
+
+def test_the_image_fetches_the_data_with_all_that_the_fetching_imports():
+    copied = re.search(r"^COPY ((?:reproduce/\S+\s+(?:\\\n\s*)?)+)/tmp/fetch/reproduce/$", DOCKERFILE, re.MULTILINE)[1]
+    assert "COPY reproduce/data /tmp/fetch/reproduce/data\n" in DOCKERFILE
+    fetching = {name.removesuffix(".py") for name in re.findall(r"reproduce/(\S+)", copied)}
+    fetching |= {name for name in modules() if name.startswith("data.")}
+    assert set().union(*(imports_of(module)[1] for module in fetching)) <= fetching
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_entry_point_has_the_commands_options_and_defaults(name):
+    entry = MLPROJECT["entry_points"][name]
+    options = {option.name: option for option in cli.commands[name].params if not option.hidden}
+    assert list(entry["parameters"]) == list(options)
+    for key, parameter in entry["parameters"].items():
+        default = options[key].default
+        assert str(parameter["default"]) == ("false" if default is False else str(default))
+        assert parameter["type"] == "string"
+    words = shlex.split(entry["command"])
+    assert words[:4] == ["python", "-m", "reproduce", name]
+    assert words[4:] == [word for key in options for word in ("--" + key.replace("_", "-"), f"{{{key}}}")]
+
+
+def test_mlproject_has_no_other_entry_points():
+    assert MLPROJECT["entry_points"].keys() == COMMANDS.keys()
+
+
+def test_the_image_has_the_same_entry_points_as_the_environment():
+    project = yaml.safe_load((ROOT / "docker" / "MLproject").read_text())
+    assert project["entry_points"] == MLPROJECT["entry_points"]
+    assert project["docker_env"]["image"] == "lenet5-reproduction"
+    assert "--tag lenet5-reproduction ." in MAKEFILE
+
+
+def test_the_image_bears_the_packages_version_and_licence():
+    labels = dict(re.findall(r'org\.opencontainers\.image\.([a-z.]+)="([^"]*)"', (ROOT / "Dockerfile").read_text()))
+    project = PYPROJECT["project"]
+    assert (labels["version"], labels["licenses"]) == (project["version"], project["license"])
+
+
+def test_what_git_ignores_stays_out_of_the_image():
+    ignored = set((ROOT / ".gitignore").read_text().split()) - {"__pycache__/"}
+    left_out = {line.removeprefix("**/") for line in (ROOT / ".dockerignore").read_text().splitlines()}
+    assert {line.removesuffix("/") for line in ignored} <= left_out
+    assert ".git" in left_out
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_every_command_in_the_readme_is_one():
+    commands = [line for block in blocks("sh") for line in block.splitlines() if line and not line.startswith("#")]
+    checked = 0
+    for line in commands:
+        words = shlex.split(line, comments=True)
+        if words[:2] == ["mlflow", "run"]:
+            name = words[words.index("-e") + 1] if "-e" in words else "main"
+            given = [words[i + 1].split("=", 1) for i, word in enumerate(words) if word == "-P"]
+            arguments = [part for key, value in given for part in ("--" + key.replace("_", "-"), value)]
+        elif words[:2] == ["docker", "run"]:
+            name, *arguments = words[words.index("lenet5-reproduction") + 1 :] or ["main"]
+            if name == "test":  # the entrypoint's own
+                continue
+        elif words[0].endswith("reproduce") and words[1] in cli.commands:
+            name, arguments = words[1], words[2:]
+        else:
+            assert words[0] == "mkdir" or (words[0] == "make" and f"\n{words[1]}:" in MAKEFILE), line
+            continue
+        with click.Context(cli.commands[name]) as context:
+            cli.commands[name].parse_args(context, arguments)  # raises for what is not there or not right
+        checked += 1
+    assert checked >= 6
+
+
+def test_every_link_of_the_readme_to_a_file_leads_somewhere():
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_code_hash_ignores_comments_and_docstrings_and_nothing_else():
+    plain, kernel = "def f(x):\n    return x + 1\n", "int f(int x) { return x + 1; }\n"
+    told = '"""A module."""\n\n\ndef f(x):  # adds\n    """One more."""\n    return (x\n            + 1)\n'
+    told_kernel = "// A kernel.\n\nint f(int x)   { return x + 1; }  // adds\n"
+    code_sha256 = provenance.code_sha256
+    assert code_sha256([plain], kernel) == code_sha256([told], kernel) == code_sha256([plain], told_kernel)
+    assert code_sha256([plain], kernel) != code_sha256([plain.replace("1", "2")], kernel)
+    assert code_sha256([plain], kernel) != code_sha256([plain.replace("x + 1", "1 + x")], kernel)
+    assert code_sha256([plain], kernel) != code_sha256([plain], kernel.replace("1", "2"))
+
+
+def test_the_modules_that_decide_the_numbers_are_in_the_hash():
+    reached, waiting = set(), ["training.loop"]
+    while waiting:
+        module = waiting.pop()
+        if module not in reached:
+            reached.add(module)
+            waiting += imports_of(module)[1]
+    # What is reached but not hashed: a trial is hashed by itself, what fused.library compiles likewise; checkpoints are
+    # held to give the same bits; paths removes old ones; errors only says what went wrong.
+    hashed = {name.replace("/", ".") for name in provenance.DECIDING_MODULES}
+    assert reached - hashed == {
+        "study.trial", "training.checkpoints", "training.epoch_record", "paths", "errors", "training.fused.library",
+    }  # fmt: skip
+
+
+REFERENCE = ROOT / "report" / "reference"
+SEEDS = (0, 1, 2)  # of the archived run
+
+
+def test_the_readmes_results_are_those_of_the_archived_run():
+    assert readme_results.stale() == []
+    assert (REFERENCE / "summary.md").read_text() in README
+    assert readme_results.renewed("before <!-- results -->\nold<!-- /results --> after") == (
+        f"before <!-- results -->\n{readme_results.results()}<!-- /results --> after"
+    )
+
+
+def test_the_archived_report_is_what_its_own_runs_give():
+    assert build.check(REFERENCE) == {}
+
+
+def test_the_readmes_speeds_are_those_of_the_last_bench():
+    spec = importlib.util.spec_from_file_location("bench_run", ROOT / "bench" / "run.py")
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    text = bench.table(json.loads((ROOT / "bench" / "results.json").read_text()))
+    assert f"<!-- bench -->\n{text}<!-- /bench -->" in README
+
+
+def test_the_archived_run_is_the_papers_own_study_whole():
+    summary = json.loads((REFERENCE / "summary.json").read_text())
+    assert summary["departures"] == []
+    wanted = planning.trials(load_paper(), planning.StudyConfig(engine="fused", seeds=SEEDS))
+    assert [row["parameters"] for row in summary["trials"]] == [json.loads(json.dumps(t.parameters())) for t in wanted]
+    with (REFERENCE / "summary.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, trial in zip(rows, summary["trials"], strict=True):
+        assert {key: float(row[key]) for key in ("train_loss", "test_accuracy", "test_accuracy_batch_mean")} == {
+            key: trial[key] for key in ("train_loss", "test_accuracy", "test_accuracy_batch_mean")
+        }
+        assert (row["run_id"], row["outcome"]) == (trial["run_id"], "finished")
+
+
+@pytest.mark.parametrize(
+    ("module", "record"),
+    [
+        ("tools/fault_table.py", "docs/faults.json"), ("bench/soak.py", "bench/soak.json"),
+        ("bench/scaling.py", "bench/scaling.json"), ("bench/cluster.py", "bench/cluster.json"),
+    ],
+)  # fmt: skip
+def test_the_tables_of_the_documentation_are_those_of_the_last_run(module, record, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    spec = importlib.util.spec_from_file_location("of_a_table", ROOT / module)
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = made  # dataclasses look themselves up
+    spec.loader.exec_module(made)
+    page = made.PAGE.read_text()
+    assert made.page_with(json.loads((ROOT / record).read_text()), page) == page
+    assert made.table(json.loads((ROOT / record).read_text())) in page
+
+
+def test_every_fault_that_was_tried_cost_nothing():
+    rows = json.loads((ROOT / "docs" / "faults.json").read_text())["rows"]
+    kinds = ("points_lost", "bits_changed", "doubled", "left_running", "half_written")
+    assert sum(row["times"] for row in rows if row["fault"].startswith(("kill", "SIGTERM", "Ctrl-C"))) >= 30
+    assert [row for row in rows if any(row[kind] for kind in kinds)] == []

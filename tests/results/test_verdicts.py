@@ -1,0 +1,153 @@
+"""From a store to verdicts. The runs are the paper's own trials with made-up metrics, as training takes minutes."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from mlflow.entities import Metric
+
+from reproduce.cli.main import cli
+from reproduce.results import verdicts
+from reproduce.results.run_collection import RunCollection
+from reproduce.study import planning
+from reproduce.study.planning import StudyConfig
+from reproduce.study.schema import Model
+
+FAST, SLOW = Model(scheduler="none", learning_rate=6e-5), Model(scheduler="none", learning_rate=6e-6)
+SEEDS = (0, 1, 2)
+
+
+@pytest.fixture
+def add(store, paper):
+    """Put finished runs of a model into the store: the final accuracy of each seed. Gives their run ids."""
+
+    def add(model, accuracies, seeds=SEEDS):
+        ids = []
+        for seed in seeds:
+            trial = planning.of_model(paper, StudyConfig(seeds=(seed,), engine="fused"), model, model.learning_rate)
+            tags = {
+                "specification": trial.config_hash, "outcome": "finished", "seed": str(trial.seed), "kind": "trial",
+            }  # fmt: skip
+            run_id = store.client.create_run(store.experiment_id, tags=tags).info.run_id
+            final = accuracies[trial.seed]
+            values = {
+                "test_accuracy_batch_mean": final,
+                "test_accuracy": final,
+                "train_loss": 1.0,
+                "learning_rate": 1.0,
+            }
+            metrics = [
+                Metric(name, value * epoch / 30 if "accuracy" in name else value, 0, epoch)
+                for epoch in range(1, 31)
+                for name, value in values.items()
+            ]
+            store.client.log_batch(run_id, metrics)
+            store.client.set_terminated(run_id)
+            ids.append(run_id)
+        return ids
+
+    return add
+
+
+def judged(store, paper, reference, seeds=SEEDS):
+    collection = RunCollection(store, paper, StudyConfig(engine="fused"), paper.range_test.smoothing)
+    return {found.claim.id: found for found in verdicts.judge_all(collection, seeds, (), reference)}
+
+
+def test_claims_are_judged_by_their_own_runs_and_the_rest_wait(store, paper, add, tmp_path):
+    ids = add(FAST, (0.981, 0.980, 0.982))
+    slow = add(SLOW, (0.80, 0.81, 0.82))
+    found = judged(store, paper, tmp_path / "none.json")
+    assert (found["C3a"].verdict, list(found["C3a"].runs.values())) == ("reproduced", ids)
+    assert found["C3a"].mean == pytest.approx(0.981)
+    assert found["C3c"].verdict == "not reproduced"  # 0.81 where the paper has 0.91
+    # Seed by seed: the fast one reaches 0.95 in epoch 30 (0.95 / 0.981 of 30 is 29.05), the slow one never.
+    assert found["C3e"].values == {0: -float("inf"), 1: -float("inf"), 2: -float("inf")}
+    assert verdicts.our_value(found["C3e"]) == "the other never, n = 3"
+    assert (found["C3e"].verdict, set(found["C3e"].runs.values())) == ("reproduced", {*ids, *slow})
+    settled = {name for name, judgement in found.items() if judgement.verdict != "inconclusive"}
+    assert settled == {"C3a", "C3c", "C3e", "C7b"}
+    assert found["C3b"].missing == {f"none 0.06 seed {seed}": seed for seed in SEEDS}
+    assert verdicts.command(found["C3b"]) == "reproduce sweep --scheduler none --learning-rates 0.06 --seeds 0,1,2"
+    assert verdicts.command(found["C1a"]) == "reproduce range_test --seeds 0,1,2"
+    assert verdicts.command(found["C7e"]) == "reproduce grid --seeds 0,1,2"
+    tests = "reproduce range_test --seeds 0,1,2 && reproduce range_test --optimizer sgd --seeds 0,1,2"
+    assert verdicts.command(found["C8a"]) == tests
+
+
+def test_deleting_a_run_makes_just_its_claims_inconclusive(store, paper, add, tmp_path):
+    add(FAST, (0.981, 0.980, 0.982))
+    slow = add(SLOW, (0.80, 0.81, 0.82))
+    store.client.delete_run(slow[1])
+    found = judged(store, paper, tmp_path / "none.json")
+    assert {name for name, judgement in found.items() if judgement.verdict != "inconclusive"} == {"C3a"}
+    assert found["C3c"].missing == {"none 6e-6 seed 1": 1}
+    assert verdicts.command(found["C3c"]) == "reproduce sweep --scheduler none --learning-rates 6e-6 --seeds 1"
+    found = judged(store, paper, tmp_path / "none.json", seeds=(0,))
+    assert found["C3c"].missing == {}
+
+
+def test_one_seed_borrows_the_spread_of_the_reference(store, paper, add, tmp_path):
+    reference = tmp_path / "claims.json"
+    add(FAST, (0.981, 0.980, 0.982))
+    reference.write_text(json.dumps(verdicts.data(list(judged(store, paper, tmp_path / "none.json").values()))))
+    assert verdicts.read_values(reference)["C3a"] == [0.981, 0.98, 0.982]
+    found = judged(store, paper, reference, seeds=(1,))["C3a"]
+    assert (found.mean, found.high - found.low) == (0.98, pytest.approx(2 * 4.302653 * 0.001, rel=1e-6))
+    assert found.verdict == "reproduced"
+
+
+def test_what_is_not_finite_survives_the_file(store, paper, add, tmp_path):
+    add(FAST, (0.981, 0.980, 0.982))
+    add(SLOW, (0.80, 0.81, 0.82))
+    text = json.dumps(verdicts.data(list(judged(store, paper, tmp_path / "none.json").values())), allow_nan=False)
+    (tmp_path / "claims.json").write_text(text)
+    assert verdicts.read_values(tmp_path / "claims.json")["C3e"] == [-float("inf")] * 3
+
+
+def verify(*arguments):
+    result = CliRunner().invoke(cli, ["verify", *arguments], standalone_mode=False)
+    assert result.exception is None, result.output
+    return result.return_value, result.output
+
+
+def test_verify_says_what_cannot_be_judged_with_exit_code_3(store, add, own_home, monkeypatch):
+    monkeypatch.setenv("REPRODUCE_HOME", str(own_home))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    add(FAST, (0.981, 0.980, 0.982))
+    code, said = verify()
+    assert code == 3
+    assert "C3a  reproduced" in said
+    assert "to settle it: reproduce sweep --scheduler none --learning-rates 0.06 --seeds 0" in said
+    assert verify("--strict")[0] == 3
+
+
+def test_verify_of_a_store_without_the_papers_runs_is_one_line(store, own_home, monkeypatch):
+    monkeypatch.setenv("REPRODUCE_HOME", str(own_home))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    code, said = verify()
+    assert code == 3
+    assert said == (
+        f"{store.uri} has no run of the paper's own study, of 30 epochs with 60000 images, so none of its 42 "
+        "statements can be judged: reproduce main makes the runs\n"
+    )
+
+
+def test_verify_is_strict_about_what_is_not_reproduced(store, add, own_home, monkeypatch):
+    monkeypatch.setenv("REPRODUCE_HOME", str(own_home))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    add(FAST, (0.5, 0.5, 0.5))
+    assert verify()[0] == 3
+    assert verify("--strict")[0] == 1
+
+
+@pytest.mark.parametrize(("verdict", "code", "strict"), [("reproduced", 0, 0), ("not reproduced", 0, 1)])
+def test_verify_exits_with_0_when_every_claim_is_judged(store, own_home, monkeypatch, paper, verdict, code, strict):
+    monkeypatch.setenv("REPRODUCE_HOME", str(own_home))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    value = {"reproduced": 0.0, "not reproduced": 9.0}[verdict]
+    claim = paper.claims[5].model_copy(update={"expected": (0.0, 0.0)})
+    judgement = verdicts.claims.judge(claim, {0: value, 1: value, 2: value}, [], {"none 6e-5 seed 0": "0"})
+    monkeypatch.setattr(verdicts, "judge_all", lambda *arguments, **named: [judgement])
+    assert verify()[0] == code
+    assert verify("--strict")[0] == strict

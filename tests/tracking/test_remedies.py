@@ -1,0 +1,77 @@
+"""Which remedy goes with which cause, and that no other advice is given."""
+
+import errno
+
+import pytest
+
+from reproduce.errors import ClusterLostError, StoreAwayError, TrackingError, TrialsFailedError
+from reproduce.escaping import sentences
+from reproduce.tracking import remedies
+from reproduce.tracking.remedies import GO_ON
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        ("Detected out-of-date database schema (found", "make a copy of it, then run: mlflow db upgrade sqlite:///x"),
+        ("No module named 'MySQLdb'", "use a driver that is installed, as postgresql+psycopg2://… or sqlite:///…"),
+        ("(sqlite3.OperationalError) database or disk is full", "make room on its disk"),
+        ("attempt to write a readonly database", "correct its permissions"),
+        ("FATAL:  password authentication failed", "correct the user and the password that it is asked with"),
+        ("The experiment 1 must be in the 'active' state",
+         "restore the experiment, or have MLFLOW_EXPERIMENT_NAME name another"),
+        ("database disk image is malformed",
+         "put a copy of it in its place, or have MLFLOW_TRACKING_URI name another store"),
+        ("Failed to convert 'abc' for MLFLOW_SQLALCHEMYSTORE_POOL_SIZE",
+         "correct that setting of MLflow's, or unset its variable"),
+        ("nobody knows", "correct MLFLOW_TRACKING_URI, or unset it"),
+    ],
+)  # fmt: skip
+def test_what_to_do_about_a_store_by_what_it_says(said, remedy):
+    assert remedies.of_store("sqlite:///x", said, is_named=True) == remedy
+
+
+def test_a_variable_is_blamed_only_where_it_was_set():
+    assert remedies.of_store("sqlite:///x", "?", is_named=False) == "have MLFLOW_TRACKING_URI name another store"
+    away = "start it, or correct MLFLOW_TRACKING_URI, or unset it"
+    assert remedies.of_store("http://h", "refused", is_named=True, is_away=True) == away
+    free = "wait until it is free, and try again"
+    for is_named in (True, False):
+        assert remedies.of_store("sqlite:///x", "locked", is_named, is_away=True) == free
+    upgrade = "make a copy of it, then run: mlflow db upgrade 'sqlite:////a b/x'"
+    assert remedies.of_store("sqlite:////a b/x", "out-of-date database schema", is_named=True) == upgrade
+
+
+@pytest.mark.parametrize(
+    ("error", "after"),
+    [
+        (KeyboardInterrupt(), GO_ON),
+        (SystemExit(), GO_ON),
+        (ClusterLostError("gone"), GO_ON),
+        (StoreAwayError("x"), "what is done is recorded; once the store answers, the same command goes on from there"),
+        (TrackingError("refused: database or disk is full"), f"make room: {GO_ON}"),
+        (TrackingError("refused: attempt to write a readonly database"), f"correct its permissions: {GO_ON}"),
+        (TrackingError("refused: no such run"), "what is done is in the store, or in the checkpoints"),
+        (OSError(errno.ENOSPC, "No space left on device"), f"make room: {GO_ON}"),
+        (PermissionError(errno.EACCES, "Permission denied"), f"correct its permissions: {GO_ON}"),
+        (OSError(errno.EIO, "Input/output error"), "what is done is in the store, or in the checkpoints"),
+        (TrialsFailedError("1 of 2"), "what is done is recorded; the same command tries again what failed"),
+    ],
+)
+def test_that_a_command_goes_on_is_said_only_of_what_passes(error, after):
+    assert remedies.after(error, "sweep") == after
+
+
+def test_a_command_that_trains_nothing_says_what_is_true_of_it():
+    kept = "nothing that was recorded is lost; the same command writes the report anew"
+    assert remedies.after(KeyboardInterrupt(), "report") == kept
+    assert remedies.after(OSError(errno.ENOSPC, "No space left on device"), "report") == f"make room: {kept}"
+
+
+def test_a_text_is_cut_at_a_sentence_and_never_in_a_word_or_an_address():
+    text = "It is in maintenance mode (e.g., './mlruns'). Please migrate. See https://mlflow.org/docs for more."
+    assert sentences(text, 99) == text
+    assert sentences(text, 90) == "It is in maintenance mode (e.g., './mlruns'). Please migrate"
+    assert sentences(text, 50) == "It is in maintenance mode (e.g., './mlruns')"
+    assert sentences(text, 30) == "It is in maintenance mode …"
+    assert sentences("x" * 40, 30) == "x" * 30 + " …"

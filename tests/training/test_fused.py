@@ -1,0 +1,322 @@
+"""The fused engine against PyTorch's own layers: the same function, as exact, and non-finite where they are."""
+
+import copy
+import ctypes
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from helpers import CACHE
+from helpers.rounding import DEVIATIONS, deviations, forward_and_backward
+from helpers.small import kernel
+from reproduce.errors import UserError
+from reproduce.studies.lenet5_mnist.network import LeNet5
+from reproduce.study import planning
+from reproduce.training import engines, loop
+from reproduce.training.fused import library
+from reproduce.training.fused.library import Kernel
+
+CLASSES = 10
+
+
+def targets():
+    """What this CPU can run of what the kernel is compiled for: the vectors of each are of another width."""
+    best = library.best_target()
+    every = list(library.X86_TARGETS)
+    return every[every.index(best) :] if best in every else [best]
+
+
+@pytest.fixture(params=targets())
+def compiled(request):
+    return library.build(CACHE / "fused", request.param)
+
+
+def three(compiled, seed=3, weight_scale=1.0):
+    """The same weights three times: fused, torch's float32, and torch's float64."""
+    torch.manual_seed(seed)
+    plain = LeNet5()
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.mul_(weight_scale)
+    fused = engines.network("fused", compiled)
+    fused.load_state_dict(plain.state_dict())
+    return fused, plain, copy.deepcopy(plain).double()
+
+
+@pytest.fixture
+def networks():
+    return three(kernel())
+
+
+def images(count, seed=0, scale=1.0):
+    return torch.rand(count, 1, 32, 32, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def at_logits(count):
+    return torch.randn(count, CLASSES, generator=torch.Generator().manual_seed(9))
+
+
+def gradients(network, batch):
+    """The gradients of all parameters for random gradients at the logits."""
+    network.zero_grad()
+    (network(batch) * at_logits(len(batch))).sum().backward()
+    return {name: parameter.grad for name, parameter in network.named_parameters()}
+
+
+def deviations_of(network, exact, batch):
+    """How far logits and gradients lie from the exact ones, in standard deviations of float32's rounding."""
+    with torch.no_grad():
+        truth = forward_and_backward(exact, batch.double(), at_logits(len(batch)).double())
+        found = {"logits": network(batch)}
+    found |= gradients(network, batch)
+    assert found.keys() == truth.keys()
+    return {name: deviations(value, truth[name]) for name, value in found.items()}
+
+
+# Weights and images of every kind, by factors: as they come, driven into saturation, tiny, and huge.
+KINDS = {"random": (1.0, 1.0), "saturated": (8.0, 1.0), "tiny": (1.0, 1e-6), "huge": (1.0, 1e4)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [1, 16, 17, 128])
+def test_logits_and_gradients_are_exact_within_float32s_rounding(compiled, kind, size):
+    weight_scale, image_scale = KINDS[kind]
+    for seed in range(2):
+        fused, _, exact = three(compiled, seed, weight_scale)
+        found = deviations_of(fused, exact, images(size, seed, image_scale))
+        assert {name: value for name, value in found.items() if not value <= DEVIATIONS} == {}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bounds_hold_for_pytorchs_own_float32_too(kind):
+    weight_scale, image_scale = KINDS[kind]
+    _, plain, exact = three(kernel(), weight_scale=weight_scale)
+    assert max(deviations_of(plain, exact, images(96, scale=image_scale)).values()) <= DEVIATIONS
+
+
+def test_the_worked_out_gradients_are_those_of_autograd():
+    _, _, exact = three(kernel())
+    batch = images(17).double()
+    with torch.no_grad():
+        truth = forward_and_backward(exact, batch, at_logits(17).double())
+        torch.testing.assert_close(truth["logits"].value, exact(batch), rtol=1e-12, atol=0)
+    (exact(batch) * at_logits(17)).sum().backward()
+    for name, parameter in exact.named_parameters():
+        torch.testing.assert_close(truth[name].value.view_as(parameter), parameter.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("target", ["image", "features.0.weight", "features.3.bias", "features.6.weight",
+                                    "classifier.0.weight", "classifier.2.weight", "logits"])  # fmt: skip
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_so_exactly_where_the_plain_network_is(networks, target, value):
+    fused, plain, _ = networks
+    batch = images(33) + 0.1  # no pixel is zero, so that an infinite weight need not become NaN
+    of_logits = torch.ones(33, CLASSES)
+    if target == "image":
+        batch[17, 0, 5, 7] = value
+    elif target == "logits":
+        of_logits[20, 3] = value
+    else:
+        for network in (fused, plain):
+            with torch.no_grad():
+                network.get_parameter(target).view(-1)[1] = value
+    results = []
+    for network in (fused, plain):
+        logits = network(batch)
+        logits.backward(of_logits)
+        results.append([logits.detach(), *(parameter.grad for parameter in network.parameters())])
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(torch.isfinite(ours), torch.isfinite(theirs))
+
+
+def test_bytes_are_the_same_images_as_floats(networks):
+    fused, _, exact = networks
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(12).view(3, 1, 32, 32)
+    assert torch.equal(fused(pixels), fused(pixels.float() / 255))
+    assert deviations_of(fused, exact, pixels.float() / 255)["logits"] <= DEVIATIONS
+
+
+def test_bits_repeat_and_do_not_depend_on_what_else_was_computed(networks):
+    fused = networks[0]
+    batch = images(96)
+    first = gradients(fused, batch)
+    first = {name: gradient.clone() for name, gradient in first.items()}
+    gradients(fused, images(128, seed=5))
+    with torch.no_grad():
+        logits = fused(images(16, seed=6))
+    assert torch.equal(logits, fused(images(16, seed=6)))
+    again = gradients(fused, batch)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_an_evaluation_between_forward_and_backward_changes_nothing(networks):
+    fused = networks[0]
+    expected = {name: gradient.clone() for name, gradient in gradients(fused, images(64)).items()}
+    fused.zero_grad()
+    logits = fused(images(64))
+    with torch.no_grad():
+        fused(images(200, seed=1))
+    logits.backward(at_logits(64))
+    assert all(torch.equal(parameter.grad, expected[name]) for name, parameter in fused.named_parameters())
+
+
+def test_backward_after_another_forward_raises(networks):
+    fused = networks[0]
+    first = fused(images(16)).sum()
+    fused(images(16))
+    with pytest.raises(RuntimeError, match="after another forward pass"):
+        first.backward()
+
+
+def test_backward_after_the_weights_changed_raises(networks):
+    fused = networks[0]
+    loss = fused(images(16)).sum()
+    with torch.no_grad():
+        next(fused.parameters()).add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(4, 1, 28, 28), torch.zeros(4, 1, 32, 32, dtype=torch.float64), torch.zeros(0, 1, 32, 32)]
+)
+def test_other_images_are_refused(networks, wrong):
+    with pytest.raises(ValueError, match="expected uint8 or float32"):
+        networks[0](wrong)
+
+
+def test_images_that_want_a_gradient_and_weights_of_another_type_are_refused(networks):
+    fused = networks[0]
+    with pytest.raises(ValueError, match="no gradient for images"):
+        fused(images(4).requires_grad_())
+    with pytest.raises(ValueError, match="computes in float32"):
+        fused.double()(images(4))
+
+
+def address(array):
+    return array.ctypes.data_as(ctypes.c_void_p)
+
+
+def test_tanh_is_exact_to_one_and_a_half_units_in_the_last_place(compiled):
+    x = np.concatenate([np.linspace(-10, 10, 2_000_001), np.geomspace(1e-30, 1e30, 100_000)]).astype(np.float32)[:-1]
+    x = np.resize(x, len(x) // 8 * 8)
+    result = np.empty_like(x)
+    Kernel(compiled).tanh(address(x), len(x), address(result))
+    exact = np.tanh(x.astype(np.float64))
+    assert (np.abs(result - exact) / np.spacing(np.abs(exact).astype(np.float32))).max() < 1.5
+    assert np.abs(result).max() == 1.0
+
+
+def test_tanh_of_what_is_not_a_number_or_infinite(compiled):
+    x = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, 0.625, -0.625], np.float32)
+    result = np.empty_like(x)
+    Kernel(compiled).tanh(address(x), 8, address(result))
+    assert np.isnan(result[0])
+    assert result[1:6].tolist() == [1.0, -1.0, 0.0, -0.0, x[5]]  # to the smallest number there is
+    assert result[6] == -result[7]
+
+
+LAYERS = ("features.0", "features.3", "features.6", "classifier.0", "classifier.2")
+
+
+@pytest.mark.parametrize("layer", range(5))
+def test_each_stage_by_itself(compiled, layer):
+    """One layer has weights and bias, those after it weights, all else is zero: only these stages have a say."""
+    fused, _, exact = three(compiled)
+    alive = {f"{LAYERS[layer]}.bias", f"{LAYERS[layer]}.weight"} | {f"{name}.weight" for name in LAYERS[layer + 1 :]}
+    for network in (fused, exact):
+        with torch.no_grad():
+            for name, parameter in network.named_parameters():
+                parameter.mul_(name in alive)
+    found = deviations_of(fused, exact, images(32))
+    assert {name: value for name, value in found.items() if not value <= DEVIATIONS} == {}
+
+
+def test_fifty_steps_of_adam_stay_with_the_plain_network(paper, whole_mnist, tmp_path):
+    losses = {}
+    for engine in engines.ENGINES:
+        config = planning.StudyConfig(
+            engine=engine, schedulers=("none",), learning_rates=(6e-5,), epochs=1, train_size=6400
+        )
+        (record,) = loop.train(planning.trials(paper, config)[0], whole_mnist, tmp_path / engine, kernel=kernel())
+        losses[engine] = record.step_losses
+    assert len(losses["torch"]) == 50
+    assert np.abs(losses["torch"] - losses["fused"]).max() < 1e-4
+
+
+@pytest.mark.skipif(len(targets()) < 2, reason="this CPU runs one of the kernel's targets only")
+def test_all_targets_give_the_same_bits(networks):
+    batch = images(100)
+    results = []
+    for target in targets():
+        network = engines.FusedLeNet5(library.build(CACHE / "fused", target))
+        network.load_state_dict(networks[0].state_dict())
+        results.append([network(batch), *gradients(network, batch).values()])
+    for others in results[1:]:
+        assert all(torch.equal(first, second) for first, second in zip(results[0], others, strict=True))
+
+
+# What the engine comes to.
+
+
+def test_auto_is_the_fused_engine_on_a_cpu_and_torch_elsewhere(tmp_path):
+    said = []
+    assert engines.resolve("auto", "cuda", tmp_path, said.append) == ("torch", None)
+    assert engines.resolve("torch", "cpu", tmp_path, said.append) == ("torch", None)
+    assert said == []
+    shutil.copytree(CACHE / "fused", tmp_path / "fused")
+    engine, path = engines.resolve("auto", "cpu", tmp_path, said.append)
+    assert (engine, path, said) == ("fused", tmp_path / "fused" / kernel().name, [])
+
+
+@pytest.mark.parametrize("why", ["no compiler", "old cpu", "broken compiler"])
+def test_without_the_kernel_auto_falls_back_in_one_line_and_fused_is_refused(tmp_path, monkeypatch, why):
+    monkeypatch.delenv("REPRODUCE_FUSED_DIR", raising=False)
+    if why == "no compiler":
+        monkeypatch.setenv("CXX", "no-such-compiler")
+        reason = "the compiler that CXX names, 'no-such-compiler', is not installed"
+    elif why == "broken compiler":
+        monkeypatch.setenv("CXX", "false")
+        reason = "/false cannot compile it: "
+    else:
+        monkeypatch.setattr(library, "_cpu_lines", lambda start: [" fpu sse2 avx avx2 bmi1 bmi2 movbe"])
+        reason = "this CPU has no f16c, fma"
+    said = []
+    assert engines.resolve("auto", "cpu", tmp_path, said.append) == ("torch", None)
+    assert len(said) == 1
+    assert reason in said[0]
+    with pytest.raises(UserError, match="use --engine torch"):
+        engines.resolve("fused", "cpu", tmp_path)
+
+
+def test_the_fused_engine_on_a_gpu_is_refused(tmp_path):
+    with pytest.raises(UserError, match="computes on a CPU"):
+        engines.resolve("fused", "cuda", tmp_path)
+
+
+def test_a_kernel_brought_along_is_taken_without_a_compiler(tmp_path, monkeypatch):
+    brought = library.build(tmp_path / "brought", library.best_target())
+    monkeypatch.setenv("REPRODUCE_FUSED_DIR", str(tmp_path / "brought"))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert library.ready(tmp_path / "home") == brought
+
+
+def test_both_engines_start_from_the_same_weights():
+    weights = []
+    for engine in engines.ENGINES:
+        torch.manual_seed(4)
+        weights.append(engines.network(engine, kernel()).state_dict())
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_any_loss_goes_through(networks):
+    fused, plain, _ = networks
+    batch = images(20)
+    for network in (fused, plain):
+        nn.functional.mse_loss(network(batch), torch.ones(20, CLASSES)).backward()
+    for ours, theirs in zip(fused.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(ours.grad, theirs.grad, rtol=1e-4, atol=1e-7)
