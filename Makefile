@@ -40,10 +40,10 @@ image:
 	docker build $(IMAGE_OPTIONS) --build-arg COMMIT=$(COMMIT) --tag lenet5-reproduction:0.1.0 --tag lenet5-reproduction .
 
 test: env lint tests/validator/.venv/installed .venv/browser
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --ignore tests/system
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 -m "not (system or image or faults)"
 
 test-system: env .venv/postgresql
-	$(BIN)/python -m pytest tests/system
+	$(BIN)/python -m pytest -m "system and not (image or faults)"
 
 test-image: env
 	$(BIN)/python -m pytest -m image

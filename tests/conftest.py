@@ -9,12 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import CACHE
+from helpers import CACHE, ROOT
 from helpers.small import own_workshop, run, small_config
 
 torch.set_num_threads(1)  # as every trial does; two threads are slower where tests share the cores
 for variable in ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
     os.environ.pop(variable, None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark all of tests/system, so that `make test` can leave it out together with single tests of the same mark."""
+    for item in items:
+        if item.path.is_relative_to(ROOT / "tests" / "system"):
+            item.add_marker("system")
 
 
 @pytest.fixture(scope="session")

@@ -197,6 +197,7 @@ def test_settings_of_matplotlib_that_it_cannot_read_are_named(tmp_path):
 # All of it at once.
 
 
+@pytest.mark.system
 def test_a_sweep_in_a_strange_environment_gives_what_it_gives_elsewhere(tmp_path, mnist_cache, empty_database):
     """Two workers, in a folder that has a name with other letters, and files with names of modules."""
     kernel()

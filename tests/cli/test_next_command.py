@@ -282,6 +282,7 @@ def rows(folder):
                 for row in csv.DictReader(file)]  # fmt: skip
 
 
+@pytest.mark.system
 def test_the_readmes_sweep_is_followed_by_a_page_of_that_sweep(store, paper, followed, tmp_path):
     _, config = parsed("sweep", STEP)
     train(store, paper, config, planning.trials)
@@ -324,6 +325,7 @@ def test_a_range_test_too_short_for_onecycle_is_followed_by_a_page_of_it_alone(s
     assert parents(store) == ["FINISHED", "FINISHED"]
 
 
+@pytest.mark.system
 def test_a_grid_is_followed_by_a_page_of_its_rates(store, paper, followed, tmp_path):
     options = (*SMALL, "--range-test-epochs", "2", "--learning-rates", "1e-3,1e-2", "--optimizer", "sgd")
     config = StudyConfig(

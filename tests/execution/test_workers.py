@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 from helpers.small import run, small_config
 from reproduce.report import trial_artifacts
 from reproduce.study import planning
@@ -25,6 +27,7 @@ def three(paper):
     return planning.trials(paper, small_config(schedulers=("step",), learning_rates=(6e-3, 6e-4, 6e-5)))
 
 
+@pytest.mark.system
 def test_a_trial_whose_worker_died_goes_on_in_a_new_one(store, paper, tmp_path, capfd):
     marks = tmp_path / "marks"
     marks.mkdir()
@@ -35,6 +38,7 @@ def test_a_trial_whose_worker_died_goes_on_in_a_new_one(store, paper, tmp_path, 
     assert "a worker died, perhaps for want of memory; under way: " in capfd.readouterr().err
 
 
+@pytest.mark.system
 def test_one_whose_worker_dies_again_is_given_up_by_name_and_the_others_finish(store, paper, tmp_path, capfd):
     marks = tmp_path / "marks"
     marks.mkdir()
@@ -61,6 +65,7 @@ def test_a_mark_that_another_command_left_when_it_was_killed_is_no_sign_of_work(
     assert is_under_way(task)
 
 
+@pytest.mark.system
 def test_a_worker_starts_no_compilers_of_its_own(store, paper, tmp_path):
     def leave_behind(trial, history, folder):
         import psutil

@@ -120,6 +120,7 @@ def test_nothing_is_read_with_torch_load():
         assert not {name for name in called if name.endswith((".load_optimizer", ".load_lr_scheduler"))}, path
 
 
+@pytest.mark.system
 @needs("make")
 def test_the_bill_of_materials_is_valid_and_lists_what_is_installed(tmp_path):
     told = re.search(r"cyclonedx_py (environment .*?)--output-file", recipe("sbom").replace("\\\n", " "))[1].split()

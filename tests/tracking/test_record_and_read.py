@@ -150,6 +150,7 @@ def test_a_failing_trial_is_named_and_stops_no_other(store, trials, monkeypatch)
 KILLED_TRIAL = ("--scheduler", "step", "--learning-rates", "6e-3", "--epochs", "8", "--train-size", "6400")
 
 
+@pytest.mark.system
 def test_a_trial_killed_with_sigkill_goes_on_in_its_run_to_the_same_bits(own_home, paper, whole_mnist, tmp_path):
     command = [sys.executable, "-m", "reproduce", "sweep", *KILLED_TRIAL, "--device", "cpu"]
     environment = os.environ | {
