@@ -14,6 +14,10 @@
 # make audit       what is known against the locked versions, beside what docs/security.md accepts; asks PyPI
 # make sbom        sbom.cdx.json, what the environment is made of, as CycloneDX
 
+# What make tells other makes of its command line is in words that no shell can read, and launchers of ranks hand all
+# variables to a shell.
+unexport MAKEFLAGS MAKEOVERRIDES MFLAGS
+
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/installed
@@ -21,6 +25,11 @@ STAMP := .venv/installed
 IMAGE_OPTIONS ?=
 ACCEPTED = $(shell grep '^| `[A-Z]' docs/security.md | cut -d'|' -f2 | tr -d '`')
 COMMIT = $(shell $(PYTHON) -I reproduce/training/checkout.py 2>/dev/null || echo unknown)
+
+# Installs a package where this is root on Debian or Ubuntu, and says so first; fails elsewhere.
+with_apt = { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing $(1) by apt-get, for the tests" && \
+    { apt-get install -qq --yes --no-install-recommends $(1) >/dev/null 2>&1 || { apt-get update -qq && \
+    apt-get install -qq --yes --no-install-recommends $(1) >/dev/null; }; }; }
 
 .PHONY: reproduce quick report test test-system test-image test-faults soak scaling cluster image bench lint ui env lock audit sbom clean
 
@@ -69,15 +78,16 @@ bench: env bench/.venv/installed
 # A Chromium for the page's tests, where one can be had.
 .venv/browser: $(STAMP)
 	@for name in chromium chromium-browser google-chrome; do command -v $$name; done | grep -q . || \
-	    $(BIN)/playwright install $$([ "$$(id -u)" != 0 ] || echo --with-deps) chromium || \
-    { [ "$$(id -u)" = 0 ] && apt-get install -qy chromium; } || \
-	    echo "no Chromium to be had: the page's tests will be skipped"
+	    { echo "installing a Chromium, for the page's tests" && \
+	        $(BIN)/playwright install $$([ "$$(id -u)" != 0 ] || echo --with-deps) chromium >/dev/null 2>&1; } || \
+	    $(call with_apt,chromium) || \
+	    echo "no Chromium here: the page's tests are skipped; install the package chromium to have them"
 	@touch $@
 
 # A PostgreSQL for the tests of a shared store, likewise. The cluster that Debian makes with it is not used.
 .venv/postgresql: $(STAMP)
-	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] && apt-get install -qy postgresql; } || \
-	    echo "no PostgreSQL to be had: the tests of a shared store will be skipped"
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || $(call with_apt,postgresql) || \
+	    echo "no PostgreSQL here: the tests of a shared store are skipped; install the package postgresql to have them"
 	@touch $@
 
 # What needs other versions than the study has an environment of its own.

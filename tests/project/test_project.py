@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 
@@ -232,3 +233,13 @@ def test_every_fault_that_was_tried_cost_nothing():
     kinds = ("points_lost", "bits_changed", "doubled", "left_running", "half_written")
     assert sum(row["times"] for row in rows if row["fault"].startswith(("kill", "SIGTERM", "Ctrl-C"))) >= 30
     assert [row for row in rows if any(row[kind] for kind in kinds)] == []
+
+
+def test_what_make_is_told_reaches_programs_in_words_that_a_shell_can_read():
+    told = ("PYTHON=/usr/bin/python3.11", "PYTEST_ADDOPTS=-q")
+    done = subprocess.run(
+        ["make", "--eval", "show: ; @env -0", "show", *told], cwd=ROOT, capture_output=True, text=True
+    )
+    variables = dict(line.split("=", 1) for line in done.stdout.split("\0") if line)
+    assert {name: variables[name] for name in ("PYTHON", "PYTEST_ADDOPTS")} == dict(word.split("=") for word in told)
+    assert [name for name, value in variables.items() if "command-variables" in value] == []

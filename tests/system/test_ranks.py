@@ -247,8 +247,13 @@ def test_a_rank_that_loses_the_others_leaves_the_word_to_them(monkeypatch, tmp_p
 def test_colossalai_run_starts_the_ranks_too(command, tmp_path):
     colossalai = Path(sys.executable).with_name("colossalai")
     words = (colossalai, "run", "--nproc_per_node", "2", "--master_port", str(free_port()), "-m", "reproduce", *SWEEP)
-    environment = command.place.environment | {
-        "TMPDIR": str(tmp_path), "PATH": f"{colossalai.parent}{os.pathsep}{os.environ['PATH']}",
+    # It hands every variable on through a shell, which not all that a user may have set gets through.
+    ours = {
+        name: value for name, value in command.place.environment.items() if name.startswith(("REPRODUCE", "MLFLOW"))
+    }
+    environment = ours | {
+        "TMPDIR": str(tmp_path), "PATH": f"{colossalai.parent}{os.pathsep}{os.environ['PATH']}", "HOME": str(tmp_path),
+        "PYTHONPATH": str(ROOT),
     }  # fmt: skip
     done = subprocess.run(words, cwd=command.place.directory, env=environment, capture_output=True, text=True)
     assert "2 trained" in done.stdout + done.stderr
