@@ -1,7 +1,7 @@
 """Side by side, in turn, on this machine: what a user would otherwise run, this package, and the machine's limit.
 
-`make bench` installs the others in an environment of their own and runs this; it writes results.json and the README's
-tables. Every repeat runs all contenders once, so that a slow minute of the machine falls on all of them.
+`make bench` installs the others in an environment of their own and runs this; it writes results.json and the tables of
+docs/performance.md. Every repeat runs all contenders once, so that a slow minute of the machine falls on all of them.
 """
 
 import argparse
@@ -113,7 +113,7 @@ def machine() -> dict[str, str]:
 
 
 def table(results: dict) -> str:
-    """The README's tables."""
+    """The tables of docs/performance.md."""
     limits = {row["copies"]: statistics.median(row["images_per_second"]) for row in results["rows"][-2:]}
     rows = []
     for row in results["rows"]:
@@ -126,12 +126,12 @@ def table(results: dict) -> str:
     return template.render(rows=rows, repeats=repeats, machine=results["machine"], growth=results["growth"])
 
 
-def into_readme(text: str) -> None:
-    """Put the tables between the README's marks."""
-    readme = ROOT / "README.md"
-    before, start, rest = readme.read_text().partition("<!-- bench -->\n")
+def into_page(text: str) -> None:
+    """Put the tables between the page's marks."""
+    page = ROOT / "docs" / "performance.md"
+    before, start, rest = page.read_text().partition("<!-- bench -->\n")
     _, end, after = rest.partition("<!-- /bench -->")
-    readme.write_text(before + start + text + end + after)
+    page.write_text(before + start + text + end + after)
 
 
 def main() -> None:
@@ -143,7 +143,7 @@ def main() -> None:
     results = {"machine": machine(), "rows": side_by_side(given.home, given.repeats), "growth": growth(given.home)}
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     text = table(results)
-    into_readme(text)
+    into_page(text)
     print(text)
 
 

@@ -1,10 +1,11 @@
-"""The README's results, put there from the archived report: what stands between `<!-- results -->` and its end mark.
+"""The results in README.md and docs/results.md, put there from the archived report.
 
 `python tools/readme_results.py` writes them, and tests/project/test_project.py says whether they are stale.
 """
 
 import json
 from collections import Counter
+from pathlib import Path
 
 from reproduce.analysis import intervals
 from reproduce.analysis.lr_range_test import PAPERS_RULE
@@ -13,7 +14,7 @@ from reproduce.training.provenance import ROOT
 
 REFERENCE = ROOT / "report" / "reference"
 README = ROOT / "README.md"
-BEGIN, END = "<!-- results -->\n", "<!-- /results -->"
+RESULTS = ROOT / "docs" / "results.md"
 
 
 def results() -> str:
@@ -27,12 +28,12 @@ def results() -> str:
     )
     open_claims = ", ".join(claim["id"] for claim in claims if claim["verdict"] == "inconclusive")
     lines = [
-        f"**{counts['reproduced']} of {counts.total()} statements of the report are reproduced, "
+        f"**{counts['reproduced']} of {counts.total()} statements of the paper are reproduced, "
         f"{counts['not reproduced']} are not, and {counts['inconclusive']} are inconclusive"
         f"{f' ({open_claims})' if open_claims else ''}.**",
         "",
         f"The range test proposed {middle} (95% interval {low} to {high} over {len(tests)} seeds); "
-        f"the report has {format_rate(tests[0]['paper']['proposed_learning_rate'])}.",
+        f"the paper has {format_rate(tests[0]['paper']['proposed_learning_rate'])}.",
     ]
     if summary["regret"]:
         regret = {
@@ -57,25 +58,28 @@ def results() -> str:
     return "\n".join([*lines, "", table])
 
 
-def renewed(text: str) -> str:
-    """The README's text with the results as they are now. ValueError where it has no place for them."""
-    before, _, rest = text.partition(BEGIN)
-    _, found, after = rest.partition(END)
+def pages() -> dict[Path, str]:
+    """The pages that have results, as they should be. ValueError where one has no place for them."""
+    whole = results()
+    headline = whole.split("\n\n", 1)[0] + "\n"
+    return {README: renewed(README, "headline", headline), RESULTS: renewed(RESULTS, "results", whole)}
+
+
+def renewed(page: Path, mark: str, text: str) -> str:
+    """The page with that text between `<!-- mark -->` and `<!-- /mark -->`."""
+    begin, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
+    before, _, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, found, after = rest.partition(end)
     if not found:
-        raise ValueError(f"{README.name}: has no {BEGIN.strip()} with an {END}")
-    return before + BEGIN + results() + END + after
+        raise ValueError(f"{page.name}: has no {begin.strip()} with an {end}")
+    return before + begin + text + end + after
 
 
 def stale() -> list[str]:
-    """What is to be said if the README's results are not those of the archive."""
-    text = README.read_text(encoding="utf-8")
-    try:
-        if text == renewed(text):
-            return []
-    except ValueError as error:
-        return [str(error)]
-    return ["README.md: its results are not those of report/reference: run python tools/readme_results.py"]
+    """The pages whose results are not those of the archive."""
+    return [page.name for page, text in pages().items() if page.read_text(encoding="utf-8") != text]
 
 
 if __name__ == "__main__":
-    README.write_text(renewed(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page, text in pages().items():
+        page.write_text(text, encoding="utf-8")
