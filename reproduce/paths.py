@@ -141,6 +141,6 @@ def check_port(host: str, port: int) -> None:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
             listener.bind(address)
     except (OSError, UnicodeError) as error:
-        if getattr(error, "errno", None) in (errno.EADDRINUSE, errno.EACCES):
+        if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES):
             raise UserError(f"--port {port} cannot be had on {host} ({error.strerror}): name another") from error
         raise UserError(f"--host {shown(host)} is no address of this machine: name another") from error

@@ -6,6 +6,7 @@ exponential ramp. The ramp itself is a schedule like the others, and its run a t
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -37,6 +38,10 @@ class Proposal:
     step: int
     weak: str = ""
 
+    def __bool__(self) -> Literal[True]:
+        """True."""
+        return True
+
     def __str__(self) -> str:
         """The rate, and the ground where it is weak."""
         return format_rate(self.learning_rate, 3) + self.ground
@@ -63,7 +68,7 @@ class NoProposal:
 
     reason: str
 
-    def __bool__(self) -> bool:
+    def __bool__(self) -> Literal[False]:
         """False."""
         return False
 

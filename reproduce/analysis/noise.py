@@ -53,7 +53,7 @@ def variance_left(factor: float, count: np.ndarray) -> np.ndarray:
     (1 - b)^2 / (1 - b^t)^2 · (1 - b^2t) / (1 - b^2) = (1 - b) (1 + b^t) / ((1 + b) (1 - b^t)): 1 for one loss, since
     nothing is averaged yet, and (1 - b) / (1 + b) in the end.
     """
-    power = np.power(float(factor), count)
+    power: np.ndarray = np.power(float(factor), count)
     return (1 - factor) * (1 + power) / ((1 + factor) * (1 - power))
 
 

@@ -47,7 +47,9 @@ def valley(learning_rates: np.ndarray, smoothed: np.ndarray) -> Reading:
     The subsequence may skip points, yet its length is taken for its extent; the rule goes a third and half a third of
     that length on from where it would then have begun, which for a fall over two points can be before the first.
     """
-    lengths, tails = [], []  # of the longest falling subsequence that ends at each point
+    # Of the longest falling subsequence that ends at each point.
+    lengths: list[int] = []
+    tails: list[float] = []
     for loss in smoothed:
         place = bisect_left(tails, -loss)
         tails[place : place + 1] = [-loss]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -26,6 +26,7 @@ from reproduce.study.trial import (
     Optimizer,
     Ramp,
     Rate,
+    Scheduler,
     Seed,
     StepDecay,
     Trial,
@@ -36,6 +37,7 @@ from reproduce.study.trial import (
 # What `main` can be asked for; the other config are of its parts.
 OF_MAIN = ("dataset", "optimizer", "epochs", "batch_size", "seeds", "train_size", "engine", "protocol",
            "range_test_epochs")  # fmt: skip
+Number = TypeVar("Number", int, float)
 MAX_TRIALS = 10_000  # days of work, and as many runs in one list of MLflow's
 SHOWN_STEPS = 5  # of a list of milestones, in a message
 
@@ -55,7 +57,7 @@ class StudyConfig(Frozen):
     train_size: Count | None = None
     engine: Engine = "torch"
     protocol: Protocol = "as-drawn"
-    schedulers: Annotated[tuple[Literal[SCHEDULERS], ...], Field(min_length=1)] = SCHEDULERS
+    schedulers: Annotated[tuple[Scheduler, ...], Field(min_length=1)] = SCHEDULERS
     learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1)] | None = None
     rates_by_seed: dict[Seed, tuple[Rate, ...]] | None = None
     schedule_parameters: dict[str, Any] = Field(default_factory=dict)
@@ -219,8 +221,8 @@ def idle(config: StudyConfig, planned: Iterable[Trial]) -> list[str]:
             late = [step for step in schedule.milestones if step > last]
             if late:
                 found[f"--milestones {','.join(map(str, late))}"] = last
-        own_decay = isinstance(schedule, StepDecay) and "decay_steps" in config.schedule_parameters
-        if own_decay and schedule.decay_steps > last:
+        own_decay = "decay_steps" in config.schedule_parameters
+        if isinstance(schedule, StepDecay) and own_decay and schedule.decay_steps > last:
             found[f"--decay-steps {schedule.decay_steps}"] = last
         if isinstance(schedule, Ramp) and config.validation_interval and config.validation_interval > last:
             found[f"--validation-interval {config.validation_interval}"] = last
@@ -282,7 +284,7 @@ def departures(paper: Paper, config: StudyConfig) -> list[str]:
 
 
 def as_options(paper: Paper, config: StudyConfig) -> list[str]:
-    """What a user types for these config, as `--epochs 1`, without the engine and without what is the paper's."""
+    """What a user types for this configuration, as `--epochs 1`, without the engine and without what is the paper's."""
     given = config.model_dump(exclude_defaults=True, exclude={"engine", "schedulers", "rates_by_seed"})
     own = given.pop("schedule_parameters", {})
     found = {key: value for key, value in given.items() if value != getattr(paper.protocol, key, None)}
@@ -290,7 +292,7 @@ def as_options(paper: Paper, config: StudyConfig) -> list[str]:
         found["scheduler"] = config.schedulers
     if config.rates_by_seed:
         found["learning_rates"] = "proposed"
-    if "seeds" in found:
+    if config.seeds and "seeds" in found:
         found["seeds"] = as_spans(config.seeds)
     return [
         f"{_option(key)} {','.join(map(str, value)) if isinstance(value, (tuple, list)) else value}"
@@ -346,7 +348,7 @@ def _common(paper: Paper, config: StudyConfig) -> dict[str, Any]:
     }
 
 
-def _schedule(paper: Paper, config: StudyConfig, scheduler: str) -> dict[str, Any]:
+def _schedule(paper: Paper, config: StudyConfig, scheduler: Scheduler) -> dict[str, Any]:
     defaults = paper.schedules[config.protocol][scheduler]
     own = {key: value for key, value in config.schedule_parameters.items() if key in defaults}
     return {"name": scheduler, **defaults, **own}
@@ -410,7 +412,7 @@ def _proposed_beyond(seed: int, rate: float) -> str:
     )
 
 
-def _once(name: str, values: tuple) -> tuple:
+def _once(name: str, values: tuple[Number, ...]) -> tuple[Number, ...]:
     doubles = [value for value in values if values.count(value) > 1]
     if doubles:
         double = doubles[0] if isinstance(doubles[0], int) else format_rate(doubles[0])

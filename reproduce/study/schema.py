@@ -21,15 +21,17 @@ from reproduce.study.trial import (
     Optimizer,
     Rate,
     Schedule,
+    Scheduler,
     Seed,
     Trial,
 )
 from reproduce.study.yaml_lines import Document
 
 PAPER_FILE = Path(__file__).parent.parent / "studies" / "lenet5_mnist" / "study.yaml"
-PROTOCOLS = ("as-drawn", "as-written")
-Protocol = Literal[PROTOCOLS]
-PROPOSED = "proposed"  # in place of a rate
+Protocol = Literal["as-drawn", "as-written"]
+PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+Proposed = Literal["proposed"]  # in place of a rate
+PROPOSED: Proposed = "proposed"
 Keys = tuple[int | str, ...]  # the way to a value through mappings and lists
 Text = Annotated[str, Field(min_length=1, pattern=r"^[^\n]*$")]
 Real = Annotated[float, Field(strict=True)]
@@ -49,7 +51,7 @@ class Reported(Frozen):
 class Sweep(Frozen):
     """One schedule at several rates, as a figure of the paper shows it; no figure where the paper only mentions it."""
 
-    scheduler: Literal[SCHEDULERS]
+    scheduler: Scheduler
     figure: str | None
     learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1)]
     reported: tuple[Reported, ...]
@@ -94,8 +96,8 @@ class Grid(Frozen):
 class Model(Frozen):
     """Which model a claim is about: one of the paper's, or one at what its own range test proposes."""
 
-    scheduler: Literal[SCHEDULERS]
-    learning_rate: Rate | Literal[PROPOSED]
+    scheduler: Scheduler
+    learning_rate: Rate | Proposed
     protocol: Protocol = "as-drawn"
     optimizer: Optimizer = "adam"
 
@@ -174,7 +176,7 @@ class Contradiction(Frozen):
     claims: tuple[Text, ...] = ()
 
 
-SCHEDULE: TypeAdapter = TypeAdapter(Schedule)
+SCHEDULE: TypeAdapter[Schedule] = TypeAdapter(Schedule)
 
 
 class Paper(Frozen):
@@ -182,7 +184,7 @@ class Paper(Frozen):
 
     protocol: Defaults
     range_test: RangeTest
-    schedules: dict[Protocol, dict[Literal[SCHEDULERS], dict[str, Any]]]
+    schedules: dict[Protocol, dict[Scheduler, dict[str, Any]]]
     sweeps: tuple[Sweep, ...]
     grid: Grid
     claims: Annotated[tuple[Claim, ...], Field(min_length=1)]
@@ -213,14 +215,14 @@ def disagreements(paper: Paper) -> Iterator[tuple[Keys, str]]:
     steps = test.epochs * math.ceil(protocol.train_size / protocol.batch_size)
     if test.reported.step >= steps:
         yield ("range_test", "reported", "step"), f"the test has {steps} steps"
-    for name in PROTOCOLS:
+    for variant in PROTOCOLS:
         for scheduler in SCHEDULERS:
-            keys = ("schedules", name, scheduler)
-            if scheduler not in paper.schedules.get(name, {}):
+            keys = ("schedules", variant, scheduler)
+            if scheduler not in paper.schedules.get(variant, {}):
                 yield keys, "is missing"
                 continue
             try:
-                SCHEDULE.validate_python({**paper.schedules[name][scheduler], "name": scheduler})
+                SCHEDULE.validate_python({**paper.schedules[variant][scheduler], "name": scheduler})
             except ValidationError as error:
                 first = error.errors()[0]
                 yield keys + first["loc"][1:], _said(first)
@@ -241,8 +243,9 @@ def disagreements(paper: Paper) -> Iterator[tuple[Keys, str]]:
     yield from _twice([claim.id for claim in paper.claims], ("claims",), "id")
     for number, claim in enumerate(paper.claims):
         for term, model in (("of", claim.measure.of), ("minus", claim.measure.minus)):
-            rate = getattr(model, "learning_rate", PROPOSED)
-            if rate != PROPOSED and rate not in paper.sweep(model.scheduler).learning_rates:
+            if not isinstance(model, Model) or model.learning_rate == PROPOSED:
+                continue
+            if model.learning_rate not in paper.sweep(model.scheduler).learning_rates:
                 yield ("claims", number, "measure", term, "learning_rate"), f"is in no sweep of {model.scheduler}"
     known = {claim.id for claim in paper.claims}
     for number, contradiction in enumerate(paper.contradictions):

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -17,8 +17,8 @@ TEST_BATCH_SIZE = 128  # 79 batches of the 10,000 test images: the paper's print
 SIZES = {"mnist": 60_000, "fashion-mnist": 60_000}  # training images
 
 Dataset = Literal["mnist", "fashion-mnist"]
-OPTIMIZERS = ("adam", "adamw", "sgd", "radam", "lamb", "lars", "hybridadam")
-Optimizer = Literal[OPTIMIZERS]
+Optimizer = Literal["adam", "adamw", "sgd", "radam", "lamb", "lars", "hybridadam"]
+OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 Engine = Literal["torch", "fused"]
 # A checkpoint holds every step's rate and loss so far: 56 MB after so many epochs of the paper, and written after each.
 MAX_EPOCHS = 10_000
@@ -106,7 +106,9 @@ class Ramp(Frozen):
 Schedule = Annotated[
     Constant | StepDecay | MultiStepDecay | OneCycle | ExponentialDecay | Ramp, Field(discriminator="name")
 ]
-SCHEDULERS = ("none", "step", "multistep", "onecycle", "exponential")  # those of a sweep, in the paper's order
+# Those of a sweep, in the paper's order.
+Scheduler = Literal["none", "step", "multistep", "onecycle", "exponential"]
+SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
 
 
 class Trial(Frozen):
@@ -142,16 +144,16 @@ class Trial(Frozen):
                 f"onecycle rises over --pct-start {self.schedule.pct_start:g} of {self.total_steps} steps, "
                 "which must be more than one step: train for longer, or raise --pct-start"
             )
-        if self.is_range_test:
-            self._rises()
+        if isinstance(self.schedule, Ramp):
+            self._rises(self.schedule)
         return self
 
-    def _rises(self) -> None:
+    def _rises(self, ramp: Ramp) -> None:
         """ValueError unless each step of the ramp is at a higher rate than the one before: slopes are taken between."""
-        ends = f"--lr-end {format_rate(self.schedule.lr_end)}", f"--lr-start {format_rate(self.learning_rate)}"
-        if self.schedule.lr_end <= self.learning_rate:
+        ends = f"--lr-end {format_rate(ramp.lr_end)}", f"--lr-start {format_rate(self.learning_rate)}"
+        if ramp.lr_end <= self.learning_rate:
             raise ValueError(f"{ends[0]} must be above {ends[1]}")
-        if math.log(self.schedule.lr_end / self.learning_rate) / self.total_steps < LEAST_RISE:
+        if math.log(ramp.lr_end / self.learning_rate) / self.total_steps < LEAST_RISE:
             raise ValueError(
                 f"{ends[0]} is so near to {ends[1]} that the ramp's {self.total_steps} steps would be at one rate: "
                 "raise --lr-end"
@@ -165,7 +167,7 @@ class Trial(Frozen):
     @property
     def held_out(self) -> int:
         """How many of the training images are not trained on."""
-        return self.schedule.validation_size if self.is_range_test else 0
+        return self.schedule.validation_size if isinstance(self.schedule, Ramp) else 0
 
     @property
     def images_per_epoch(self) -> int:

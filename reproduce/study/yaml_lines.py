@@ -21,21 +21,22 @@ class Document:
     def __init__(self, path: Path) -> None:
         self.path = path
         text = _text(path)
-        loader = None
+        loader: _Loader | None = None
         try:
             loader = _Loader(text)
-            self._root = loader.get_single_node()
-            if self._root is None:
+            root = loader.get_single_node()
+            if root is None:
                 raise self.error(1, "is empty")
-            self.data = loader.construct_document(self._root)
+            self._root: yaml.Node = root
+            self.data = loader.construct_document(root)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            raise self.error(mark.line + 1, error.problem or error.context) from error
+            raise self.error(mark.line + 1 if mark else 1, error.problem or error.context or "is no YAML") from error
         except ReaderError as error:
             line = text[: error.position].count("\n") + 1
             raise self.error(line, f"no text has the character {error.character:#06x}") from error
         except RecursionError as error:
-            raise self.error(loader.line + 1, "is nested too deeply") from error
+            raise self.error(loader.line + 1 if loader else 1, "is nested too deeply") from error
 
     def error(self, line: int, message: str) -> UserError:
         """What is wrong at that line, from 1."""
@@ -59,9 +60,10 @@ class _Loader(yaml.SafeLoader):
     """Refuses what hides where a value comes from: a key given twice, merged keys, anchors of more than a word."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        # The stubs leave out a type, and the mark of PyYAML's own parser in C.
+        event: yaml.Event | None = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.CollectionStartEvent) and event.anchor is not None:
-            raise ComposerError(None, None, "only a text may have an anchor", event.start_mark)
+            raise ComposerError(None, None, "only a text may have an anchor", event.start_mark)  # type: ignore[arg-type]
         return super().compose_node(parent, index)
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:

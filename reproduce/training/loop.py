@@ -21,7 +21,7 @@ import torch
 from sklearn.metrics import accuracy_score
 
 from reproduce.data import datasets
-from reproduce.study.trial import TEST_BATCH_SIZE, Trial
+from reproduce.study.trial import TEST_BATCH_SIZE, Ramp, Trial
 from reproduce.training import data_parallel, engines, lr_schedulers, optimizers
 from reproduce.training.checkpoints import Checkpoints
 from reproduce.training.data_parallel import Ranks
@@ -90,9 +90,10 @@ def train(
         images, labels = _on(device, data.train.part(0, trial.images_per_epoch))
         held_out = _on(device, data.train.part(trial.images_per_epoch, trial.train_size))
         test = _on(device, data.test)
-        explosion = _Explosion(trial.schedule.stop_factor if trial.is_range_test else None)
+        ramp = trial.schedule if isinstance(trial.schedule, Ramp) else None
+        divergence = DivergenceMonitor(ramp.stop_factor if ramp else None)
         for record in history:
-            explosion.struck(record.step_losses.tolist())
+            divergence.update(record.step_losses.tolist())
         while len(history) < trial.epochs and not (history and history[-1].diverged):
             started = time.perf_counter()
             epoch = len(history) + 1
@@ -111,9 +112,9 @@ def train(
                 loss = among.mean(loss.detach())
                 losses.append(loss)  # read once an epoch: reading it here would wait for the GPU
                 step = (epoch - 1) * trial.steps_per_epoch + len(losses) - 1
-                if trial.held_out and step % trial.schedule.validation_interval == 0:
+                if ramp and ramp.validation_size and step % ramp.validation_interval == 0:
                     validation.append((step, *validate(model, *held_out)))
-                if explosion.factor is not None and (exploded := explosion.struck([loss.item()])):
+                if divergence.factor is not None and (exploded := divergence.update([loss.item()])):
                     break
             step_losses = torch.stack(losses).cpu().numpy()
             kept = _until_not_finite(step_losses)
@@ -161,14 +162,14 @@ def validate(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor)
     return loss.item(), float(accuracy_score(labels.cpu(), logits.argmax(dim=1).cpu()))
 
 
-class _Explosion:
+class DivergenceMonitor:
     """Tells when the debiased average of a trial's losses exceeds `factor` times its least so far; None: never."""
 
     def __init__(self, factor: float | None) -> None:
         self.factor = factor
         self.steps, self.average, self.least = 0, 0.0, math.inf
 
-    def struck(self, losses: Iterable[float]) -> bool:
+    def update(self, losses: Iterable[float]) -> bool:
         """Take in the next losses; True for a loss that is not finite too."""
         for loss in losses:
             self.steps += 1

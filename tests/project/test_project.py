@@ -250,9 +250,8 @@ def test_every_fault_that_was_tried_cost_nothing():
 
 def test_what_make_is_told_reaches_programs_in_words_that_a_shell_can_read():
     told = ("PYTHON=/usr/bin/python3.11", "PYTEST_ADDOPTS=-q")
-    done = subprocess.run(
-        ["make", "--eval", "show: ; @env -0", "show", *told], cwd=ROOT, capture_output=True, text=True
-    )
+    command = ["make", "--no-print-directory", "--eval", "show: ; @env -0", "show", *told]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     variables = dict(line.split("=", 1) for line in done.stdout.split("\0") if line)
     assert {name: variables[name] for name in ("PYTHON", "PYTEST_ADDOPTS")} == dict(word.split("=") for word in told)
     assert [name for name, value in variables.items() if "command-variables" in value] == []

@@ -24,4 +24,5 @@ class LeNet5(nn.Module):
         if images.dtype == torch.uint8:
             images = images.to(torch.float32).div_(255)
         images = images.to(memory_format=torch.channels_last)  # the convolutions keep it, and are faster in it
-        return self.classifier(self.features(images).flatten(start_dim=1))
+        logits: torch.Tensor = self.classifier(self.features(images).flatten(start_dim=1))
+        return logits
