@@ -21,6 +21,11 @@ unexport MAKEFLAGS MAKEOVERRIDES MFLAGS
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/installed
+# An environment has its place written into its programs: one that was moved or copied with its folder is made anew.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+CLEAR := --clear
+endif
 # As in `make image IMAGE_OPTIONS="--build-arg BASE_IMAGE=debian@sha256:…"`.
 IMAGE_OPTIONS ?=
 ACCEPTED = $(shell grep '^| `[A-Z]' docs/security.md | cut -d'|' -f2 | tr -d '`')
@@ -108,12 +113,12 @@ env: $(STAMP)
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 	    { echo "error: this needs Python 3.11: install it, or say where it is: make PYTHON=/path/to/python3.11"; exit 2; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(CLEAR) .venv
 	@awk '/^[^ ]/ { wanted = /^uv==/ } wanted' requirements.lock > .venv/uv.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement .venv/uv.lock
 	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes requirements.lock
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
-	@touch $@
+	@pwd -P > $@
 
 # conda.yaml carries a digest of the lock in its name, so that a new lock makes conda and MLflow build a new environment.
 lock: env

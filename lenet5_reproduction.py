@@ -9,7 +9,16 @@ from importlib.util import find_spec
 
 
 def main() -> None:
-    """Run the command; one line and exit code 2 where Python finds something else under the package's name."""
+    """Run the command; one line and exit code 2 for a copied environment and for another package of the same name."""
+    started = os.path.dirname(os.path.dirname(os.path.abspath(sys.argv[0])))
+    is_environment = os.path.isfile(os.path.join(started, "pyvenv.cfg"))
+    if is_environment and os.path.realpath(started) != os.path.realpath(sys.prefix):
+        print(
+            f"error: {started!a} is a copy of {sys.prefix!a} and would run the code that is installed there: make an "
+            "environment here, as with make env",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     own = os.path.join(os.path.dirname(os.path.realpath(__file__)), "reproduce")
     found = find_spec("reproduce")
     # A folder without an __init__.py has no origin.

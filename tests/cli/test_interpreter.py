@@ -1,6 +1,7 @@
 """What the user has set for Python and its libraries: it changes nothing, or is named in one line before any work."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -48,6 +49,18 @@ def test_another_reproduce_on_pythonpath_is_named(tmp_path, name):
         2,
         f"error: {str(other)!a} is in the way of the package reproduce, which is {str(ROOT / 'reproduce')!a}: "
         "rename it, or take its folder out of PYTHONPATH\n",
+    )
+
+
+def test_an_environment_that_was_copied_runs_nothing_of_the_one_that_it_was_copied_from(tmp_path):
+    copy = tmp_path / "é copy" / ".venv"
+    (copy / "bin").mkdir(parents=True)
+    shutil.copy(COMMAND, copy / "bin" / "reproduce")
+    shutil.copy(Path(sys.prefix, "pyvenv.cfg"), copy)
+    assert left(copy / "bin" / "reproduce", "--version", folder=tmp_path) == (
+        2,
+        f"error: {str(copy)!a} is a copy of {sys.prefix!a} and would run the code that is installed there: "
+        "make an environment here, as with make env\n",
     )
 
 
