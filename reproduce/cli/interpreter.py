@@ -88,6 +88,9 @@ def settle() -> None:
             "Python runs without docstrings, and transformers, which Colossal-AI imports, cannot be imported then: "
             f"{_with_docstrings()}"
         )
+    # Colossal-AI imports PyTorch's compiler, which starts a process for each core: they would be there in every worker,
+    # print a traceback each where Ctrl-C ends them, and compile nothing.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     os.environ["PYTHONSAFEPATH"] = "1"  # what is started with -m would look for modules in the current folder
     if any(action == "error" for action, *_ in warnings.filters):  # libraries warn of much that works
         sys.warnoptions.clear()

@@ -6,6 +6,7 @@ there at once.
 
 import functools
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from reproduce.cli.options import COMMANDS, HOST, OPTION, PAPER, PORT, PROPOSED,
 from reproduce.cli.process import EXIT_FAILED, EXIT_INCONCLUSIVE
 from reproduce.errors import UserError
 from reproduce.escaping import printable, without_credentials
+from reproduce.execution import interruption
 from reproduce.progress import say
 from reproduce.study import planning
 from reproduce.study.schema import Paper, load_paper
@@ -222,7 +224,7 @@ def data_command(dataset: str, data_dir: Path | None) -> None:
 @cli.command("ui")
 @click.option("--host", default="127.0.0.1", show_default=True, type=HOST, help="Address to listen on.")
 @click.option("--port", default="5000", show_default=True, type=PORT, help="Port to listen on.")
-def ui_command(host: str, port: int) -> None:
+def ui_command(host: str, port: int) -> int:
     """Open the MLflow UI on the tracking store."""
     paths.check_port(host, port)
     import mlflow
@@ -237,7 +239,14 @@ def ui_command(host: str, port: int) -> None:
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # as an argument everybody could read it
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
-    os.execv(sys.executable, command)
+    # MLflow and its own child would each say something of Ctrl-C. SIGTERM ends both.
+    with interruption.blocked_interrupts():
+        server = subprocess.Popen(command)
+    try:
+        return server.wait()
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def _log_proposals(store: Any, parent_id: str, paper: Paper, config: planning.StudyConfig, smoothing: float) -> None:

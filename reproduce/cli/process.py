@@ -33,7 +33,7 @@ def run(commands: click.Group) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as it was during the imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    interruption.have_come_again({Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT})
+    interruption.resend_swallowed({Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT})
     if distributed.launched():
         interruption.end_with(os.getppid())  # it would wait for the other ranks without an end
     terminal.have_streams()

@@ -5,8 +5,9 @@ What takes seconds to import is imported where it is needed: a wish that cannot 
 
 import functools
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from click.core import ParameterSource
 from reproduce import paths
 from reproduce.cli.options import AUTO, PROPOSED, RAY_ADDRESS, SCHEDULE_PARAMETERS, WITHOUT_EFFECT
 from reproduce.errors import TrialsFailedError, UserError, shown
-from reproduce.progress import said_if_slow, say
+from reproduce.execution import open_executor
+from reproduce.execution.executor import Executor, ExecutorOptions, TrialOutcome
+from reproduce.progress import say
 from reproduce.study import planning
 from reproduce.study.schema import Paper, load_paper
 from reproduce.study.trial import Trial, format_rate
 from reproduce.training import distributed
 
-RAY_VARIABLE, VISIBLE = "RAY_ADDRESS", "CUDA_VISIBLE_DEVICES"
+RAY_VARIABLE = "RAY_ADDRESS"
 
 
 def run(
@@ -40,18 +43,17 @@ def run(
     planned = plan(config)  # a wish that cannot be met ends here, before anything that takes seconds
     if given.get("learning_rates") != PROPOSED:  # proposed rates are not known yet
         planning.check_rates(config, planned)
-    data_dir = given["data_dir"] or paths.usual_data_dir()
+    options = executor_options(given)
     _check_ranks(given, planned)
     if distributed.follows():
-        with _no_gpu_seen_for(given["device"]):
-            return _follow(given, data_dir)
+        return _follow(options)
     for what in _idle(given):
         say(what)
-    with (_on_ray if given["executor"] == "ray" else _here)(given, data_dir) as (device, prepare):
+    with open_executor(options) as executor:
         if given["optimizer"] == "hybridadam":
             from reproduce.training import optimizers
 
-            optimizers.check_device(given["optimizer"], device)
+            optimizers.check_device(given["optimizer"], executor.device)
         store, paper = open_store(command), load_paper()
         store.check_artifacts()
         if "learning_rates" in given:
@@ -60,62 +62,69 @@ def run(
             planning.check_rates(config, planned)
         for what in planning.idle(config, planned):
             say(what)
-        engine, ground = prepare(store)
-        config = config.model_copy(update={"engine": engine})
-        store.close_abandoned()
-        from reproduce.execution import runner
-        from reproduce.report import trial_artifacts
-
-        how = functools.partial(
-            runner.run,
-            ground=ground,
-            force=given["force"],
-            artifacts=functools.partial(trial_artifacts.leave_behind, smoothing=smoothing_of(given, paper)),
-        )
-        with store.parent(command, texts(given), telling=given["executor"] == "ray") as parent_id:
-            store.log_dataset(parent_id, given["dataset"])
-            try:
-                done = how(plan(config), store, parent_id)
-                if beside is not None:
-                    done += how(beside(store, config), store, parent_id)
-            except BaseException:
-                store.close_abandoned(waiting=False)  # trials whose workers were ended in the middle
-                raise
+        with executor.prepare(store) as engine:
+            config = config.model_copy(update={"engine": engine})
             store.close_abandoned()
-            store.describe_parent(parent_id, [(item.trial, item.run_id, item.how) for item in done])
-            counts = {how: sum(item.how == how for item in done) for how in ("trained", "resumed", "reused", "failed")}
-            say(", ".join(f"{count} {how}" for how, count in counts.items() if count))
-            if then is not None:
-                then(store, parent_id, config)
-            failed = [item.trial.label for item in done if item.how == "failed"]
-            if failed:
-                raise TrialsFailedError(f"{len(failed)} of {len(done)} trials failed: {', '.join(failed)}")
+            with store.parent(command, texts(given), telling=given["executor"] == "ray") as parent_id:
+                store.log_dataset(parent_id, given["dataset"])
+                _train(given, config, plan, beside, store, parent_id, executor, then)
     return 0
 
 
-@contextmanager
-def _here(given: dict[str, Any], data_dir: Path | None) -> Iterator[tuple[str, Callable]]:
-    """The kind of device of this machine, and what prepares it, as `_on_ray` does its nodes."""
-    at_once = jobs(given["jobs"])
-    with ExitStack() as until_the_end:
-        until_the_end.enter_context(_no_gpu_seen_for(given["device"]))
-        device, devices = _device(given["device"])
+def _train(
+    given: dict[str, Any],
+    config: planning.StudyConfig,
+    plan: Callable[[planning.StudyConfig], list[Trial]],
+    beside: Callable[[Any, planning.StudyConfig], list[Trial]] | None,
+    store: Any,
+    parent_id: str,
+    executor: Executor,
+    then: Callable[[Any, str, planning.StudyConfig], None] | None,
+) -> None:
+    """Have the trials finished under that parent run, and do what follows."""
+    from reproduce.execution import runner
+    from reproduce.report import trial_artifacts
 
-        def prepare(store: Any) -> tuple[str, Any]:
-            from reproduce.data import verified_cache
-            from reproduce.execution import local
-            from reproduce.training import engines
+    smoothing = smoothing_of(given, load_paper())
+    draw_artifacts = functools.partial(trial_artifacts.leave_behind, smoothing=smoothing)
 
-            with said_if_slow("having the kernel of engine fused compiled, once for this machine, for up to 120 s"):
-                engine, kernel = engines.resolve(given["engine"], device, home(), say)
-            verified_cache.prepare(given["dataset"], home(), data_dir, say)
-            if distributed.size():
-                until_the_end.enter_context(
-                    distributed.leading(_numerics_environment(given["dataset"], device, engine, kernel))
-                )
-            return engine, local.Pool(at_once, device, devices, kernel)
+    def train(trials: list[Trial]) -> list[TrialOutcome]:
+        return runner.run(
+            trials, store, parent_id, executor=executor, force=given["force"], draw_artifacts=draw_artifacts
+        )
 
-        yield device, prepare
+    try:
+        done = train(plan(config))
+        if beside is not None:
+            done += train(beside(store, config))
+    except BaseException:
+        # There may be trials whose workers were ended in the middle.
+        store.close_abandoned(waiting=False)
+        raise
+    store.close_abandoned()
+    store.describe_parent(parent_id, [(item.trial, item.run_id, item.state) for item in done])
+    counts = Counter(item.state for item in done)
+    say(", ".join(f"{counts[state]} {state}" for state in ("trained", "resumed", "reused", "failed") if counts[state]))
+    if then is not None:
+        then(store, parent_id, config)
+    failed = [item.trial.label for item in done if item.state == "failed"]
+    if failed:
+        raise TrialsFailedError(f"{len(failed)} of {len(done)} trials failed: {', '.join(failed)}")
+
+
+def executor_options(given: dict[str, Any]) -> ExecutorOptions:
+    """Return where and on what to train, by the options and the environment. UserError where these are wrong."""
+    return ExecutorOptions(
+        name=given["executor"],
+        device=given["device"],
+        engine=given["engine"],
+        dataset=given["dataset"],
+        home=home(),
+        data_dir=given["data_dir"] or paths.usual_data_dir(),
+        jobs=given["jobs"],
+        ray_address=ray_address(given["ray_address"]) if given["executor"] == "ray" else None,
+        gpus_per_trial=given["gpus_per_trial"],
+    )
 
 
 def _check_ranks(given: dict[str, Any], planned: list[Trial]) -> None:
@@ -128,19 +137,18 @@ def _check_ranks(given: dict[str, Any], planned: list[Trial]) -> None:
         )
 
 
-def _follow(given: dict[str, Any], data_dir: Path | None) -> int:
+def _follow(options: ExecutorOptions) -> int:
     """What a rank other than 0 does: it gets ready, and trains what rank 0 says."""
-    from reproduce.data import verified_cache
-    from reproduce.training import engines
+    from reproduce.execution import local
 
     def unsaid(line: str) -> None:
         """Rank 0 says it."""
 
     try:
-        (device, _), place = _device(given["device"]), paths.own(home(), paths.HOME)
-        engine, kernel = engines.resolve(given["engine"], device, place, unsaid)
-        verified_cache.prepare(given["dataset"], place, data_dir, unsaid)
-        distributed.follow(place, kernel, lambda: _numerics_environment(given["dataset"], device, engine, kernel))
+        device, _ = local.choose_devices(options.device)
+        place = paths.own(options.home, paths.HOME)
+        engine, kernel = local.prepare_machine(replace(options, device=device), unsaid)
+        distributed.follow(place, kernel, lambda: local.numerics_environment(options.dataset, device, engine, kernel))
     except UserError as error:
         raise UserError(distributed.own(str(error))) from error
     except RuntimeError as error:
@@ -148,38 +156,6 @@ def _follow(given: dict[str, Any], data_dir: Path | None) -> int:
             raise
         return 1  # as rank 0, which says why
     return 0
-
-
-def _numerics_environment(dataset: str, device: str, engine: str, kernel: Path | None) -> dict[str, str]:
-    from reproduce.data import datasets
-    from reproduce.training import engines, provenance
-
-    return provenance.numerics_environment(
-        datasets.data_sha256(dataset), device, engines.digest(engine, kernel), split=True
-    )
-
-
-@contextmanager
-def _on_ray(given: dict[str, Any], data_dir: Path | None) -> Iterator[tuple[str, Callable]]:
-    """The kind of device of a Ray cluster's nodes, and what prepares them; the cluster is let go of at the end."""
-    address = ray_address(given["ray_address"])
-    from reproduce.execution.ray import session
-
-    with session.connect(address) as (ray, head), ExitStack() as until_the_end:
-        from reproduce.execution.ray import cluster, node
-        from reproduce.execution.ray.nodes import Nodes
-
-        nodes = Nodes(ray, head)
-        device = nodes.device(given["device"])
-        if device == "cpu" and given["gpus_per_trial"] != 1:
-            say(f"--gpus-per-trial {given['gpus_per_trial']:g} has no effect, as trials run on CPUs")
-
-        def prepare(store: Any) -> tuple[str, Any]:
-            wanted = node.Wanted(home(), given["dataset"], given["data_dir"], given["engine"], device)
-            command, ready = until_the_end.enter_context(nodes.ready(store, wanted))
-            return ready.engine, cluster.Cluster(nodes, store, command, ready, given["jobs"], given["gpus_per_trial"])
-
-        yield device, prepare
 
 
 def _idle(given: dict[str, Any]) -> list[str]:
@@ -219,23 +195,6 @@ def open_store(command: str) -> Any:
     from reproduce.tracking.writer import Store
 
     return Store(place, command=command)
-
-
-def jobs(wanted: int | None) -> int:
-    """How many trials to train at once."""
-    from reproduce.training import provenance
-
-    cores = provenance.cores()
-    if distributed.size():
-        if wanted is not None:
-            say(
-                f"--jobs {wanted} has no effect: {distributed.size()} ranks train the trials together, "
-                "one after another"
-            )
-        return 1
-    if wanted is not None and wanted > cores:
-        say(f"--jobs {wanted}: there are {cores} cores, so that trials take turns and none ends sooner for it")
-    return wanted or cores
 
 
 def wished(given: dict[str, Any]) -> planning.StudyConfig:
@@ -340,31 +299,3 @@ def recorded(given: dict[str, Any], store: Any, paper: Paper, config: planning.S
         if not trained and count(planning.grid(paper, config)):
             return planning.of_grid(paper, config)
     return config
-
-
-@contextmanager
-def _no_gpu_seen_for(wanted: str) -> Iterator[None]:
-    """Where the CPU is wanted, hide the GPUs from this process and its workers: Colossal-AI takes one that it sees."""
-    before = os.environ.get(VISIBLE)
-    if wanted == "cpu":
-        os.environ[VISIBLE] = ""
-    try:
-        yield
-    finally:
-        if before is not None:
-            os.environ[VISIBLE] = before
-        elif wanted == "cpu":
-            del os.environ[VISIBLE]
-
-
-def _device(wanted: str) -> tuple[str, int]:
-    """The kind of device to compute on and how many of them there are."""
-    if wanted == "cpu":
-        return "cpu", 1
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda", torch.cuda.device_count()
-    if wanted == "cuda":
-        raise UserError("--device cuda: no CUDA device is to be seen here; leave --device out to compute on the CPU")
-    return "cpu", 1

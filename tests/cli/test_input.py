@@ -21,6 +21,7 @@ from reproduce import paths
 from reproduce.cli import main, options, process, run_command, terminal
 from reproduce.cli.options import COMMANDS
 from reproduce.errors import UserError
+from reproduce.execution import local
 from reproduce.study import planning
 from reproduce.tracking import remedies
 
@@ -205,9 +206,9 @@ def test_what_comes_after_the_end_is_told_once_and_only_if_it_was_asked_for(pape
 
 def test_more_jobs_than_cores_are_taken_and_told(monkeypatch, capsys):
     monkeypatch.setattr("reproduce.training.provenance.cores", lambda: 2)
-    assert [run_command.jobs(wanted) for wanted in (None, 2)] == [2, 2]
+    assert [local.jobs_at_once(wanted) for wanted in (None, 2)] == [2, 2]
     assert capsys.readouterr().err == ""
-    assert run_command.jobs(3) == 3
+    assert local.jobs_at_once(3) == 3
     assert capsys.readouterr().err == (
         "--jobs 3: there are 2 cores, so that trials take turns and none ends sooner for it\n"
     )

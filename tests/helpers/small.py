@@ -23,16 +23,34 @@ def kernel() -> Path:
     return library.ready(CACHE)
 
 
+def executor_options(home, **changes):
+    """Options to train on the CPU of this machine."""
+    from reproduce.execution.executor import ExecutorOptions
+
+    options = {"name": "local", "device": "cpu", "engine": "fused", "dataset": "mnist", "home": home, "data_dir": None,
+               "jobs": 2, "ray_address": None, "gpus_per_trial": 1.0}  # fmt: skip
+    return ExecutorOptions(**(options | changes))
+
+
+def task_for(store, trial):
+    """A task of a command whose run is called `parent`."""
+    from reproduce.execution.executor import Placement, TrialTask
+
+    where = (store.home, store.uri, store.experiment_id)
+    return TrialTask(trial, "a" * 64, *where, "parent", Placement(1, 0, None), None, reuse=True)
+
+
 def run(store, trials, **changes):
     """Run trials under a parent: its run id, and what became of each."""
     from reproduce.execution import local, runner
     from reproduce.report import trial_artifacts
 
-    ground = changes.pop("ground", None) or local.Pool(changes.pop("jobs", 2), "cpu", 1, kernel())
+    executor = local.Pool(executor_options(store.home, jobs=changes.pop("jobs", 2)))
+    executor.kernel = kernel()
     with store.parent("sweep", {"scheduler": "test"}) as parent_id:
-        settings = {"force": False, "artifacts": functools.partial(trial_artifacts.leave_behind, smoothing=0.9)}
-        done = runner.run(trials, store, parent_id, ground=ground, **(settings | changes))
-        store.describe_parent(parent_id, [(item.trial, item.run_id, item.how) for item in done])
+        settings = {"force": False, "draw_artifacts": functools.partial(trial_artifacts.leave_behind, smoothing=0.9)}
+        done = runner.run(trials, store, parent_id, executor=executor, **(settings | changes))
+        store.describe_parent(parent_id, [(item.trial, item.run_id, item.state) for item in done])
     return parent_id, done
 
 

@@ -12,6 +12,7 @@ import sys
 import sysconfig
 import uuid
 from importlib.metadata import distributions
+from types import SimpleNamespace
 
 import mlflow
 import psutil
@@ -213,7 +214,12 @@ def test_an_address_of_the_ui_with_a_password_is_refused(monkeypatch, capsys):
 
 def test_the_ui_is_given_the_stores_address_where_others_cannot_read_it(monkeypatch, capsys):
     started = {}
-    monkeypatch.setattr(os, "execv", lambda program, command: started.update(command=command))
+
+    def start(command):
+        started["command"] = command
+        return SimpleNamespace(wait=lambda: 0, terminate=lambda: None)
+
+    monkeypatch.setattr(main.subprocess, "Popen", start)
     monkeypatch.setattr(os, "environ", os.environ.copy() | {"MLFLOW_TRACKING_URI": "postgresql://someone:hidden@db/x"})
     typed(monkeypatch, capsys, "ui")
     assert "--host 127.0.0.1" in " ".join(started["command"])

@@ -171,8 +171,8 @@ def test_a_trial_whose_worker_is_killed_twice_is_given_up_and_the_others_end(nod
     said, _ = running.communicate(timeout=PATIENCE_SECONDS)
     assert running.returncode == 1, said
     assert len(set(killed)) == 2
-    assert said.count(f"{LABELS[1]}: its worker died, perhaps for want of memory; it is run again\n") == 1, said
-    assert said.count(f"{LABELS[1]}: failed, its worker died twice\n") == 1, said
+    assert said.count(f"{LABELS[1]}: its worker died, perhaps because memory ran out; it is run again\n") == 1, said
+    assert said.count(f"{LABELS[1]}: failed, its worker died, perhaps because memory ran out (2 times)\n") == 1, said
     assert f"error: 1 of 3 trials failed: {LABELS[1]}: " in said.splitlines()[-1]
     runs = trial_runs(ours)
     assert [runs[label].info.status for label in LABELS] == ["FINISHED", "KILLED", "FINISHED"]

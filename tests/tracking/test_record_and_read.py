@@ -40,7 +40,7 @@ def test_a_sweep_records_a_parent_and_a_child_a_trial(finished):
     assert parent.data.metrics == {}
     for item in done:
         child = store.client.get_run(item.run_id)
-        assert (item.how, child.info.status, child.data.tags["outcome"]) == ("trained", "FINISHED", "finished")
+        assert (item.state, child.info.status, child.data.tags["outcome"]) == ("trained", "FINISHED", "finished")
         assert child.data.tags["mlflow.parentRunId"] == parent_id
         assert child.data.tags["specification"] == item.trial.config_hash
         for key in ("commit", "uncommitted_changes", "code_sha256"):
@@ -102,14 +102,14 @@ def test_the_logged_network_computes_what_was_measured(finished, whole_mnist):
 def test_what_is_finished_is_reused_unless_forced(finished, trials):
     store, _, done = finished
     parent_id, again = run(store, trials)
-    assert [(item.run_id, item.how) for item in again] == [(item.run_id, "reused") for item in done]
+    assert [(item.run_id, item.state) for item in again] == [(item.run_id, "reused") for item in done]
     assert store.client.get_run(parent_id).data.tags["trials_reused"] == "3"
     reused = store.client.get_run(done[1].run_id).data.tags
     assert (reused["times_reused"], reused["last_reused_by"]) == ("1", parent_id)
     note = store.client.get_run(parent_id).data.tags["mlflow.note.content"]
     assert all(item.run_id in note for item in done)
     _, forced = run(store, trials[1:2], force=True)
-    assert forced[0].how == "trained"
+    assert forced[0].state == "trained"
     assert forced[0].run_id != done[1].run_id
     losses = [store.client.get_run(i).data.metrics["train_loss"] for i in (forced[0].run_id, done[1].run_id)]
     assert losses[0] == losses[1]
@@ -119,7 +119,7 @@ def test_another_version_of_the_code_is_another_trial(finished, trials, monkeypa
     store, _, _ = finished
     monkeypatch.setattr("reproduce.training.provenance.code_sha256", lambda: "another")
     _, again = run(store, trials[1:2], jobs=1)
-    assert again[0].how == "trained"
+    assert again[0].state == "trained"
 
 
 def test_a_diverged_trial_is_a_result(store, paper):
@@ -139,12 +139,12 @@ def test_a_failing_trial_is_named_and_stops_no_other(store, trials, monkeypatch)
     whole = loop.train
     monkeypatch.setattr(loop, "train", train)
     _, done = run(store, trials[1:], jobs=1)
-    assert [item.how for item in done] == ["failed", "trained"]
+    assert [item.state for item in done] == ["failed", "trained"]
     assert done[0].note == "RuntimeError: no room left"
     assert store.client.get_run(done[0].run_id).info.status == "FAILED"
     monkeypatch.setattr(loop, "train", whole)
     _, again = run(store, trials[1:2], jobs=1)
-    assert (again[0].how, again[0].run_id) == ("resumed", done[0].run_id)
+    assert (again[0].state, again[0].run_id) == ("resumed", done[0].run_id)
 
 
 KILLED_TRIAL = ("--scheduler", "step", "--learning-rates", "6e-3", "--epochs", "8", "--train-size", "6400")
@@ -218,8 +218,8 @@ def test_a_trial_that_another_process_holds_is_waited_for_and_then_reused(finish
     threading.Thread(target=hold).start()
     holding.wait()
     _, (again,) = run(store, trials[1:2], jobs=1)
-    assert "1 of these trials another command is training (run b0b); waiting for it" in capfd.readouterr().err
-    assert (again.how, again.run_id) == ("reused", done[1].run_id)
+    assert "another command is training 1 of these trials (run b0b); waiting for it" in capfd.readouterr().err
+    assert (again.state, again.run_id) == ("reused", done[1].run_id)
 
 
 def test_processes_that_start_at_once_on_a_new_store_do_not_collide(tmp_path):
@@ -342,7 +342,7 @@ def test_what_a_kill_left_of_a_finished_trial_is_cleared_and_force_trains_again(
     directory = store.home / "trials" / store.client.get_run(done[1].run_id).data.tags["fingerprint"]
     list(loop.train(trials[1], whole_mnist, directory, kernel=kernel()))
     assert checkpoints.saved_epochs(directory) == [1, 2]
-    assert run(store, trials[1:2])[1][0].how == "reused"
+    assert run(store, trials[1:2])[1][0].state == "reused"
     assert checkpoints.saved_epochs(directory) == []
     list(loop.train(trials[1], whole_mnist, directory, kernel=kernel()))
     started = time.time() * 1000
@@ -440,7 +440,7 @@ def test_a_range_test_whose_curve_is_gone_is_trained_again_and_said(finished, tr
         "command that trained range_test adam seed 0 train it again\n"
     )
     _, again = run(store, trials)
-    assert [item.how for item in again] == ["trained", "reused", "reused"]
+    assert [item.state for item in again] == ["trained", "reused", "reused"]
     np.testing.assert_array_equal(store.curve(again[0].run_id)[1].size, 10)
 
 
