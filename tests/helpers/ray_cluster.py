@@ -35,7 +35,8 @@ class RayCluster:
         command = [*apart, Path(sys.executable).with_name("ray"), "start", *words, f"--node-name={name}",
                    "--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats", "--block"]  # fmt: skip
         variables = os.environ | self.access | {
-            "RAY_raylet_start_wait_time_s": str(PATIENCE_SECONDS), "PYTHONPATH": str(ROOT),
+            "RAY_raylet_start_wait_time_s": str(PATIENCE_SECONDS),
+            "RAY_agent_register_timeout_ms": str(PATIENCE_SECONDS * 1000), "PYTHONPATH": str(ROOT),
         } | self.environment | environment  # fmt: skip
         log = self.folder / f"{name}.log"
         with log.open("w") as file:
