@@ -69,49 +69,40 @@ def run(
             store.close_abandoned()
             with store.parent(command, texts(given), telling=given["executor"] == "ray") as parent_id:
                 store.log_dataset(parent_id, given["dataset"])
-                _train(given, config, plan, beside, store, parent_id, executor, then)
+                train = functools.partial(_train, given, store, parent_id, executor)
+                try:
+                    done = train(plan(config))
+                    if beside is not None:
+                        done += train(beside(store, config))
+                except BaseException:
+                    # There may be trials whose workers were ended in the middle.
+                    store.close_abandoned(waiting=False)
+                    raise
+                store.close_abandoned()
+                _record_outcomes(store, parent_id, done)
+                if then is not None:
+                    then(store, parent_id, config)
+                failed = [item.trial.label for item in done if item.state == "failed"]
+                if failed:
+                    raise TrialsFailedError(f"{len(failed)} of {len(done)} trials failed: {', '.join(failed)}")
     return 0
 
 
 def _train(
-    given: dict[str, Any],
-    config: StudyConfig,
-    plan: Callable[[StudyConfig], list[Trial]],
-    beside: Callable[[Any, StudyConfig], list[Trial]] | None,
-    store: Any,
-    parent_id: str,
-    executor: Executor,
-    then: Callable[[Any, str, StudyConfig], None] | None,
-) -> None:
-    """Have the trials finished under that parent run, and do what follows."""
+    given: dict[str, Any], store: Any, parent_id: str, executor: Executor, trials: list[Trial]
+) -> list[TrialOutcome]:
     from reproduce.execution import runner
     from reproduce.report import trial_artifacts
 
-    smoothing = smoothing_of(given, load_paper())
-    draw_artifacts = functools.partial(trial_artifacts.leave_behind, smoothing=smoothing)
+    draw_artifacts = functools.partial(trial_artifacts.leave_behind, smoothing=smoothing_of(given, load_paper()))
+    return runner.run(trials, store, parent_id, executor=executor, force=given["force"], draw_artifacts=draw_artifacts)
 
-    def train(trials: list[Trial]) -> list[TrialOutcome]:
-        return runner.run(
-            trials, store, parent_id, executor=executor, force=given["force"], draw_artifacts=draw_artifacts
-        )
 
-    try:
-        done = train(plan(config))
-        if beside is not None:
-            done += train(beside(store, config))
-    except BaseException:
-        # There may be trials whose workers were ended in the middle.
-        store.close_abandoned(waiting=False)
-        raise
-    store.close_abandoned()
+def _record_outcomes(store: Any, parent_id: str, done: list[TrialOutcome]) -> None:
+    """Record and say what became of the trials of a command."""
     store.describe_parent(parent_id, [(item.trial, item.run_id, item.state) for item in done])
     counts = Counter(item.state for item in done)
     say(", ".join(f"{counts[state]} {state}" for state in ("trained", "resumed", "reused", "failed") if counts[state]))
-    if then is not None:
-        then(store, parent_id, config)
-    failed = [item.trial.label for item in done if item.state == "failed"]
-    if failed:
-        raise TrialsFailedError(f"{len(failed)} of {len(done)} trials failed: {', '.join(failed)}")
 
 
 def executor_options(given: dict[str, Any]) -> ExecutorOptions:

@@ -207,6 +207,15 @@ def test_settings_of_matplotlib_that_it_cannot_read_are_named(tmp_path):
     )
 
 
+def test_pytorchs_compiler_starts_no_processes_once_a_command_has_begun(tmp_path):
+    program = (
+        "import os; os.environ.pop('TORCHINDUCTOR_COMPILE_THREADS', None); "
+        "from reproduce.cli import interpreter; interpreter.settle(); import torch._inductor.async_compile, psutil; "
+        "print(len(psutil.Process().children()))"
+    )
+    assert left(sys.executable, "-c", program, folder=tmp_path, PYTHONPATH=str(ROOT)) == (0, "0\n")
+
+
 # All of it at once.
 
 

@@ -83,17 +83,17 @@ def _wait_for(probe: object, name: str) -> node.NodeEnvironment | None:
         if isinstance(error.cause, UserError):
             raise UserError(f"{called}: {error.cause}") from error
         # The node cannot import something, say.
-        why = f"cannot run this package ({one_line(error.cause)}): install the same version of it there"
-        raise UserError(f"{called} {why}") from error
+        unable, remedy = one_line(error.cause), "install the same version of it there"
     except (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError) as error:
         say(f"{called} is gone ({type(error).__name__})")
         return None
     except ray.exceptions.GetTimeoutError as error:
         raise UserError(f"{called} had no data and kernel ready in an hour: take it out") from error
     except ray.exceptions.RayError as error:
-        why = f"cannot run this package ({one_line(error)}): look into Ray's logs there, or take it out of the cluster"
-        raise UserError(f"{called} {why}") from error
-    return environment
+        unable, remedy = one_line(error), "look into Ray's logs there, or take it out of the cluster"
+    else:
+        return environment
+    raise UserError(f"{called} cannot run this package ({unable}): {remedy}")
 
 
 def check_equal(deciding: dict[str, dict[str, str]]) -> None:

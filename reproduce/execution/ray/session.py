@@ -2,10 +2,12 @@
 
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
 import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -149,12 +151,7 @@ def _silenced_stderr() -> Iterator[None]:
 def _explain_refusal(address: str, error: Exception) -> str:
     if address == LOCAL:
         return f"Ray cannot be started on this machine: {one_line(error)}: use --executor local"
-    causes: list[str] = []
-    cause: BaseException | None = error
-    while cause is not None:
-        causes.append(str(cause))
-        cause = cause.__cause__ or cause.__context__
-    said = "\n".join(causes)
+    said = "".join(traceback.format_exception(error))
     if "InvalidAuthToken" in said:
         return (
             f"--ray-address {address}: the cluster asks for another token than this machine has: have RAY_AUTH_TOKEN "
@@ -165,5 +162,6 @@ def _explain_refusal(address: str, error: Exception) -> str:
             f"--ray-address {address}: this machine is none of the cluster's nodes, through which alone Ray lets a "
             f"command in: first type ray start --address={address}, and --num-cpus=0 --num-gpus=0 to train nothing here"
         )
-    why = next((text for text in causes if "ersion mismatch" in text), "what answers there is no head of a Ray cluster")
-    return f"--ray-address {address}: {printable(why)[:300]}; expected HOST:PORT of one with this version of Ray"
+    mismatch = re.search("[Vv]ersion mismatch.*", said, re.DOTALL)
+    why = printable(mismatch[0])[:300] if mismatch else "what answers there is no head of a Ray cluster"
+    return f"--ray-address {address}: {why}; expected HOST:PORT of one with this version of Ray"
