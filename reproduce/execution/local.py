@@ -1,6 +1,7 @@
 """Train trials on this machine, as many at once as there are jobs, each in a process of its own with one thread."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -58,36 +59,29 @@ class Pool:
         The death of one worker ends all of them, and does not say whose it was. The trials that were under way are
         then trained one by one: one whose worker dies again is given up, and the others are resumed.
         """
-        remaining = {task.trial: task for task in tasks}
-        deaths_at_start = 0
-
-        def run_together(some: list[TrialTask], apart: bool = False) -> Iterator[TrialOutcome]:
-            for outcome in self._run_processes(some, apart):
-                del remaining[outcome.trial]
-                yield outcome
-
-        while remaining:
+        batches, died_early = deque([(tasks, False)]), False
+        while batches:
+            batch, is_apart = batches.popleft()
+            remaining = {task.trial: task for task in batch}
             try:
-                yield from run_together(list(remaining.values()))
+                for outcome in self._run_processes(batch, is_apart):
+                    del remaining[outcome.trial]
+                    yield outcome
             except TerminatedWorkerError:
-                suspects = [task for task in remaining.values() if is_under_way(task)]
-                names = ", ".join(task.trial.label for task in suspects)
-                say(f"a worker died, perhaps because memory ran out; under way: {names or 'nothing yet'}")
-                if not suspects:
-                    deaths_at_start += 1
-                    if deaths_at_start > 1:
-                        suspects = list(remaining.values())
-            else:
-                return
-            for task in suspects:
-                under_way_file(task).unlink(missing_ok=True)
-            for task in suspects:
-                try:
-                    yield from run_together([task], apart=True)
-                except TerminatedWorkerError:
+                under_way = [task for task in remaining.values() if is_under_way(task)]
+                for task in under_way:
                     under_way_file(task).unlink(missing_ok=True)
-                    del remaining[task.trial]
-                    yield TrialOutcome(task.trial, "", "failed", "its worker died twice")
+                if is_apart:
+                    yield TrialOutcome(batch[0].trial, "", "failed", "its worker died twice")
+                    continue
+                names = ", ".join(task.trial.label for task in under_way)
+                say(f"a worker died, perhaps because memory ran out; under way: {names or 'nothing yet'}")
+                # Where a second one dies before it trains anything, any trial may be the cause.
+                suspects = under_way or (list(remaining.values()) if died_early else [])
+                died_early = died_early or not under_way
+                batches.extend(([task], True) for task in suspects)
+                if others := [task for task in remaining.values() if task not in suspects]:
+                    batches.append((others, False))
 
     def _run_processes(self, tasks: list[TrialTask], apart: bool) -> Iterator[TrialOutcome]:
         """Train the trials in new processes; `apart` keeps even a single one out of this process."""

@@ -38,7 +38,8 @@ def run_trial(task: TrialTask) -> Iterator[int | TrialOutcome]:
     """
     try:
         yield from _run_trial(task)
-    except OSError as error:  # no room for a lock, say
+    # There is no room for a lock, say.
+    except OSError as error:
         yield TrialOutcome(task.trial, "", "failed", one_line(error))
 
 

@@ -55,7 +55,6 @@ class Cluster:
         self._epochs: dict[Trial, int] = {}
         self._refused: set[str] = set()
         self._losses: Counter[tuple[Trial, Loss]] = Counter()
-        self._head_checked_at = self._head_seen_at = time.monotonic()
 
     @contextmanager
     def prepare(self, store: Store) -> Iterator[str]:
@@ -88,6 +87,7 @@ class Cluster:
         """Train the trials, and yield what became of each as it ends. One that was lost goes first."""
         waiting = deque(tasks)
         running: dict[Iterator[object], TrialTask] = {}
+        self._head_checked_at = self._head_seen_at = time.monotonic()
         try:
             while waiting or running:
                 while waiting and len(running) < (self._options.jobs or SUBMITTED):
