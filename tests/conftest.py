@@ -13,6 +13,8 @@ from helpers import CACHE, ROOT
 from helpers.small import own_workshop, run, small_config
 
 torch.set_num_threads(1)  # as every trial does; two threads are slower where tests share the cores
+# As every command sets it: without it, PyTorch's compiler starts processes in each worker.
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 for variable in ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
     os.environ.pop(variable, None)
 
