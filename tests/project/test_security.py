@@ -23,7 +23,8 @@ from helpers import ROOT, needs
 from helpers.commands import typed
 from reproduce import escaping
 from reproduce.cli import main
-from reproduce.report import build, tables
+from reproduce.report import build
+from reproduce.results.table import Table
 from reproduce.training import provenance
 
 # Secrets.
@@ -234,5 +235,5 @@ def test_a_report_that_was_sent_does_not_steer_the_terminal(monkeypatch, capsys,
 
 
 def test_markdown_has_no_markup_from_the_store():
-    row = tables.markdown(["a"], [["<script>x</script> ![](http://example.org/) | `b` &amp;\n# c"]]).splitlines()[2]
+    row = Table(["a"], [["<script>x</script> ![](http://example.org/) | `b` &amp;\n# c"]]).markdown().splitlines()[2]
     assert row == "| &lt;script>x&lt;/script> !\\[](http://example.org/) \\| &#96;b&#96; &amp;amp; # c |"

@@ -11,6 +11,7 @@ import yaml
 
 from helpers import ROOT
 from reproduce.report import crate
+from reproduce.study.schema import load_paper
 
 VALIDATOR = ROOT / "tests" / "validator"
 STARTED = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -35,14 +36,15 @@ DIVERGED = replace(
 )
 COMMIT = "6f7dd0fc0aac8a03e6f443a775af62cc4bf087cd"
 DATASET = {"train-images-idx3-ubyte": "a" * 64, "t10k-labels-idx1-ubyte": "b" * 64}
-GIVEN = {
-    "command": "reproduce main --seeds 0,1,2",
-    "commit": COMMIT,
-    "uncommitted_changes": "no",
-    "versions": {"python": "3.11.7", "torch": "2.5.1+cpu", "colossalai": "0.5.0"},
-    "dataset": DATASET,
-    "dataset_name": "mnist",
-}
+GIVEN = crate.Provenance(
+    command="reproduce main --seeds 0,1,2",
+    commit=COMMIT,
+    uncommitted_changes="no",
+    versions={"python": "3.11.7", "torch": "2.5.1+cpu", "colossalai": "0.5.0"},
+    dataset=DATASET,
+    dataset_name="mnist",
+)
+PUBLICATION = load_paper().publication
 NO_AGENT = "The Action SHOULD have an agent that is a Person or Organization"
 NO_PUBLISHER = ["RECOMMENDED", "./", "The `publisher` property of a `Root Data Entity` SHOULD be an `Organization`"]
 
@@ -61,7 +63,7 @@ def archived_report(tmp_path):
 @pytest.fixture
 def described(archived_report):
     """That report, described."""
-    crate.write(archived_report, [FINISHED, DIVERGED], **GIVEN)
+    crate.write(archived_report, [FINISHED, DIVERGED], GIVEN, PUBLICATION)
     return archived_report
 
 
@@ -93,7 +95,7 @@ def findings(folder, profile, severity):
 @pytest.mark.parametrize("profile", ["ro-crate-1.1", "process-run-crate"])
 @pytest.mark.parametrize("actions", [[FINISHED, DIVERGED], []], ids=["two runs", "no run"])
 def test_the_validator_finds_nothing_that_is_required_missing(archived_report, profile, actions):
-    crate.write(archived_report, actions, **GIVEN)
+    crate.write(archived_report, actions, GIVEN, PUBLICATION)
     assert findings(archived_report, profile, "REQUIRED") == []
 
 
@@ -117,7 +119,7 @@ def test_of_what_is_recommended_only_who_ran_it_is_left_out_once_the_code_has_an
     citation = yaml.safe_load(crate.CITATION.read_text()) | {"repository-code": "https://example.org/code"}
     (tmp_path / "CITATION.cff").write_text(yaml.safe_dump(citation))
     monkeypatch.setattr(crate, "CITATION", tmp_path / "CITATION.cff")
-    crate.write(archived_report, [FINISHED, DIVERGED], **GIVEN)
+    crate.write(archived_report, [FINISHED, DIVERGED], GIVEN, PUBLICATION)
     actions = ["./#report", f"./#run/{FINISHED.run_id}", f"./#run/{DIVERGED.run_id}"]
     expected = [NO_PUBLISHER, *(["RECOMMENDED", action, NO_AGENT] for action in actions)]
     assert findings(archived_report, "process-run-crate", "RECOMMENDED") == expected
@@ -233,7 +235,7 @@ def test_the_package_is_named_with_its_commit_and_what_it_ran_on(described):
 
 def test_a_package_that_may_not_be_the_commits_says_so(archived_report):
     def package(**provenance):
-        crate.write(archived_report, [FINISHED], **(GIVEN | provenance))
+        crate.write(archived_report, [FINISHED], replace(GIVEN, **provenance), PUBLICATION)
         return graph(archived_report)["#package"]
 
     changed = package(uncommitted_changes="yes")
@@ -258,7 +260,7 @@ def test_the_whole_names_the_paper_and_is_dated_by_the_last_run(described):
 
 
 def test_a_report_on_no_runs_bears_the_date_of_nothing(archived_report):
-    crate.write(archived_report, [], **GIVEN)
+    crate.write(archived_report, [], GIVEN, PUBLICATION)
     assert graph(archived_report)["./"]["datePublished"] == "1970-01-01T00:00:00.000+00:00"
     assert crate.stale(archived_report) == []
 
@@ -277,8 +279,8 @@ def test_the_same_inputs_give_the_same_bytes_wherever_and_whenever(described, tm
         parameters=dict(reversed(FINISHED.parameters.items())),
         metrics=dict(reversed(FINISHED.metrics.items())),
     )
-    given = {name: dict(reversed(value.items())) if isinstance(value, dict) else value for name, value in GIVEN.items()}
-    crate.write(elsewhere, [DIVERGED, turned], **given)
+    versions, dataset = (dict(reversed(value.items())) for value in (GIVEN.versions, GIVEN.dataset))
+    crate.write(elsewhere, [DIVERGED, turned], replace(GIVEN, versions=versions, dataset=dataset), PUBLICATION)
     assert (elsewhere / crate.METADATA).read_bytes() == first
 
 
@@ -309,7 +311,7 @@ def test_without_a_crate_that_can_be_read_everything_is_stale(tmp_path, text):
 
 def test_a_missing_folder_is_an_error_and_is_not_made(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder to describe"):
-        crate.write(tmp_path / "output", [FINISHED], **GIVEN)
+        crate.write(tmp_path / "output", [FINISHED], GIVEN, PUBLICATION)
     assert not (tmp_path / "output").exists()
 
 
@@ -318,7 +320,7 @@ def test_what_runs_have_in_common_is_there_once_for_three_hundred(tmp_path):
         replace(FINISHED, run_id=f"{number:032x}", parameters=FINISHED.parameters | {"seed": str(number)})
         for number in range(300)
     ]
-    crate.write(tmp_path, actions, **GIVEN)
+    crate.write(tmp_path, actions, GIVEN, PUBLICATION)
     kinds = [entity["@type"] for entity in graph(tmp_path).values()]
     assert kinds.count("CreateAction") == 301
     assert kinds.count("PropertyValue") == 300 * 3 + 300 + 3  # results, seeds, and what all have in common
