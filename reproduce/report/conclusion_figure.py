@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from reproduce.analysis import intervals
 from reproduce.analysis.lr_range_test import Curve, Suggestion, smooth
-from reproduce.report.figures import BAND_ALPHA, COLOURS, GREY, MARKERS, Axes, Figure, over_seeds, styled
+from reproduce.report.figures import BAND_ALPHA, COLOURS, GREY, MARKERS, over_seeds, styled
 from reproduce.report.tables import NAMES
 from reproduce.results.comparisons import Regrets
 from reproduce.study.trial import format_rate
@@ -82,7 +84,7 @@ def _grid(axes: Axes, regrets: Regrets) -> None:
     for dash, epochs in zip(DASHES[-len(regrets.epochs_compared) :], regrets.epochs_compared, strict=True):
         lines = [[_after(accuracies[rate], epochs) for rate in rates] for accuracies in regrets.grid.values()]
         label = f"grid after {epochs} epoch{'s' * (epochs > 1)}"
-        over_seeds(axes, rates, lines, label, {"color": GREY, "linestyle": dash})
+        over_seeds(axes, rates, lines, label, GREY, linestyle=dash)
     for index, (name, by_seed) in enumerate(regrets.proposed.items()):
         if by_seed:
             points = [(at.learning_rate, _after(at.accuracies, last)) for at in by_seed.values()]
@@ -107,6 +109,6 @@ def _range_test(axes: Axes, curves: Mapping[int, Curve], smoothing: float) -> No
     if len(curves) > 1:
         label += f": mean, each and band of {len(curves)} seeds"
     smoothed = [smooth(curve.losses, smoothing) for curve in curves.values()]
-    over_seeds(axes, longest.learning_rates, smoothed, label, {"color": GREY})
+    over_seeds(axes, longest.learning_rates, smoothed, label, GREY)
     axes.set(xscale="log", xlabel="learning rate (initial; max_lr for OneCycleLR)", ylim=(0, 3))
     axes.set_ylabel("training loss\n(cross entropy)")

@@ -20,7 +20,7 @@ from rocrate.model.entity import Entity
 from rocrate.rocrate import ROCrate
 
 from reproduce.study.schema import PAPER_FILE, Publication
-from reproduce.training.provenance import ROOT
+from reproduce.training.checkout import ROOT
 
 METADATA = "ro-crate-metadata.json"
 CITATION = ROOT / "CITATION.cff"

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from reproduce.report import conclusion_figure, figures, tables
-from reproduce.report.figures import Figure
 from reproduce.report.output_folder import FIGURE_FORMATS
 from reproduce.report.report_data import ReportData
 from reproduce.tracking.reader import Result

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from reproduce.errors import UserError
 
@@ -29,6 +30,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.typing import RcKeyType
 
 from reproduce.analysis.lr_range_test import Curve, Suggestion, smooth
 from reproduce.report.tables import NAMES, rate_text
@@ -41,7 +43,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#555555"
 BAND_ALPHA = 0.2
-STYLE = {
+STYLE: dict[RcKeyType, Any] = {
     # The defaults, not the user's settings.
     **{name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"},
     "font.size": 10,
@@ -126,7 +128,7 @@ def range_test(
         axes.plot(curve.losses, color=COLOURS[0], alpha=0.45, linewidth=0.6, label="thin: each batch")
     label = f"smoothed by {smoothing:g}" + (f", mean of {len(curves)} seeds" if len(curves) > 1 else "")
     steps = np.arange(max(map(len, smoothed.values())))
-    over_seeds(axes, steps, list(smoothed.values()), label, {"color": COLOURS[0], "linewidth": 1.8})
+    over_seeds(axes, steps, [*smoothed.values()], label, COLOURS[0], linewidth=1.8)
     if len(curves) > 1:
         axes.fill_between([], [], [], color=COLOURS[0], alpha=BAND_ALPHA, label="lowest to highest, each seed thin")
     for index, (seed, proposal) in enumerate(proposals.items()):
@@ -148,7 +150,7 @@ def range_test(
         axes.set(ylim=(0, 2.6))
     axes.set(xlim=(shows[0] * total, shows[1] * total))
     axes.set(ylabel="training loss of the batch (cross entropy)")
-    if judged:
+    if validation is not None and judged:
         steps, losses, accuracies = validation.T
         axes.plot(steps, losses, "s-", color=COLOURS[1], markersize=3, linewidth=1, label="on the held-out images")
         axes.set(ylabel="loss (cross entropy)")
@@ -188,7 +190,7 @@ def rules(curves: Mapping[int, Curve], smoothing: float, suggested: Mapping[str,
 
 
 def over_seeds(
-    axes: Axes, x: np.ndarray, lines: Sequence[Sequence[float]], label: str, style: Mapping[str, str | float]
+    axes: Axes, x: np.ndarray, lines: Sequence[Sequence[float] | np.ndarray], label: str, color: str, **style: Any
 ) -> None:
     """Draw the mean of several lines over `x`, each of them thinly, and the band between their lowest and highest.
 
@@ -198,11 +200,9 @@ def over_seeds(
     values = np.array([line[:shortest] for line in lines])
     if len(lines) > 1:
         for line in lines:
-            axes.plot(x[: len(line)], line, color=style["color"], linewidth=0.5, alpha=0.7)
-        axes.fill_between(
-            x[:shortest], values.min(0), values.max(0), color=style["color"], alpha=BAND_ALPHA, linewidth=0
-        )
-    axes.plot(x[:shortest], values.mean(0), label=label, **style)
+            axes.plot(x[: len(line)], line, color=color, linewidth=0.5, alpha=0.7)
+        axes.fill_between(x[:shortest], values.min(0), values.max(0), color=color, alpha=BAND_ALPHA, linewidth=0)
+    axes.plot(x[:shortest], values.mean(0), label=label, color=color, **style)
 
 
 def _axis_of_explosion(axes: Axes, highest: float) -> None:
@@ -245,9 +245,9 @@ def schedule(scheduler: str, models: Sequence[Sequence[Result]], paper: Paper) -
     for index, of_model in enumerate(models):
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
         label = rate_text([result.trial for result in of_model])
-        style = {"color": colour, "marker": marker, "markersize": 4, "markevery": max(1, last // 10)}
+        style: dict[str, Any] = {"marker": marker, "markersize": 4, "markevery": max(1, last // 10)}
         for axes, metric in ((loss, "train_loss"), (accuracy, "test_accuracy_batch_mean")):
-            over_seeds(axes, epochs, [result.epochs[metric] for result in of_model], label, style)
+            over_seeds(axes, epochs, [result.epochs[metric] for result in of_model], label, colour, **style)
         reported = paper.reported(of_model[0].trial)
         if reported is not None and last == paper.protocol.epochs:
             # Values that agree would hide each other in one place.

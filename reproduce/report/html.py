@@ -15,7 +15,7 @@ from typing import Literal
 import jinja2
 from markupsafe import Markup, escape
 
-from reproduce.training.provenance import ROOT
+from reproduce.training.checkout import ROOT
 
 TEMPLATE = ROOT / "report" / "index.html.j2"
 # In the order in which they are counted, each with its class in the style sheet.

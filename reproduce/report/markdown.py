@@ -9,7 +9,7 @@ from reproduce.report import tables, wording
 from reproduce.report.report_data import ReportData
 from reproduce.results import comparisons, verdicts
 from reproduce.study.trial import format_rate
-from reproduce.training.provenance import ROOT
+from reproduce.training.checkout import ROOT
 
 TEMPLATE = ROOT / "report" / "report.md.j2"
 

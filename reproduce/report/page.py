@@ -82,10 +82,9 @@ def _claim_row(judgement: Judgement, data: ReportData, drawn: Mapping[str, str])
 def _figure_key(judgement: Judgement, drawn: Mapping[str, str]) -> str | None:
     """Return the key of the figure that shows the claim, if that was drawn."""
     measure = judgement.claim.measure
+    key: str | None = "conclusion" if measure.is_of_grid else "zoomed"
     if isinstance(measure.of, Model):
         key = measure.of.scheduler if measure.of.learning_rate != PROPOSED else None
-    else:
-        key = "conclusion" if measure.is_of_grid else "zoomed"
     return key if key in drawn else None
 
 

@@ -141,7 +141,7 @@ class Archive:
 
     def result(self, trial: Trial, run: _Run) -> Result:
         """Return what was recorded of the trial. UserError where that cannot be a record of it."""
-        epochs = {name: [float(value) for value in values] for name, values in run.epochs.items()}
+        epochs: dict[str, list[float]] = {name: list(map(float, values)) for name, values in run.epochs.items()}
         trained = len(epochs["train_loss"])
         too_few = trained < trial.epochs and run.outcome == "finished" and not trial.is_range_test
         if trained > trial.epochs or too_few or (run.ramp is not None) != trial.is_range_test:

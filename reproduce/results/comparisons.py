@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from reproduce.analysis import claims, intervals, regret, suggestion_rules
 from reproduce.analysis.lr_range_test import WEAK, NoProposal, Proposal
+from reproduce.analysis.regret import Cost
 from reproduce.results.archive import finite
 from reproduce.results.run_collection import RunCollection
 from reproduce.results.table import Table
@@ -42,7 +43,7 @@ class Regrets:
     grid: Mapping[int, Mapping[float, Accuracies]]
     proposed: Mapping[str, Mapping[int, AtProposal]]
     regret: Mapping[str, Mapping[int, Sequence[float]]]
-    cost: Mapping[int, regret.Cost]
+    cost: Mapping[int, Cost]
 
     @property
     def epochs_compared(self) -> list[int]:
@@ -82,7 +83,9 @@ def regrets(collection: RunCollection, optimizer: Optimizer, seeds: Sequence[int
 def _grid(collection: RunCollection, optimizer: Optimizer, seed: int) -> dict[float, Accuracies]:
     """Return the accuracies at each rate of the grid; nothing where one is missing."""
     trained = {trial.learning_rate: collection.accuracies(trial) for trial in collection.grid(optimizer, seed)}
-    found = {rate: accuracies for rate, accuracies in trained.items() if accuracies is not None}
+    found: dict[float, Accuracies] = {
+        rate: accuracies for rate, accuracies in trained.items() if accuracies is not None
+    }
     return found if len(found) == len(trained) else {}
 
 

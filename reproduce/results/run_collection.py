@@ -98,7 +98,7 @@ class RunCollection:
     def accuracies(self, trial: Trial) -> list[float] | None:
         """Return the test accuracy by epoch, as the paper counts it; None where there is no run."""
         result = self.result(trial)
-        return result and result.epochs[regret.METRIC]
+        return None if result is None else result.epochs[regret.METRIC]
 
     def _curve(self, test: Trial) -> Curve | None:
         """Return what a range test recorded, up to the first loss that is not finite; None where it was not run."""

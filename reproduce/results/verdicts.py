@@ -180,7 +180,9 @@ def commands(measure: Measure, seeds: str) -> list[str]:
     if measure.is_of_grid:
         return [f"reproduce grid --seeds {seeds}"]
     parts: dict[str, None] = {}
-    for term in filter(None, (measure.of, measure.minus)):
+    for term in (measure.of, measure.minus):
+        if term is None:
+            continue
         own = "" if term.optimizer == "adam" else f" --optimizer {term.optimizer}"
         if isinstance(term, OptimizerRangeTest) or term.learning_rate == PROPOSED:
             parts[f"reproduce range_test{own} --seeds {seeds}"] = None
