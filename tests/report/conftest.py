@@ -8,9 +8,10 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from helpers import ROOT
+from helpers.crates import DIVERGED, FINISHED, GIVEN, PUBLICATION
 from helpers.pages import WHOLE
 from helpers.reports import write_report
-from reproduce.report import html
+from reproduce.report import crate, html
 
 ARCHIVED = ROOT / "report" / "reference" / "index.html"
 QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic",
@@ -64,3 +65,21 @@ def written(finished, paper, tmp_path):
     """The report on the three runs."""
     write_report(finished[0], paper, tmp_path / "output")
     return tmp_path / "output"
+
+
+@pytest.fixture
+def archived_report(tmp_path):
+    """A copy of the archived report, without a crate, beside a file of each kind that it lacks."""
+    folder = tmp_path / "output"
+    shutil.copytree(ROOT / "report" / "reference", folder, ignore=shutil.ignore_patterns(crate.METADATA))
+    (folder / "index.html").write_text("<!doctype html>\n")
+    (folder / "more").mkdir()
+    (folder / "more" / "figure 1 é#?.bin").write_bytes(b"\x00\x01")
+    return folder
+
+
+@pytest.fixture
+def described(archived_report):
+    """That report, described."""
+    crate.write(archived_report, [FINISHED, DIVERGED], GIVEN, PUBLICATION)
+    return archived_report
