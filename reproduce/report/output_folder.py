@@ -106,3 +106,4 @@ def replace_report(unfinished: Path) -> None:
         earlier.unlink()
     for path in sorted(_contents(unfinished), key=lambda path: path.name == PAGE):
         path.rename(output / path.name)
+    unfinished.rmdir()
