@@ -225,7 +225,8 @@ def test_the_ui_is_given_the_stores_address_where_others_cannot_read_it(monkeypa
 def test_a_report_that_was_sent_does_not_steer_the_terminal(monkeypatch, capsys, tmp_path):
     shutil.copytree(ROOT / "report" / "reference", tmp_path / "sent")
     (tmp_path / "sent" / "\x1b]0;title\x07").touch()
-    monkeypatch.setattr(build, "_fill", lambda content, folder: None)  # what is in the folder is enough here
+    # What is in the folder is enough here.
+    monkeypatch.setattr(build, "fill", lambda data, folder: None)
     monkeypatch.setattr(sys, "argv", ["reproduce", "report", "--check", "--output", str(tmp_path / "sent")])
     with pytest.raises(SystemExit):
         main.main()
