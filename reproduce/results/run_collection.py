@@ -45,7 +45,10 @@ class RunCollection:
             run = finished.get(trial.config_hash)
             return None if run is None else source.result(trial, run)
 
-        self._read, self._read_curve, self._finished = read, source.curve, finished.keys()
+        def read_curve(run_id: str) -> tuple[np.ndarray, np.ndarray]:
+            return source.curve(run_id)
+
+        self._read, self._read_curve, self._finished = read, read_curve, finished.keys()
         self._results: dict[Trial, Result | None] = {}
         self.curve = cache(self._curve)
         self.suggested = cache(self._suggested)
