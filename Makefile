@@ -139,4 +139,4 @@ sbom: env
 	    --output-file sbom.cdx.json .venv
 
 clean:
-	rm -rf .venv bench/.venv tests/validator/.venv .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv bench/.venv tests/validator/.venv .pytest_cache .ruff_cache .mypy_cache *.egg-info

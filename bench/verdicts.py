@@ -19,7 +19,6 @@ from pathlib import Path
 
 from mlflow.entities import Metric, Param
 
-from reproduce.results.comparisons import OPTIMIZERS
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig
 from reproduce.study.schema import load_paper
@@ -36,7 +35,7 @@ def planned() -> list[Trial]:
     paper, found = load_paper(), {}
     for seed in count():
         own = StudyConfig(seeds=(seed,), engine="fused")
-        for optimizer in OPTIMIZERS:
+        for optimizer in paper.optimizers:
             config = own.model_copy(update={"optimizer": optimizer})
             for trial in (
                 planning.range_tests(paper, config)

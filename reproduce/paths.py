@@ -120,19 +120,6 @@ def why_unreadable(path: Path, error: OSError) -> str:
     return f"there is no permission to look into {closed}" if closed else "there is no permission to read it"
 
 
-def check_output(output: Path) -> None:
-    """Refuse what no report could be written to, whatever it holds. Nothing is made there yet."""
-    try:
-        place = output.resolve()
-        there = place.exists()
-    except (OSError, RuntimeError) as error:  # links that lead to each other
-        raise UserError(f"--output {output} leads nowhere: name a directory") from error
-    directory = place if there else next((parent for parent in place.parents if parent.exists()), place)
-    why = unwritable(directory) if directory.is_dir() else os.strerror(errno.ENOTDIR)
-    if why is not None:
-        raise UserError(f"--output {output}: {directory} cannot be written to ({why}): name another directory")
-
-
 def check_port(host: str, port: int) -> None:
     """Refuse an address that a server could not listen on."""
     try:

@@ -11,7 +11,7 @@ DAMAGE = ("points_lost", "bits_changed", "doubled", "left_running", "half_writte
 
 
 def table(record: dict) -> str:
-    """The record as Markdown."""
+    """Return the record as Markdown."""
     names = DAMAGE
     head = ["what happened", "while this ran", "times", *(name.replace("_", " ") for name in names), "what came of it"]
     lines = [head, ["-"] * len(head)]
@@ -26,7 +26,7 @@ def table(record: dict) -> str:
 
 
 def page_with(record: dict, page: str) -> str:
-    """The page with the record's table in its place."""
+    """Return the page with the record's table in its place."""
     return re.sub(
         r"(?<=<!-- faults -->\n).*(?=<!-- /faults -->)", lambda _: table(record), page, count=1, flags=re.DOTALL
     )

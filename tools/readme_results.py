@@ -1,4 +1,4 @@
-"""The results in README.md and docs/results.md, put there from the archived report.
+"""What is taken from the archived report: results in README.md and docs/results.md, and the spread between seeds.
 
 `python tools/readme_results.py` writes them, and tests/project/test_project.py says whether they are stale.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from reproduce.analysis import intervals
 from reproduce.analysis.lr_range_test import PAPERS_RULE
+from reproduce.results.verdicts import REFERENCE_SPREAD
 from reproduce.study.trial import format_rate
 from reproduce.training.provenance import ROOT
 
@@ -18,13 +19,13 @@ RESULTS = ROOT / "docs" / "results.md"
 
 
 def results() -> str:
-    """The archived report's own words for what came out."""
+    """Return the archived report's own words for what came out."""
     summary = json.loads((REFERENCE / "summary.json").read_text(encoding="utf-8"))
     claims = json.loads((REFERENCE / "claims.json").read_text(encoding="utf-8"))["claims"]
     counts = Counter(claim["verdict"] for claim in claims)
     tests = summary["range_tests"]
     middle, low, high = (
-        format_rate(rate, 3) for rate in intervals.of_rates([t["proposed_learning_rate"] for t in tests])
+        format_rate(rate, 3) for rate in intervals.mean_rate_interval([t["proposed_learning_rate"] for t in tests])
     )
     open_claims = ", ".join(claim["id"] for claim in claims if claim["verdict"] == "inconclusive")
     lines = [
@@ -37,7 +38,10 @@ def results() -> str:
     ]
     if summary["regret"]:
         regret = {
-            name: {n: intervals.of([100 * float(value) for value in values]) for n, values in rule["regret"].items()}
+            name: {
+                n: intervals.mean_interval([100 * float(value) for value in values])
+                for n, values in rule["regret"].items()
+            }
             for name, rule in summary["regret"]["rules"].items()
         }
         horizons = sorted(map(int, regret[PAPERS_RULE.name]))
@@ -58,15 +62,26 @@ def results() -> str:
     return "\n".join([*lines, "", table])
 
 
-def pages() -> dict[Path, str]:
-    """The pages that have results, as they should be. ValueError where one has no place for them."""
+def reference_spread() -> str:
+    """Return the values of each claim, one a seed, by which fewer than three seeds are judged."""
+    claims = json.loads((REFERENCE / "claims.json").read_text(encoding="utf-8"))["claims"]
+    lines = (f" {json.dumps(claim['id'])}: {json.dumps(list(claim['values'].values()))}" for claim in claims)
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def files() -> dict[Path, str]:
+    """Return what has results of the archive, as it should be. ValueError where a page has no place for them."""
     whole = results()
     headline = whole.split("\n\n", 1)[0] + "\n"
-    return {README: renewed(README, "headline", headline), RESULTS: renewed(RESULTS, "results", whole)}
+    return {
+        README: renewed(README, "headline", headline),
+        RESULTS: renewed(RESULTS, "results", whole),
+        REFERENCE_SPREAD: reference_spread(),
+    }
 
 
 def renewed(page: Path, mark: str, text: str) -> str:
-    """The page with that text between `<!-- mark -->` and `<!-- /mark -->`."""
+    """Return the page with that text between `<!-- mark -->` and `<!-- /mark -->`."""
     begin, end = f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
     before, _, rest = page.read_text(encoding="utf-8").partition(begin)
     _, found, after = rest.partition(end)
@@ -76,10 +91,10 @@ def renewed(page: Path, mark: str, text: str) -> str:
 
 
 def stale() -> list[str]:
-    """The pages whose results are not those of the archive."""
-    return [page.name for page, text in pages().items() if page.read_text(encoding="utf-8") != text]
+    """Return the files whose results are not those of the archive."""
+    return [file.name for file, text in files().items() if file.read_text(encoding="utf-8") != text]
 
 
 if __name__ == "__main__":
-    for page, text in pages().items():
-        page.write_text(text, encoding="utf-8")
+    for file, text in files().items():
+        file.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Claim × results → verdict, purely: the paper's statements judged by what was measured, each by a rule it can show.
+"""Judge the paper's statements by what was measured, each by a rule that it can show. Pure functions.
 
 A verdict needs an interval. With three seeds or more it is Student's t over them; with fewer, the spread between seeds
 is borrowed from the archived reference. The interval has to lie wholly inside what the claim allows to be `reproduced`,
@@ -9,43 +9,42 @@ the paper gives an order there is no number that chance may have moved, and so n
 """
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
 
-from reproduce.analysis import regret
-from reproduce.analysis.intervals import CONFIDENCE
+from reproduce.analysis import intervals, regret
+from reproduce.analysis.intervals import Interval
 from reproduce.analysis.lr_range_test import Curve, propose, smooth
-from reproduce.study.schema import Claim, Measure
+from reproduce.study.claim import Claim, Measure
 from reproduce.study.trial import format_rate
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
-ENOUGH_SEEDS = 3  # for a spread of one's own
-ONSET, END = 0.1, 0.9  # of the way from the first loss to the least: the usual 10 to 90% of a fall
-CONVERGED = 0.95  # the accuracy whose epoch is counted
-EPOCHS_COMPARED = 3  # on either side of a decay
+# For a spread of one's own.
+ENOUGH_SEEDS = 3
+# Of the way from the first loss to the least: the usual 10 to 90% of a fall.
+ONSET, END = 0.1, 0.9
+# The accuracy whose epoch is counted.
+CONVERGED = 0.95
+# On either side of a decay.
+EPOCHS_COMPARED = 3
 
 
 @dataclass(frozen=True)
 class Judgement:
     """A claim's verdict and what it rests on.
 
-    `values` are the measure's, one a seed; `low` to `high` is the interval of their mean, `allowed` where it must lie
-    to be reproduced.
-    `runs` are the ids of those it rests on, by name; `missing` names those that it wants and the store has not, each
-    with its seed.
+    `values` are the measure's, one a seed; `interval` is that of their mean, None where none was taken, and `allowed`
+    where it must lie to be reproduced. `runs` are the ids of those it rests on, by name; `missing` names those that it
+    wants and the store does not have, each with its seed.
     """
 
     claim: Claim
     verdict: Verdict
     values: dict[int, float]
-    mean: float | None
-    low: float | None
-    high: float | None
+    interval: Interval | None
     allowed: tuple[float, float]
     rule: str
     runs: Mapping[str, str]
@@ -55,8 +54,8 @@ class Judgement:
 # Measures of a range test: a curve and its smoothing to a number.
 
 
-def of_curve(kind: str, curve: Curve, smoothing: float) -> float:
-    """That measure of a curve; NaN where the curve has no such point."""
+def measure_curve(kind: str, curve: Curve, smoothing: float) -> float:
+    """Return that measure of a curve; NaN where the curve has no such point."""
     if not len(curve.losses):
         return math.nan
     smoothed = smooth(curve.losses, smoothing)
@@ -86,10 +85,10 @@ def _first(where: np.ndarray) -> float:
 # Measures of a model: what it recorded by epoch, to a number.
 
 
-def of_epochs(kind: str, epochs: Mapping[str, Sequence[float]], decay_epoch: int | None) -> float:
-    """That measure of a trial's metrics by epoch. `decay_epoch` is the one in which its rate first falls, from 1.
+def measure_epochs(kind: str, epochs: Mapping[str, Sequence[float]], decay_epoch: int | None) -> float:
+    """Return that measure of a trial's metrics by epoch. `decay_epoch`, from 1, is where its rate first falls.
 
-    Infinite for an accuracy never reached, NaN for an epoch that was never trained.
+    It is infinite for an accuracy never reached, and NaN for an epoch that was never trained.
     """
     accuracy, loss = epochs["test_accuracy_batch_mean"], epochs["train_loss"]
     match kind:
@@ -112,8 +111,15 @@ def of_epochs(kind: str, epochs: Mapping[str, Sequence[float]], decay_epoch: int
 # Measures of a grid: accuracies by epoch at each of its rates and at the proposed one, to a number.
 
 
-def of_grid(kind: str, grid: Mapping[float, Sequence[float]], rate: float, proposed: Sequence[float]) -> float:
-    """That measure after the last epoch; NaN where a training did not get there. `rate` is the proposed one."""
+def measure_grid(kind: str, grid: Mapping[float, Sequence[float]], rate: float, proposed: Sequence[float]) -> float:
+    """Return that measure after the last epoch; NaN where a training did not get there.
+
+    Args:
+        kind: Which measure.
+        grid: Test accuracies by epoch, by rate.
+        rate: The proposed rate.
+        proposed: Test accuracies by epoch at that rate.
+    """
     epochs = max(map(len, grid.values()))
     best, _ = regret.best(grid, epochs)
     match kind:
@@ -130,13 +136,11 @@ def of_grid(kind: str, grid: Mapping[float, Sequence[float]], rate: float, propo
 
 
 def tolerance(claim: Claim, reference: Sequence[float]) -> float:
-    """The reading error, plus a prediction interval: how far one more run may lie from the mean of the reference's.
+    """Return the reading error, plus how far one more run may lie from the mean of the reference's.
 
-    Of an order the reading error alone.
+    Of an order it is the reading error alone.
     """
-    if claim.is_an_order:
-        return claim.reading
-    return claim.reading + _t(len(reference)) * _deviation(reference) * math.sqrt(1 + 1 / max(len(reference), 1))
+    return claim.reading + (0.0 if claim.is_an_order else intervals.prediction_half_width(reference))
 
 
 def judge(
@@ -146,74 +150,66 @@ def judge(
     runs: Mapping[str, str] | None = None,
     missing: Mapping[str, int] | None = None,
 ) -> Judgement:
-    """The verdict on a claim from its measure's values by seed, and those of the archived reference.
+    """Return the verdict on a claim. While a run is missing, nothing is concluded from the others.
 
-    While a run is missing that is wanted, nothing is concluded from the others.
+    Args:
+        claim: What the paper says.
+        values: The claim's measure, by seed.
+        reference: The same of the archived runs, for the spread between seeds.
+        runs: Ids of the runs that the values are of, by name.
+        missing: Seeds of the runs that are wanted and not there, by name.
     """
     beyond = tolerance(claim, reference)
-    least, most = _possible(claim)
     low, high = claim.expected[0] - beyond, claim.expected[1] + beyond
-    anything = low <= least and most <= high
+    least, most = _possible(claim)
     allowed = (low if math.isinf(low) else max(low, least), high if math.isinf(high) else min(high, most))
     own = list(values.values())
 
-    def result(verdict: Verdict, rule: str, interval: tuple[float, float, float] | None = None) -> Judgement:
-        mean, low, high = interval or (None, None, None)
-        return Judgement(
-            claim, verdict, dict(values), mean, low, high, allowed, rule, dict(runs or {}), dict(missing or {})
-        )
+    def judgement(verdict: Verdict, rule: str, interval: Interval | None = None) -> Judgement:
+        return Judgement(claim, verdict, dict(values), interval, allowed, rule, dict(runs or {}), dict(missing or {}))
 
     if missing or not own:
-        return result("inconclusive", "runs are missing")
-    if anything:
-        return result("inconclusive", f"seeds differ so much that every value would do: give or take {beyond:.3g}")
-    if any(math.isnan(value) for value in own):
-        return result("inconclusive", "the measure is not there in every run")
+        return judgement("inconclusive", "runs are missing")
+    if low <= least and most <= high:
+        rule = f"seeds differ so much that every value would do: give or take {beyond:.3g}"
+        return judgement("inconclusive", rule)
+    if any(map(math.isnan, own)):
+        return judgement("inconclusive", "the measure is not there in every run")
     if not all(map(math.isfinite, own)) and len(set(own)) > 1:
-        return result("inconclusive", "some seeds get there, others never do")
+        return judgement("inconclusive", "some seeds get there, others never do")
     if len(own) >= ENOUGH_SEEDS:
-        half, how = _half_width(own, own), f"Student's t over {len(own)} seeds"
+        spread_of, how = own, f"Student's t over {len(own)} seeds"
     elif len(reference) >= ENOUGH_SEEDS:
-        half = _half_width(own, reference)
+        spread_of = list(reference)
         how = f"{len(own)} seed{'s'[: len(own) > 1]}, spread borrowed from the reference's {len(reference)}"
     else:
-        return result("inconclusive", f"{len(own)} of at least {ENOUGH_SEEDS} seeds, and no reference to borrow from")
-    mean = _mean(own)
-    low, high = mean - half, mean + half
-    inside, outside = allowed[0] <= low and high <= allowed[1], high < allowed[0] or allowed[1] < low
-    verdict: Verdict = "reproduced" if inside else "not reproduced" if outside else "inconclusive"
-    where = {"reproduced": "inside", "not reproduced": "outside", "inconclusive": "across a bound of"}[verdict]
+        rule = f"{len(own)} of at least {ENOUGH_SEEDS} seeds, and no reference to borrow from"
+        return judgement("inconclusive", rule)
+    mean, half = intervals.mean(own), intervals.half_width(spread_of, len(own))
+    interval = Interval(mean, mean - half, mean + half)
+    verdict, where = _compare(interval, allowed)
     rule = f"the mean's interval ({how}) lies {where} {_text(claim.measure, allowed)}"
     if allowed != claim.expected:
         unit = " decades" if claim.measure.is_rate else ""
         rule += f": {_text(claim.measure, claim.expected)} give or take {beyond:.3g}{unit}"
-    return result(verdict, rule, (mean, low, high))
+    return judgement(verdict, rule, interval)
+
+
+def _compare(interval: Interval, allowed: tuple[float, float]) -> tuple[Verdict, str]:
+    """Return the verdict on an interval, and where it lies from what is allowed."""
+    if allowed[0] <= interval.low and interval.high <= allowed[1]:
+        return "reproduced", "inside"
+    if interval.high < allowed[0] or allowed[1] < interval.low:
+        return "not reproduced", "outside"
+    return "inconclusive", "across a bound of"
 
 
 def _possible(claim: Claim) -> tuple[float, float]:
-    """The least and the most that the measure can be: a claim that no run could fail is not settled by any."""
+    """Return the least and the most that the measure can be: a claim that no run could fail is not settled by any."""
     kind = claim.measure.kind
     if "accuracy" not in kind and "regret" not in kind:
         return -math.inf, math.inf
     return (-1.0, 1.0) if claim.measure.minus or "regret" in kind else (0.0, 1.0)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return values[0] if len(set(values)) == 1 else statistics.fmean(values)  # equal infinities have a mean too
-
-
-def _t(n: int) -> float:
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) if n > 1 else 0.0
-
-
-def _deviation(values: Sequence[float]) -> float:
-    if len(set(values)) < 2:
-        return 0.0
-    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.inf
-
-
-def _half_width(own: Sequence[float], spread_of: Sequence[float]) -> float:
-    return _t(len(spread_of)) * _deviation(spread_of) / math.sqrt(len(own))
 
 
 def _text(measure: Measure, bounds: tuple[float, float]) -> str:

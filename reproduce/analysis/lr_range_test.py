@@ -14,7 +14,8 @@ from reproduce.analysis import noise
 from reproduce.study.trial import format_rate
 from reproduce.training.epoch_record import EpochRecord
 
-WEAK = " (weak)"  # follows a rate on weak ground where there is no room for the reason
+# Follows a rate that is to be doubted where there is no room for the reason.
+WEAK = " (weak)"
 RISES = "the loss rises and has not fallen before: lower --lr-start or raise --epochs"
 
 
@@ -32,33 +33,28 @@ class Curve:
 
 @dataclass(frozen=True)
 class Proposal:
-    """The rate to propose, the step, from 0, that it was read at, and why it stands on weak ground; empty if not."""
+    """The rate to propose, the step, from 0, that it was read at, and why it is to be doubted; empty if it is not."""
 
     learning_rate: float
     step: int
     weak: str = ""
 
     def __bool__(self) -> Literal[True]:
-        """True."""
+        """Return True."""
         return True
 
     def __str__(self) -> str:
-        """The rate, and the ground where it is weak."""
-        return format_rate(self.learning_rate, 3) + self.ground
-
-    @property
-    def ground(self) -> str:
-        """`, on weak ground: why`, to follow the rate; empty where the ground is sound."""
-        return f", on weak ground: {self.weak}" if self.weak else ""
+        """Return the rate in three digits, and why it is weak if it is."""
+        return format_rate(self.learning_rate, 3) + (f", {self.doubt}" if self.doubt else "")
 
     @property
     def doubt(self) -> str:
-        """`weak: why`; empty where the ground is sound."""
+        """Return `weak: why`; empty where the rate is sound."""
         return f"weak: {self.weak}" if self.weak else ""
 
     @property
     def short(self) -> str:
-        """The rate in three digits, marked where it stands on weak ground."""
+        """Return the rate in three digits, marked where it is weak."""
         return format_rate(self.learning_rate, 3) + WEAK * bool(self.weak)
 
 
@@ -69,17 +65,17 @@ class NoProposal:
     reason: str
 
     def __bool__(self) -> Literal[False]:
-        """False."""
+        """Return False."""
         return False
 
     def __str__(self) -> str:
-        """`none: the reason`."""
+        """Return `none: the reason`."""
         return f"none: {self.reason}"
 
     short = doubt = property(__str__)
 
 
-Reading = Proposal | NoProposal
+Suggestion = Proposal | NoProposal
 
 
 @dataclass(frozen=True)
@@ -91,32 +87,33 @@ class Rule:
 
     name: str
     points: int
-    at: Callable[[np.ndarray, np.ndarray], Reading]
+    at: Callable[[np.ndarray, np.ndarray], Suggestion]
 
 
 def curve(history: list[EpochRecord]) -> Curve:
-    """The curve of all epochs, up to the first loss that is not finite, without it."""
+    """Return the curve of all epochs, up to the first loss that is not finite, without it."""
     rates = np.concatenate([record.step_learning_rates for record in history])
     losses = np.concatenate([record.step_losses for record in history]).astype(np.float64)
     return until_not_finite(rates, losses, history[-1].diverged)
 
 
 def validation(history: list[EpochRecord]) -> np.ndarray:
-    """(times, 3) float64: step from 0, loss and accuracy on the held-out images, of all epochs; none without any."""
+    """Return (times, 3) float64: step from 0, loss and accuracy on the held-out images, of all epochs."""
     return np.concatenate([record.validation for record in history])
 
 
 def until_not_finite(learning_rates: np.ndarray, losses: np.ndarray, diverged: bool = False) -> Curve:
-    """The curve up to the first loss that is not finite, without it; one that has such a loss has diverged."""
+    """Return the curve up to the first loss that is not finite, without it; one that has such a loss has diverged."""
     bad = np.flatnonzero(~np.isfinite(losses))
     end = bad[0] if bad.size else len(losses)
     return Curve(learning_rates[:end], losses[:end], diverged or bool(bad.size))
 
 
 def smooth(losses: np.ndarray, factor: float) -> np.ndarray:
-    """Exponential average of (steps,) losses, the past weighted by `factor` in [0, 1), corrected for its start at zero.
+    """Return the exponential average of (steps,) losses, in which the past has the weight `factor`, in [0, 1).
 
-    The correction divides by 1 - factor^(t + 1), as D. P. Kingma and J. Ba do in "Adam", arXiv 1412.6980, section 3.
+    It is corrected for its start at zero by dividing by 1 - factor^(t + 1), as D. P. Kingma and J. Ba do in "Adam",
+    arXiv 1412.6980, section 3.
     """
     result, average = np.empty(len(losses)), 0.0
     for step, loss in enumerate(losses):
@@ -125,8 +122,8 @@ def smooth(losses: np.ndarray, factor: float) -> np.ndarray:
     return result
 
 
-def steepest(learning_rates: np.ndarray, smoothed: np.ndarray) -> Reading:
-    """Where the smoothed loss falls most steeply against the logarithm of the rate, before its minimum.
+def steepest(learning_rates: np.ndarray, smoothed: np.ndarray) -> Suggestion:
+    """Return where the smoothed loss falls most steeply against the logarithm of the rate, before its minimum.
 
     Slopes are central differences inside and one-sided at both ends of the part up to the minimum. No proposal from a
     curve that starts at its minimum.
@@ -142,13 +139,13 @@ def steepest(learning_rates: np.ndarray, smoothed: np.ndarray) -> Reading:
 PAPERS_RULE = Rule("steepest by log rate", 2, steepest)
 
 
-def propose(found: Curve, smoothing: float) -> Reading:
-    """The rate that a range test proposes by the paper's rule."""
+def propose(found: Curve, smoothing: float) -> Suggestion:
+    """Return the rate that a range test proposes by the paper's rule."""
     return read(PAPERS_RULE, found, smoothing)
 
 
-def read(rule: Rule, found: Curve, smoothing: float) -> Reading:
-    """What a rule reads off a curve; no proposal where there is nothing to read, whatever the rule would say."""
+def read(rule: Rule, found: Curve, smoothing: float) -> Suggestion:
+    """Return what a rule reads off a curve; no proposal where there is nothing to read, whatever the rule would say."""
     points = len(found.losses)
     if points < rule.points and (found.diverged or points == 0):
         return NoProposal(f"diverged at step {max(points, 1)}: lower --lr-start")
@@ -163,7 +160,7 @@ def read(rule: Rule, found: Curve, smoothing: float) -> Reading:
 
 
 def _without_fall(found: Curve, smoothed: np.ndarray, smoothing: float) -> str:
-    """Why the curve has no descent to read a rate off; empty where it has one."""
+    """Return why the curve has no descent to read a rate off; empty where it has one."""
     losses = found.losses
     lowest, last = int(np.argmin(smoothed)), len(losses) - 1
     fall = noise.fall(losses, smoothed, smoothing, lowest) if lowest else noise.Fall(0.0, 0.0)
@@ -181,7 +178,7 @@ def _without_fall(found: Curve, smoothed: np.ndarray, smoothing: float) -> str:
 
 
 def _weakness(found: Curve, smoothed: np.ndarray, smoothing: float, step: int) -> str:
-    """Why a reading at that step is to be doubted; empty where it is not.
+    """Return why a reading at that step is to be doubted; empty where it is not.
 
     A reading is sound where the loss has fallen beyond its noise, not by one batch alone, and is on its way to a
     minimum inside the ramp.
@@ -202,7 +199,7 @@ def _weakness(found: Curve, smoothed: np.ndarray, smoothing: float, step: int) -
 
 
 def _falls_without_its_best(losses: np.ndarray, smoothing: float, step: int) -> bool:
-    """Whether there is a fall to the step still when the batch of the least loss has the loss of the one before."""
+    """Return whether the fall to the step is still there if the best batch had the loss of the one before it."""
     others = losses.copy()
     best = 1 + int(np.argmin(losses[1 : step + 1]))
     others[best] = losses[best - 1]

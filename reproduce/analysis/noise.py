@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-CHANCE = 0.05  # that a level curve shows a fall anywhere: the convention of the report's 95% intervals
+# That a level curve shows a fall anywhere: the convention of 95% intervals.
+CHANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -23,18 +24,18 @@ class Fall:
 
     @property
     def is_real(self) -> bool:
-        """Whether it is beyond rounding and noise."""
+        """Return whether it is beyond rounding and noise."""
         return self.errors > self.needed
 
 
 def fall(losses: np.ndarray, smoothed: np.ndarray, factor: float, step: int) -> Fall:
-    """The largest fall, in standard errors, from any earlier smoothed loss to that of `step`, which is 1 or more.
+    """Return the largest fall, in standard errors, from any earlier smoothed loss to that of `step`, 1 or more.
 
-    `losses` and `smoothed` (steps,) are a whole curve, raw and as `range_test.smooth` gives it. A smoothed loss at k is
-    a weighted mean of that at j < k and of the average M of the k - j losses since, smoothed in the same way from a
-    start of its own. M has the share (1 - b^(k-j)) / (1 - b^(k+1)), where b is the factor, and is independent of what
-    was before. The fall is so that share of their difference, and its variance that share squared times the sum of
-    their variances.
+    `losses` and `smoothed` (steps,) are a whole curve, raw and as `lr_range_test.smooth` gives it with that `factor`.
+    A smoothed loss at k is a weighted mean of that at j < k and of the average M of the k - j losses since, smoothed in
+    the same way from a start of its own. M has the share (1 - b^(k-j)) / (1 - b^(k+1)), where b is the factor, and is
+    independent of what was before. The fall is so that share of their difference, and its variance that share squared
+    times the sum of their variances.
     """
     earlier = np.arange(step)
     falls = smoothed[:step] - smoothed[step]
@@ -47,7 +48,7 @@ def fall(losses: np.ndarray, smoothed: np.ndarray, factor: float, step: int) -> 
 
 
 def variance_left(factor: float, count: np.ndarray) -> np.ndarray:
-    """What part of one loss's variance is left in the corrected exponential average of `count` losses.
+    """Return what part of one loss's variance is left in the corrected exponential average of `count` losses.
 
     The weights are (1 - b) b^i / (1 - b^t) for i from 0 to t - 1, and their squares sum to
     (1 - b)^2 / (1 - b^t)^2 · (1 - b^2t) / (1 - b^2) = (1 - b) (1 + b^t) / ((1 + b) (1 - b^t)): 1 for one loss, since
@@ -58,7 +59,7 @@ def variance_left(factor: float, count: np.ndarray) -> np.ndarray:
 
 
 def needed(points: int, step: int) -> float:
-    """How many standard errors a level curve of so many points falls by with 5% chance, at most.
+    """Return how many standard errors a level curve of so many points falls by with 5% chance, at most.
 
     Every pair of points is a fall that could have been found, so the chance is shared among all of them (Bonferroni's
     inequality). The variance is estimated from the `step` differences up to the step. By von Neumann's formula that
@@ -69,7 +70,7 @@ def needed(points: int, step: int) -> float:
 
 
 def rounding(smoothed: np.ndarray, factor: float) -> float:
-    """The largest difference of two smoothed losses that rounding alone can make.
+    """Return the largest difference of two smoothed losses that rounding alone can make.
 
     A raw loss is a float32, wrong by half a float32 epsilon at most, relative to the largest loss; so is any mean of
     them. Each step of the average rounds three times in float64, which adds up to 3 / (1 - b) halves of a float64

@@ -23,7 +23,7 @@ class Cost:
 
 
 def best(grid: Mapping[float, Sequence[float]], epochs: int) -> tuple[float, float]:
-    """The rate of the highest accuracy after `epochs`, the smaller of two that are equal, and that accuracy.
+    """Return the rate of the highest accuracy after `epochs`, the smaller of two that are equal, and that accuracy.
 
     `grid` has each rate's accuracies by epoch. A training that ended before, having diverged, is passed over, and so is
     one whose accuracy is NaN. NaN, NaN where none is left.
@@ -37,11 +37,11 @@ def best(grid: Mapping[float, Sequence[float]], epochs: int) -> tuple[float, flo
 
 
 def regret(grid: Mapping[float, Sequence[float]], proposed: Sequence[float], epochs: int) -> float:
-    """What the grid's best has more after `epochs` than the proposal; NaN where either never got there."""
+    """Return what the grid's best has more after `epochs` than the proposal; NaN where either never got there."""
     return best(grid, epochs)[1] - (proposed[epochs - 1] if len(proposed) >= epochs else math.nan)
 
 
 def cost(test: Trial, grid: Sequence[Trial], epochs: int) -> Cost:
-    """What the range test and one training at its proposal cost, and what the grid does, each of `epochs`."""
+    """Return what the range test and one training at its proposal cost, and what the grid does, each of `epochs`."""
     one = grid[0].images_per_epoch * epochs
     return Cost(test.images_per_epoch * test.epochs + one, one * len(grid))

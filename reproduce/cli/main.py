@@ -21,6 +21,7 @@ from reproduce.errors import UserError
 from reproduce.escaping import printable, without_credentials
 from reproduce.execution import interruption
 from reproduce.progress import say
+from reproduce.report import output_folder
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig, option_words
 from reproduce.study.departures import list_departures
@@ -44,7 +45,7 @@ def main() -> None:
 def main_command(**given: Any) -> int:
     """Everything: the range test and all 15 models, then the report."""
     paper = load_paper()
-    _check_output(given["output"])
+    output_folder.check_output(given["output"])
 
     def plan(config: StudyConfig) -> list[Trial]:
         return planning.range_tests(paper, config) + planning.requested_trials(paper, config)
@@ -126,7 +127,7 @@ def report_command(**given: Any) -> int:
     paper, config = load_paper(), run_command.wished(given)
     smoothing = run_command.smoothing_of(given, paper)
     planning.refuse_what_never_ran(paper, config)
-    _check_output(given["output"])
+    output_folder.check_output(given["output"])
     store = run_command.open_store("report")
     store.check_artifacts()
     store.close_abandoned()
@@ -179,7 +180,7 @@ def verify_command(**given: Any) -> int:
     every = store.seeds()
     own = StudyConfig(seeds=seeds or every or None, engine=chosen.engine)
     collection = _collection(store, paper, run_command.recorded(given, store, paper, own), smoothing)
-    wanted = seeds or verdicts.studied(collection, every) or paper.protocol.seeds
+    wanted = seeds or verdicts.seeds_studied(collection, every) or paper.protocol.seeds
     about = _chosen(given, store, paper, chosen.model_copy(update={"seeds": wanted}))
     judgements = verdicts.judge_all(collection, wanted, () if seeds else every, about=about)
     if not judgements:
@@ -263,21 +264,13 @@ def _log_proposals(store: Any, parent_id: str, paper: Paper, config: StudyConfig
             stated = paper.range_test.reported
             beside = f" (the paper: {format_rate(stated.proposed_learning_rate)}, around step {stated.step})"
             say(
-                f"{trial.label}: proposes {format_rate(proposal.learning_rate, 3)}, read at step {proposal.step}"
-                f"{'' if list_departures(paper, config) else beside}{proposal.ground}"
+                f"{trial.label}: proposes {proposal}, read at step {proposal.step}"
+                f"{'' if list_departures(paper, config) else beside}"
             )
         else:
             say(f"{trial.label}: proposes no rate: {proposal.reason}")
         found[result.run_id] = (trial.seed, proposal)
     store.log_proposals(parent_id, smoothing, found)
-
-
-def _check_output(output: Path) -> None:
-    """UserError before any work where a report could not be written, or not without loss."""
-    paths.check_output(output)
-    from reproduce.report import build
-
-    build.check_output(output)
 
 
 def _report(store: Any, parent_id: str, found: Any, given: dict[str, Any]) -> None:

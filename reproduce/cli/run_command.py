@@ -229,7 +229,7 @@ def at_proposed_rates(given: dict[str, Any], store: Any, paper: Paper, config: S
                 f"{_why_none(found, _range_test_command(paper, config))}"
             )
         rates[test.seed] = tuple(planning.round_rate(found.learning_rate * factor) for factor in (1, 10, 0.1))
-        ground = f", on weak ground: {found.reason}" if found.reason else ""
+        ground = f", weak: {found.reason}" if found.reason else ""
         say(f"seed {test.seed}: {format_rate(found.learning_rate, 3)} is what run {found.run_id} proposes{ground}")
     return config.model_copy(update={"rates_by_seed": rates})
 

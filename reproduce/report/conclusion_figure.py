@@ -3,16 +3,19 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from reproduce.analysis import intervals
-from reproduce.analysis.lr_range_test import Curve, Reading, smooth
-from reproduce.report.figures import BAND_ALPHA, COLOURS, GREY, MARKERS, Axes, Figure, over_seeds, styled
+from reproduce.analysis.lr_range_test import Curve, Suggestion, smooth
+from reproduce.report.figures import BAND_ALPHA, COLOURS, GREY, MARKERS, over_seeds, styled
 from reproduce.report.tables import NAMES
 from reproduce.results.comparisons import Regrets
 from reproduce.study.trial import format_rate
 from reproduce.tracking.reader import Result
 
-DASHES = (":", "--", "-")  # of the grid's accuracies, from the fewest epochs to the most
+# Of the grid's accuracies, from the fewest epochs to the most.
+DASHES = (":", "--", "-")
 
 
 @styled
@@ -20,12 +23,19 @@ def draw(
     models: Mapping[str, Sequence[Sequence[Result]]],
     curves: Mapping[int, Curve],
     smoothing: float,
-    proposals: Mapping[int, Reading],
+    proposals: Mapping[int, Suggestion],
     regrets: Regrets | None,
 ) -> Figure:
-    """Final accuracy of every model by initial rate; the grid with each rule's proposal; the range test's loss.
+    """Draw final accuracies by initial rate, the grid with each rule's proposal, and the range test's loss.
 
-    All on one axis of rates. Without a grid its panel is left out.
+    All are on one axis of rates. Without a grid its panel is left out.
+
+    Args:
+        models: The runs of every model, one a seed, by their schedule.
+        curves: The range tests, by seed.
+        smoothing: The weight of the past in the average that smooths their loss.
+        proposals: What they propose, by seed.
+        regrets: The grid and what the rules' proposals came to.
     """
     heights = (3, 3, 2) if regrets else (3, 2)
     figure = Figure(figsize=(9, 4 * len(heights)), layout="constrained")
@@ -36,7 +46,7 @@ def draw(
     _range_test(panels[-1], curves, smoothing)
     proposed = [proposal.learning_rate for proposal in proposals.values() if proposal]
     if proposed:
-        middle, low, high = intervals.of_rates(proposed)
+        middle, low, high = intervals.mean_rate_interval(proposed)
         for axes in panels:
             label = f"proposed: {format_rate(middle, 3)}"
             axes.axvline(middle, color="black", linestyle="--", linewidth=1.2, label=label)
@@ -55,10 +65,11 @@ def _models(axes: Axes, models: Mapping[str, Sequence[Sequence[Result]]]) -> Non
         points = []
         for results in of_schedule:
             finals = [result.last("test_accuracy_batch_mean") for result in results]
-            rate = intervals.of_rates([result.trial.learning_rate for result in results])[0]
+            rate = intervals.mean_rate_interval([result.trial.learning_rate for result in results]).mean
             points.append((rate, np.mean(finals), np.mean(finals) - min(finals), max(finals) - np.mean(finals)))
         rates, means, below, above = zip(*sorted(points), strict=True)
-        apart = 1.07 ** (index - (len(models) - 1) / 2)  # points of equal rate beside, not on, each other
+        # Points of equal rate stand beside, not on, each other.
+        apart = 1.07 ** (index - (len(models) - 1) / 2)
         axes.errorbar(
             np.array(rates) * apart, means, (below, above), marker=MARKERS[index % len(MARKERS)], markersize=7,
             color=COLOURS[index % len(COLOURS)], capsize=3, label=NAMES[scheduler],
@@ -67,16 +78,16 @@ def _models(axes: Axes, models: Mapping[str, Sequence[Sequence[Result]]]) -> Non
 
 
 def _grid(axes: Axes, regrets: Regrets) -> None:
-    """Accuracy over the grid after so many epochs, and where each rule's proposal came out after the last."""
+    """Draw the accuracy over the grid after so many epochs, and what each rule's proposal came to after the last."""
     rates = np.array(sorted(next(iter(regrets.grid.values()))))
     last = max(regrets.epochs_compared)
     for dash, epochs in zip(DASHES[-len(regrets.epochs_compared) :], regrets.epochs_compared, strict=True):
         lines = [[_after(accuracies[rate], epochs) for rate in rates] for accuracies in regrets.grid.values()]
         label = f"grid after {epochs} epoch{'s' * (epochs > 1)}"
-        over_seeds(axes, rates, lines, label, {"color": GREY, "linestyle": dash})
+        over_seeds(axes, rates, lines, label, GREY, linestyle=dash)
     for index, (name, by_seed) in enumerate(regrets.proposed.items()):
         if by_seed:
-            points = [(rate, _after(accuracies, last)) for rate, accuracies in by_seed.values()]
+            points = [(at.learning_rate, _after(at.accuracies, last)) for at in by_seed.values()]
             axes.plot(
                 *zip(*points, strict=True), MARKERS[index % len(MARKERS)], color=COLOURS[index % len(COLOURS)],
                 markersize=11 - index, markeredgecolor="black", linestyle="none", label=name,
@@ -88,7 +99,7 @@ def _grid(axes: Axes, regrets: Regrets) -> None:
 
 
 def _after(accuracies: Sequence[float], epochs: int) -> float:
-    """The accuracy after that epoch; NaN, which is not drawn, if the training had diverged before."""
+    """Return the accuracy after that epoch; NaN, which is not drawn, if the training had diverged before."""
     return accuracies[epochs - 1] if len(accuracies) >= epochs else float("nan")
 
 
@@ -98,6 +109,6 @@ def _range_test(axes: Axes, curves: Mapping[int, Curve], smoothing: float) -> No
     if len(curves) > 1:
         label += f": mean, each and band of {len(curves)} seeds"
     smoothed = [smooth(curve.losses, smoothing) for curve in curves.values()]
-    over_seeds(axes, longest.learning_rates, smoothed, label, {"color": GREY})
+    over_seeds(axes, longest.learning_rates, smoothed, label, GREY)
     axes.set(xscale="log", xlabel="learning rate (initial; max_lr for OneCycleLR)", ylim=(0, 3))
-    axes.set_ylabel("training loss\n(cross entropy)")  # 2.3 is guessing; what explodes beyond is in figure 1
+    axes.set_ylabel("training loss\n(cross entropy)")

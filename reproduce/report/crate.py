@@ -19,20 +19,22 @@ from rocrate.model.contextentity import ContextEntity
 from rocrate.model.entity import Entity
 from rocrate.rocrate import ROCrate
 
-from reproduce.training.provenance import ROOT
+from reproduce.study.schema import PAPER_FILE, Publication
+from reproduce.training.checkout import ROOT
 
 METADATA = "ro-crate-metadata.json"
 CITATION = ROOT / "CITATION.cff"
-STUDY = Path(__file__).parent.parent / "studies" / "lenet5_mnist" / "study.yaml"
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
-SHA256_TERM = "https://w3id.org/ro/terms/workflow-run#sha256"  # RO-Crate 1.1's own context has no word for it
+# RO-Crate 1.1's own context has no word for a SHA-256.
+SHA256_TERM = "https://w3id.org/ro/terms/workflow-run#sha256"
 # The projects' own sites: what ran is theirs, wherever it was installed from.
 HOMES = {
     "colossalai": "https://colossalai.org/", "mlflow": "https://mlflow.org/", "numpy": "https://numpy.org/",
     "python": "https://www.python.org/", "torch": "https://pytorch.org/", "torchvision": "https://docs.pytorch.org/vision/",
 }  # fmt: skip
 COMPLETED = "http://schema.org/CompletedActionStatus"
-UNDATED = datetime(1970, 1, 1, tzinfo=UTC)  # a report on no runs has no date, and the format demands one
+# A report on no runs has no date, and the format demands one.
+UNDATED = datetime(1970, 1, 1, tzinfo=UTC)
 DESCRIPTIONS = {
     "runs.json": "Every run behind the report, from which it can be made again",
     "index.html": "The report, as a page",
@@ -56,7 +58,8 @@ FORMATS = {
 class Action:
     """One run that made numbers: a training run as the tracking store has it.
 
-    `started_at` and `ended_at` know their time zone. `metrics` are final values; they may be infinite or NaN.
+    `started_at` and `ended_at` know their time zone. `metrics` are final values; they may be infinite or NaN. `outcome`
+    is finished or diverged.
     """
 
     name: str
@@ -65,25 +68,35 @@ class Action:
     ended_at: datetime
     parameters: Mapping[str, str]
     metrics: Mapping[str, float]
-    outcome: str  # finished or diverged
+    outcome: str
 
 
-def write(
-    folder: Path,
-    actions: Sequence[Action],
-    *,
-    command: str,
-    commit: str,
-    uncommitted_changes: str,
-    versions: Mapping[str, str],
-    dataset: Mapping[str, str],
-    dataset_name: str,
-) -> None:
+@dataclass(frozen=True)
+class Provenance:
+    """How a report came about.
+
+    `command` is what was typed for it, `commit` a hash or `unknown`, `uncommitted_changes` what the runs say of them
+    (yes, no, unknown). `versions` maps packages to theirs, `dataset` the data's files to their SHA-256 in hex.
+    """
+
+    command: str
+    commit: str
+    uncommitted_changes: str
+    versions: Mapping[str, str]
+    dataset: Mapping[str, str]
+    dataset_name: str
+
+
+def write(folder: Path, actions: Sequence[Action], provenance: Provenance, publication: Publication) -> None:
     """Describe every file that `folder` holds, in a new `ro-crate-metadata.json` in it.
 
-    `command` is what was typed for the report, `commit` a hash or `unknown`, `uncommitted_changes` what the runs say of
-    them (yes, no, unknown), `versions` maps packages to theirs, `dataset` its files to their
-    SHA-256 in hex. FileNotFoundError where there is no folder.
+    FileNotFoundError where there is no folder.
+
+    Args:
+        folder: The report's.
+        actions: The runs behind it.
+        provenance: How it came about.
+        publication: The paper that it is about.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder to describe: {folder}")
@@ -92,41 +105,45 @@ def write(
     citation = yaml.safe_load(CITATION.read_text(encoding="utf-8"))
     crate = ROCrate(version="1.1")
     crate.metadata.extra_terms["sha256"] = SHA256_TERM
-    package = _package(crate, citation, commit, uncommitted_changes, versions)
+    package = _package(crate, citation, provenance)
+    name = provenance.dataset_name
     data = [
-        _add(crate, _id("dataset", dataset_name, name), "File", **_about(name, sha256, f"A file of {dataset_name}"))
-        for name, sha256 in sorted(dataset.items())
+        _add(crate, _id("dataset", name, file), "File", **_about(file, sha256, f"A file of {name}"))
+        for file, sha256 in sorted(provenance.dataset.items())
     ]
-    whole = _add(crate, _id("dataset", dataset_name), "Dataset", name=dataset_name, hasPart=data)
-    paper = _add(crate, "#study.yaml", "File", **_about(STUDY.name, _sha256(STUDY), "The paper's study, as data"))
+    dataset = _add(crate, _id("dataset", name), "Dataset", name=name, hasPart=data)
+    about = _about(PAPER_FILE.name, _sha256(PAPER_FILE), "The paper's study, as data")
+    study = _add(crate, "#study.yaml", "File", **about)
     files = []
-    for name, sha256 in sorted(_hashes(folder).items()):
-        about = _about(name, sha256, description(name))
-        size = {"contentSize": str((folder / name).stat().st_size)}  # in bytes
-        files.append(crate.add_file(folder / name, name, properties=about | size))
-    runs = [_run(crate, action, package, [*data, paper]) for action in ordered]
+    for file, sha256 in sorted(_hashes(folder).items()):
+        size_in_bytes = {"contentSize": str((folder / file).stat().st_size)}
+        about = _about(file, sha256, description(file))
+        files.append(crate.add_file(folder / file, file, properties=about | size_in_bytes))
+    runs = [_run(crate, action, package, [*data, study]) for action in ordered]
     report = _add(
         crate, "#report", "CreateAction",
         name="report",
         # With its true time the same runs would give another crate every time.
-        description=f"Made by `{command}`; it bears the time of the last training run",
-        instrument=package, object=[paper, *(result for run in runs for result in run["result"])], result=files,
+        description=f"Made by `{provenance.command}`; it has the time of the last training run",
+        instrument=package, object=[study, *(result for run in runs for result in run["result"])], result=files,
         endTime=last, actionStatus=COMPLETED,
     )  # fmt: skip
-    _describe_root(crate, citation, package, datePublished=last, mentions=[*runs, report, whole])
+    mentions = [*runs, report, dataset]
+    _describe_root(crate, publication, package, name=citation["title"], datePublished=last, mentions=mentions)
+    # RO-Crate wants the only item of a list without the list.
     for properties in (entity.properties() for entity in crate.get_entities()):
         single = {key: value for key, value in properties.items() if isinstance(value, list) and len(value) == 1}
-        properties |= {key: value for key, (value,) in single.items()}  # RO-Crate wants it bare
+        properties |= {key: value for key, (value,) in single.items()}
     crate.metadata.write(folder)
 
 
 def description(name: str) -> str:
-    """What a report's file of that name is."""
+    """Return what a report's file of that name is."""
     return DESCRIPTIONS.get("figure" if name.startswith("figure-") else name, "A file of the report")
 
 
 def stale(folder: Path) -> list[str]:
-    """The names of the files that are not what the crate says: changed, missing, or there and not described.
+    """Return the names of the files that are not what the crate says: changed, missing, or there and not described.
 
     Where the crate itself is missing or cannot be read, that is it and every file.
     """
@@ -141,7 +158,7 @@ def stale(folder: Path) -> list[str]:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file below the folder, by its path from there; without the crate's own."""
+    """Return the SHA-256 of every file below the folder, by its path from there; without the crate's own."""
     paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     return {name: _sha256(path) for name, path in paths.items() if name != METADATA}
 
@@ -151,7 +168,7 @@ def _sha256(path: Path) -> str:
 
 
 def _id(*parts: str) -> str:
-    """The name of what is in no file of the crate, whatever characters its parts have."""
+    """Return the name of what is in no file of the crate, whatever characters its parts have."""
     return "#" + "/".join(quote(part, safe="") for part in parts)
 
 
@@ -160,7 +177,7 @@ def _time(moment: datetime) -> str:
 
 
 def _about(name: str, sha256: str, description: str) -> dict[str, str]:
-    """What the entity of a file says of it."""
+    """Return what the entity of a file says of it."""
     encoding = FORMATS.get(Path(name).suffix, "application/octet-stream")
     return {"name": name, "description": description, "encodingFormat": encoding, "sha256": sha256}
 
@@ -172,13 +189,14 @@ def _add(crate: ROCrate, entity_id: str, kind: str | list[str], **properties: An
 
 
 def _run(crate: ROCrate, action: Action, package: Entity, used: list[Entity]) -> Entity:
-    """A training run. One that diverged is completed too: that it did is its result."""
+    """Add a training run. One that diverged is completed too: that it did is its result."""
     numbers = {name: value if math.isfinite(value) else str(value) for name, value in action.metrics.items()}
     results = [
         _add(crate, _id("run", action.run_id, name), "PropertyValue", name=name, value=value)
         for name, value in sorted((numbers | {"outcome": action.outcome}).items())
     ]
-    parameters = [  # one entity for the same value, however many runs had it
+    # There is one entity for the same value, however many runs had it.
+    parameters = [
         _add(crate, _id("parameter", name, value), "PropertyValue", name=name, value=value)
         for name, value in sorted(action.parameters.items())
     ]
@@ -190,16 +208,13 @@ def _run(crate: ROCrate, action: Action, package: Entity, used: list[Entity]) ->
     )  # fmt: skip
 
 
-def _package(
-    crate: ROCrate, citation: dict[str, Any], commit: str, uncommitted_changes: str, versions: Mapping[str, str]
-) -> Entity:
-    """What ran: this package, as CITATION.cff has it, and the versions that it ran on.
+def _package(crate: ROCrate, citation: dict[str, Any], provenance: Provenance) -> Entity:
+    """Add what ran: this package, as CITATION.cff has it, and the versions that it ran on.
 
     A commit that is not known is left out; that the files may not be the commit's is said.
     """
-    caveat = (
-        "" if uncommitted_changes in ("no", "") else f" (changes that are not in the commit: {uncommitted_changes})"
-    )
+    changes, commit = provenance.uncommitted_changes, provenance.commit
+    caveat = "" if changes in ("no", "") else f" (changes that are not in the commit: {changes})"
     address, licence = citation.get("repository-code"), citation["license"]
     names = [author["name"] for author in citation["authors"]]
     authors = [_add(crate, _id("author", name), "Organization", name=name, url=address) for name in names]
@@ -210,26 +225,27 @@ def _package(
         url=address, codeRepository=address, author=authors,
         license=_add(crate, f"https://spdx.org/licenses/{licence}", "CreativeWork", name=licence),
         softwareRequirements=[
-            _add(crate, HOMES[name], "SoftwareApplication", name=name, softwareVersion=versions[name], url=HOMES[name])
-            for name in sorted(versions)
+            _add(crate, HOMES[name], "SoftwareApplication", name=name, softwareVersion=version, url=HOMES[name])
+            for name, version in sorted(provenance.versions.items())
         ],
     )  # fmt: skip
 
 
-def _describe_root(crate: ROCrate, citation: dict[str, Any], package: Entity, **properties: Any) -> None:
-    """What the folder is as a whole. It names no publisher, and its actions no agent: nobody knows who ran this."""
-    source = next(reference for reference in citation["references"] if reference["type"] == "report")
-    place, (writer,) = source["institution"], source["authors"]
-    name = f"{writer['given-names']} {writer['family-names']}"
-    university = _add(crate, place["website"], "Organization", name=place["name"], url=place["website"])
-    author = _add(crate, _id("author", name), "Person", name=name, affiliation=university)
-    paper = _add(crate, "#paper", "Report", name=source["title"], author=author, publisher=university)
-    paper["datePublished"] = str(source["year"])
+def _describe_root(crate: ROCrate, publication: Publication, package: Entity, **properties: object) -> None:
+    """Say what the folder is as a whole. It names no publisher, and its actions no agent: nobody knows who ran this."""
+    publisher, year, title = publication.publisher, publication.year, publication.title
+    organization = _add(crate, publisher.url, "Organization", name=publisher.name, url=publisher.url)
+    authors = [
+        _add(crate, _id("author", name), "Person", name=name, affiliation=organization) for name in publication.authors
+    ]
+    paper = _add(
+        crate, "#paper", "Report",
+        name=title, author=authors, publisher=organization, url=publication.url, datePublished=str(year),
+    )  # fmt: skip
     profile = _add(crate, PROFILE, "CreativeWork", name="Process Run Crate", version=PROFILE.rpartition("/")[2])
     properties |= {
-        "name": citation["title"],
-        "description": f"What \"{source['title']}\" ({name}, {place['name']}, {source['year']}) reports, beside what "
-        "training runs of the same models gave",
+        "description": f"What \"{title}\" ({', '.join(publication.authors)}, {publisher.name}, {year}) reports, beside "
+        "what training runs of the same models gave",
         "license": package["license"], "author": package["author"], "citation": paper, "conformsTo": profile,
     }  # fmt: skip
     for key, value in properties.items():

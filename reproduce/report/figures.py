@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from reproduce.errors import UserError
 
@@ -19,7 +20,8 @@ logging.getLogger("matplotlib").setLevel(logging.ERROR)
 try:
     import matplotlib
 except UnicodeDecodeError as error:
-    settings = Path("matplotlibrc").resolve()  # the only file that it reads before what MATPLOTLIBRC names
+    # This is the only file that it reads before what MATPLOTLIBRC names.
+    settings = Path("matplotlibrc").resolve()
     raise UserError(f"{settings}, settings of matplotlib's, is not in UTF-8: rename it, or correct it") from error
 
 import numpy as np
@@ -28,9 +30,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.typing import RcKeyType
 
-from reproduce.analysis.lr_range_test import Curve, Reading, smooth
-from reproduce.report.tables import NAMES, rate_of
+from reproduce.analysis.lr_range_test import Curve, Suggestion, smooth
+from reproduce.report.tables import NAMES, rate_text
 from reproduce.study.schema import Paper
 from reproduce.study.trial import Trial, format_rate
 from reproduce.tracking.reader import Result
@@ -40,19 +43,23 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#555555"
 BAND_ALPHA = 0.2
-STYLE = {
-    **{name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"},  # not the user's
+STYLE: dict[RcKeyType, Any] = {
+    # The defaults, not the user's settings.
+    **{name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"},
     "font.size": 10,
     "axes.grid": True,
     "grid.color": "#dddddd",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "legend.framealpha": 1,  # lines pass behind a legend, not through it
+    # Lines pass behind a legend, not through it.
+    "legend.framealpha": 1,
     "legend.edgecolor": "none",
-    "svg.hashsalt": "reproduce",  # the same figure gives the same bytes
+    # The same figure gives the same bytes.
+    "svg.hashsalt": "reproduce",
     "svg.fonttype": "path",
 }
-styled = matplotlib.rc_context(STYLE)  # decorates what draws
+# Decorates what draws.
+styled = matplotlib.rc_context(STYLE)
 
 
 @styled
@@ -64,7 +71,7 @@ def save(figure: Figure, path: Path) -> None:
 
 @styled
 def trial(trial: Trial, history: Sequence[EpochRecord]) -> Figure:
-    """One trial: loss by step and epoch, test accuracy by epoch, rate by step."""
+    """Draw one trial: loss by step and epoch, test accuracy by epoch, rate by step."""
     steps = np.cumsum([0, *(len(record.step_losses) for record in history)])
     losses = np.concatenate([record.step_losses for record in history])
     rates = np.concatenate([record.step_learning_rates for record in history])
@@ -96,15 +103,20 @@ def trial(trial: Trial, history: Sequence[EpochRecord]) -> Figure:
 def range_test(
     curves: Mapping[int, Curve],
     smoothing: float,
-    proposals: Mapping[int, Reading],
+    proposals: Mapping[int, Suggestion],
     paper: Paper | None = None,
-    zoomed: bool = False,
+    shows: tuple[float, float] = (0, 1),
     validation: np.ndarray | None = None,
 ) -> Figure:
-    """Loss against step, and rate along the top, with the proposed rates: raw and smoothed, or a band over seeds.
+    """Draw loss against step, and rate along the top, with the proposed rates: raw and smoothed, or a band over seeds.
 
-    Whole as the paper's figure 1, or zoomed on the descent as its figure 2. `validation` (times, 3), step, loss and
-    accuracy on held-out images, adds its loss and a panel for its accuracy.
+    Args:
+        curves: The range tests, by seed.
+        smoothing: The weight of the past in the average that smooths their loss.
+        proposals: What they propose, by seed.
+        paper: The paper, whose proposal is then marked.
+        shows: From where to where of the ramp, in [0, 1]. A part is drawn without the explosion.
+        validation: (times, 3), step, loss and accuracy on held-out images, for its loss and a panel for its accuracy.
     """
     judged = validation is not None and len(validation) > 0
     figure = Figure(figsize=(9, 5 + 2.5 * judged), layout="constrained")
@@ -116,7 +128,7 @@ def range_test(
         axes.plot(curve.losses, color=COLOURS[0], alpha=0.45, linewidth=0.6, label="thin: each batch")
     label = f"smoothed by {smoothing:g}" + (f", mean of {len(curves)} seeds" if len(curves) > 1 else "")
     steps = np.arange(max(map(len, smoothed.values())))
-    over_seeds(axes, steps, list(smoothed.values()), label, {"color": COLOURS[0], "linewidth": 1.8})
+    over_seeds(axes, steps, [*smoothed.values()], label, COLOURS[0], linewidth=1.8)
     if len(curves) > 1:
         axes.fill_between([], [], [], color=COLOURS[0], alpha=BAND_ALPHA, label="lowest to highest, each seed thin")
     for index, (seed, proposal) in enumerate(proposals.items()):
@@ -132,13 +144,13 @@ def range_test(
         rate = paper.range_test.reported.proposed_learning_rate
         step = np.interp(np.log(rate), np.log(longest.learning_rates), np.arange(total))
         axes.axvline(step, color=GREY, linestyle="--", label=f"the paper proposes {format_rate(rate)}")
-    if zoomed:
-        axes.set(xlim=(0.17 * total, 0.56 * total), ylim=(0, 2.6))  # steps 400 to 1,300 of the paper's 2,345
-    else:
+    if shows == (0, 1):
         _axis_of_explosion(axes, max(curve.losses.max() for curve in curves.values()))
-        axes.set(xlim=(0, total))
+    else:
+        axes.set(ylim=(0, 2.6))
+    axes.set(xlim=(shows[0] * total, shows[1] * total))
     axes.set(ylabel="training loss of the batch (cross entropy)")
-    if judged:
+    if validation is not None and judged:
         steps, losses, accuracies = validation.T
         axes.plot(steps, losses, "s-", color=COLOURS[1], markersize=3, linewidth=1, label="on the held-out images")
         axes.set(ylabel="loss (cross entropy)")
@@ -151,8 +163,8 @@ def range_test(
 
 
 @styled
-def rules(curves: Mapping[int, Curve], smoothing: float, suggested: Mapping[str, Mapping[int, Reading]]) -> Figure:
-    """What each rule suggests, a colour and a marker a rule, on the smoothed curve of every seed."""
+def rules(curves: Mapping[int, Curve], smoothing: float, suggested: Mapping[str, Mapping[int, Suggestion]]) -> Figure:
+    """Draw what each rule suggests, a colour and a marker a rule, on the smoothed curve of every seed."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     smoothed = {seed: smooth(curve.losses, smoothing) for seed, curve in curves.items()}
@@ -165,9 +177,10 @@ def rules(curves: Mapping[int, Curve], smoothing: float, suggested: Mapping[str,
             for seed, proposal in by_seed.items() if proposal
         ]  # fmt: skip
         if points:
+            # Markers grow smaller, so that none hides another.
             axes.plot(
                 *zip(*points, strict=True), MARKERS[index % len(MARKERS)], color=COLOURS[index % len(COLOURS)],
-                markersize=13 - index, markeredgecolor="black", linestyle="none", label=name,  # none hides another
+                markersize=13 - index, markeredgecolor="black", linestyle="none", label=name,
             )  # fmt: skip
     _axis_of_explosion(axes, max(losses.max() for losses in smoothed.values()))
     axes.set(xscale="log", xlabel="learning rate")
@@ -176,7 +189,9 @@ def rules(curves: Mapping[int, Curve], smoothing: float, suggested: Mapping[str,
     return figure
 
 
-def over_seeds(axes: Axes, x: np.ndarray, lines: Sequence[Sequence[float]], label: str, style: dict) -> None:
+def over_seeds(
+    axes: Axes, x: np.ndarray, lines: Sequence[Sequence[float] | np.ndarray], label: str, color: str, **style: Any
+) -> None:
     """Draw the mean of several lines over `x`, each of them thinly, and the band between their lowest and highest.
 
     A line that ended early, having diverged, cuts the mean and the band off where it ends.
@@ -185,22 +200,20 @@ def over_seeds(axes: Axes, x: np.ndarray, lines: Sequence[Sequence[float]], labe
     values = np.array([line[:shortest] for line in lines])
     if len(lines) > 1:
         for line in lines:
-            axes.plot(x[: len(line)], line, color=style["color"], linewidth=0.5, alpha=0.7)
-        axes.fill_between(
-            x[:shortest], values.min(0), values.max(0), color=style["color"], alpha=BAND_ALPHA, linewidth=0
-        )
-    axes.plot(x[:shortest], values.mean(0), label=label, **style)
+            axes.plot(x[: len(line)], line, color=color, linewidth=0.5, alpha=0.7)
+        axes.fill_between(x[:shortest], values.min(0), values.max(0), color=color, alpha=BAND_ALPHA, linewidth=0)
+    axes.plot(x[:shortest], values.mean(0), label=label, color=color, **style)
 
 
 def _axis_of_explosion(axes: Axes, highest: float) -> None:
-    """Losses linear below 2.5 and logarithmic above: one that explodes to 50 would leave the descent on the floor."""
+    """Draw losses linear below 2.5 and logarithmic above: a loss of 50 would leave the descent on the floor."""
     axes.set_yscale("symlog", linthresh=2.5, linscale=2)
     axes.set_yticks([0, 0.5, 1, 1.5, 2, 2.5, 10, 100], ["0", "0.5", "1", "1.5", "2", "2.5", "10", "100"])
     axes.set(ylim=(0, max(2.6, 1.3 * highest)))
 
 
 def _log_of_losses(axes: Axes) -> None:
-    """A logarithmic axis with plain numbers: 0.5, 1, 2."""
+    """Draw a logarithmic axis with plain numbers: 0.5, 1, 2."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
@@ -208,7 +221,7 @@ def _log_of_losses(axes: Axes) -> None:
 
 
 def _rate_axis(axes: Axes, curve: Curve) -> None:
-    """The learning rates along the top, where the steps reach a power of ten."""
+    """Draw the learning rates along the top, where the steps reach a power of ten."""
     powers = np.arange(
         np.ceil(np.log10(curve.learning_rates[0]) - 1e-9), np.floor(np.log10(curve.learning_rates[-1]) + 1e-9) + 1
     )
@@ -222,7 +235,7 @@ def _rate_axis(axes: Axes, curve: Curve) -> None:
 
 @styled
 def schedule(scheduler: str, models: Sequence[Sequence[Result]], paper: Paper) -> Figure:
-    """Loss and test accuracy by epoch for one schedule: a colour a model, a band over seeds, the paper's values."""
+    """Draw one schedule's loss and test accuracy by epoch: a colour a model, a band over seeds, the paper's values."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     models = sorted(models, key=lambda of_model: -of_model[0].trial.learning_rate)
@@ -231,20 +244,22 @@ def schedule(scheduler: str, models: Sequence[Sequence[Result]], paper: Paper) -
     seeds, epochs = len({result.trial.seed for result in results}), np.arange(1, last + 1)
     for index, of_model in enumerate(models):
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-        label = rate_of([result.trial for result in of_model])
-        style = {"color": colour, "marker": marker, "markersize": 4, "markevery": max(1, last // 10)}
+        label = rate_text([result.trial for result in of_model])
+        style: dict[str, Any] = {"marker": marker, "markersize": 4, "markevery": max(1, last // 10)}
         for axes, metric in ((loss, "train_loss"), (accuracy, "test_accuracy_batch_mean")):
-            over_seeds(axes, epochs, [result.epochs[metric] for result in of_model], label, style)
+            over_seeds(axes, epochs, [result.epochs[metric] for result in of_model], label, colour, **style)
         reported = paper.reported(of_model[0].trial)
         if reported is not None and last == paper.protocol.epochs:
-            beside = last * (1.03 + 0.03 * index)  # values that agree would hide each other
+            # Values that agree would hide each other in one place.
+            beside = last * (1.03 + 0.03 * index)
             for axes, value in ((loss, reported.train_loss), (accuracy, reported.test_accuracy)):
                 axes.plot(
                     beside, value, marker, color="none", markeredgecolor=colour, markersize=12, markeredgewidth=1.6,
                     clip_on=False,
                 )  # fmt: skip
     for axes in (loss, accuracy):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # there may be one epoch
+        # There may be one epoch.
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     loss.set(xlabel="epoch", ylabel="training loss (mean over the epoch)")
     _log_of_losses(loss)
     accuracy.set(xlabel="epoch", ylabel="test accuracy (mean over batches)", ylim=(0, 1.02))
@@ -256,6 +271,6 @@ def schedule(scheduler: str, models: Sequence[Sequence[Result]], paper: Paper) -
         handles.append(Patch(color=GREY, alpha=BAND_ALPHA, linewidth=0))
         labels.append(f"lowest to highest of {seeds} seeds, each thin")
     title = "max_lr" if scheduler == "onecycle" else "initial learning rate"
-    figure.legend(handles, labels, title=title, loc="outside lower center", ncols=len(handles))  # beside every line
+    figure.legend(handles, labels, title=title, loc="outside lower center", ncols=len(handles))
     figure.suptitle(NAMES[scheduler])
     return figure

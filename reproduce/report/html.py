@@ -15,14 +15,16 @@ from typing import Literal
 import jinja2
 from markupsafe import Markup, escape
 
-from reproduce.training.provenance import ROOT
+from reproduce.training.checkout import ROOT
 
 TEMPLATE = ROOT / "report" / "index.html.j2"
 # In the order in which they are counted, each with its class in the style sheet.
 VERDICTS = {"reproduced": "held", "not reproduced": "failed", "inconclusive": "open"}
-BAND = (30.0, 70.0)  # where a claim's bounds stand on its plot, in percent of the width
-EDGE = 4.0  # how near to an end of the plot a point may come, in percent
-NUMBER = r"(?:[≤≥≈] -?)?\d[\d.]*e-\d+|[≤≥≈] -?[\d.]*\d|n = \d+"  # 6e-4 and ≤ 1: one word to a reader, two to a browser
+# Where a claim's bounds stand on its plot, and how near to the plot's end a point may come, in percent of the width.
+BAND = (30.0, 70.0)
+EDGE = 4.0
+# What is one word to a reader and two to a browser, as 6e-4 and ≤ 1.
+NUMBER = r"(?:[≤≥≈] -?)?\d[\d.]*e-\d+|[≤≥≈] -?[\d.]*\d|n = \d+"
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class ClaimRow:
-    """A statement of the paper, its verdict, and all that the verdict rests on."""
+    """A statement of the paper, its verdict, and all that the verdict rests on.
+
+    `reason` says why the tolerance is what it is, `by_seed` has the value of each seed, and `missing` the labels of the
+    runs that the claim wants and the store does not have. `command` makes this number again, `figure` is the key of the
+    figure that shows it, and `note` what contradicts it.
+    """
 
     id: str
     says: str
@@ -55,13 +62,13 @@ class ClaimRow:
     our_value: str
     verdict: Literal["reproduced", "not reproduced", "inconclusive"]
     rule: str
-    reason: str  # why the tolerance is what it is
-    by_seed: tuple[tuple[str, str], ...]  # seed, value
+    reason: str
+    by_seed: tuple[tuple[str, str], ...]
     runs: tuple[Run, ...]
-    missing: tuple[str, ...]  # labels of the runs that the claim wants and the store has not
-    command: str  # what makes this number again
-    figure: str | None = None  # the key of the figure that shows it
-    note: str | None = None  # what contradicts it
+    missing: tuple[str, ...]
+    command: str
+    figure: str | None = None
+    note: str | None = None
     interval: Interval | None = None
 
 
@@ -90,26 +97,33 @@ class Table:
 
 @dataclass(frozen=True)
 class Page:
-    """All that the page shows, in the order in which it does."""
+    """All that the page shows, in the order in which it does.
+
+    `original` is the citation of the paper, and `original_url` its address. `verdict` is None where the paper's claims
+    were not judged. `departures` say in what the study is not the paper's, `missing` are labels of runs, of `wanted` in
+    all, and `differing` is in what the runs were not made alike. The models are the first of the tables. A command
+    follows what it gives; a file's name comes before what it is.
+    """
 
     title: str
-    original: str  # the paper, in a few words
-    verdict: str | None  # None where the paper's claims were not judged
-    departures: tuple[str, ...]  # from the paper's study
-    missing: tuple[str, ...]  # labels of runs
-    wanted: int  # how many runs there would be with those
-    differing: tuple[str, ...]  # in what the runs were not made alike
+    original: str
+    original_url: str | None
+    verdict: str | None
+    departures: tuple[str, ...]
+    missing: tuple[str, ...]
+    wanted: int
+    differing: tuple[str, ...]
     claims: tuple[ClaimRow, ...]
     figures: tuple[Figure, ...]
-    tables: tuple[Table, ...]  # the models first
+    tables: tuple[Table, ...]
     environment: tuple[tuple[str, str], ...]
-    commands: tuple[tuple[str, str], ...]  # what it gives, command
+    commands: tuple[tuple[str, str], ...]
     citation: str
-    files: tuple[tuple[str, str], ...]  # name, what it is
+    files: tuple[tuple[str, str], ...]
 
 
 def render(page: Page) -> str:
-    """The page as HTML. ValueError where it would have a figure without a text in its place, or two of one name."""
+    """Return the page as HTML. ValueError for a figure without a text in its place, and for two of one name."""
     for what, names in (("claim", [claim.id for claim in page.claims]), ("figure", [f.key for f in page.figures])):
         if twice := [name for name, count in Counter(names).items() if count > 1]:
             raise ValueError(f"every {what} needs a name of its own, got {twice[0]!r} twice")
@@ -133,17 +147,17 @@ def render(page: Page) -> str:
 
 
 def csp_hash(text: str) -> str:
-    """How a ReportData-Security-Policy names an inline script or style: nothing but this very text may run."""
+    """Return how a Content-Security-Policy names an inline script or style, so that nothing but this text may run."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def data_uri(svg: str) -> str:
-    """An SVG as the address of an image: the ids in it are its own, and no script in it runs."""
+    """Return an SVG as the address of an image: the ids in it are its own, and no script in it runs."""
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
 def size(svg: str) -> tuple[int, int]:
-    """Width and height, so that the page keeps a figure's place before it is drawn."""
+    """Return width and height, so that the page keeps a figure's place before it is drawn."""
     found = re.search(r'<svg[^>]*\sviewBox="[-\d.]+ [-\d.]+ ([\d.]+) ([\d.]+)"', svg)
     if found is None:
         raise ValueError(f"a figure needs a viewBox to have a size, got {svg[:60]!r}")
@@ -151,21 +165,22 @@ def size(svg: str) -> tuple[int, int]:
 
 
 def unbroken(text: str, pattern: str = NUMBER) -> Markup:
-    """A text, escaped, in which no line ends within what the pattern finds."""
+    """Return the text, escaped, so that no line ends within what the pattern finds."""
     return Markup(re.sub(pattern, r'<span class="whole">\g<0></span>', str(escape(text))))
 
 
 def plotted(interval: Interval) -> tuple[float, ...]:
-    """Where the band of what is allowed begins and ends on an interval's plot, then its low end, mean and high end.
+    """Return where on a plot the band of what is allowed begins and ends, then the interval's low, mean and high.
 
-    All in percent of the width. Bounds stand at the same place on every plot, so that a column of them reads as one
+    All are in percent of the width. Bounds stand at the same place on every plot, so that a column of them reads as one
     figure; a band without a bound goes on to the edge, and a value that is off the scale stands there.
     """
     low, high = interval.allowed
     left, right = BAND
     if math.isfinite(low) and math.isfinite(high):
         bound, at, scale = low, left, (right - left) / ((high - low) or 1)
-    else:  # the farthest of the three that is finite stands as far from the one bound as there is room for
+    else:
+        # The farthest of the three that is finite stands as far from the one bound as there is room for.
         bound, at = (low, left) if math.isfinite(low) else (high, right)
         far = [abs(value - bound) for value in astuple(interval)[1:] if math.isfinite(value)]
         scale = (left - EDGE) / (max(far, default=0) or 1)

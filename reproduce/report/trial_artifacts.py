@@ -40,7 +40,7 @@ def leave_behind(trial: Trial, history: list[EpochRecord], folder: Path, smoothi
     return proposal_tags(proposal, smoothing)
 
 
-def _write(path: Path, head: list[str], rows: list[list]) -> None:
+def _write(path: Path, head: list[str], rows: list[list[object]]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(head)

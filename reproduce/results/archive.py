@@ -1,7 +1,7 @@
 """The runs behind a report in one file, `runs.json`: written beside the report, and read back in place of the store.
 
-Whoever has the report can so have it made again, and judged again, without a run of their own. Numbers come back to the
-last bit; one that is not finite, which JSON has not, is the text inf, -inf or nan.
+With the report alone it can be written again, and its claims judged again, without any other run. Numbers come back to
+the last bit; one that is not finite, which JSON does not have, is text: inf, -inf or nan.
 """
 
 import json
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, Self, TypeVar
 
 import numpy as np
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -22,20 +22,26 @@ from reproduce.tracking.reader import METRICS, Result
 
 NAME = "runs.json"
 FORMAT = 1
-MAX_BYTES = 2**28  # of some 40,000 runs
-MAX_TEXT = 6000  # of a value, as in MLflow
+# Of some 40,000 runs.
+MAX_BYTES = 2**28
+# Of a value, as in MLflow.
+MAX_TEXT = 6000
 FLOAT32 = float(np.finfo(np.float32).max)
 KEPT_TAGS = ("commit", "uncommitted_changes", "code_sha256", "data_sha256")
 
 
 def _moment(text: str) -> str:
-    """A time as the file has it, checked."""
+    """Return a time as the file has it, checked."""
     moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None or not 1970 <= moment.year <= 9998:  # so that it is one in every time zone
+    # The years leave room for every time zone.
+    if moment.tzinfo is None or not 1970 <= moment.year <= 9998:
         raise ValueError("expected a time from 1970 on, with its time zone")
     return text
 
 
+ItemT = TypeVar("ItemT")
+# Each of METRICS.
+Metric = Literal["train_loss", "test_accuracy", "test_accuracy_batch_mean", "learning_rate"]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Measured = Finite | Literal["inf", "-inf", "nan"]
@@ -46,19 +52,19 @@ Index = Annotated[int, Field(ge=0, strict=True)]
 class _Run(Frozen):
     name: Text
     config_hash: Text = Field(alias="specification")
-    parameters: dict[Text, Any]
+    parameters: dict[Text, object]
     run_id: Text
     experiment_id: Text
     outcome: Literal["finished", "diverged"]
     started_at: Moment
     ended_at: Moment
     made_with: Index
-    epochs: dict[Literal[METRICS], Annotated[list[Measured], Field(min_length=1, max_length=MAX_EPOCHS)]]
+    epochs: dict[Metric, Annotated[list[Measured], Field(min_length=1, max_length=MAX_EPOCHS)]]
     ramp: Index | None = None
     losses: list[Annotated[Finite, Field(ge=-FLOAT32, le=FLOAT32)]] | None = None
 
     @model_validator(mode="after")
-    def _is_whole(self) -> "_Run":
+    def _is_whole(self) -> Self:
         wanted = set(METRICS) if self.ramp is None else {"train_loss", "learning_rate"}
         if self.epochs.keys() != wanted or len(set(map(len, self.epochs.values()))) != 1:
             raise ValueError(f"epochs must have {', '.join(sorted(wanted))}, and as many values of each")
@@ -68,14 +74,14 @@ class _Run(Frozen):
 
 
 def _rising(rates: list[float]) -> list[float]:
-    """The rates of a ramp, checked: slopes are taken between them."""
+    """Return the rates of a ramp, checked: slopes are taken between them."""
     if any(later <= earlier for earlier, later in pairwise(rates)):
         raise ValueError("the rates of a ramp must rise")
     return rates
 
 
 class _Record(Frozen):
-    format: Literal[FORMAT]
+    format: Literal[1]
     config: StudyConfig = Field(alias="wishes")
     smoothing: Annotated[float, Field(ge=0, lt=1)]
     ui: Annotated[Text, Field(pattern="^https?://")] | None
@@ -84,13 +90,13 @@ class _Record(Frozen):
     runs: list[_Run]
 
     @model_validator(mode="after")
-    def _points_at_what_is_there(self) -> "_Record":
+    def _points_at_what_is_there(self) -> Self:
         for run in self.runs:
             if run.made_with >= len(self.made_with):
                 raise ValueError(f"{run.name} points at made_with {run.made_with}, which is not there")
             if run.ramp is not None and run.ramp >= len(self.ramps):
                 raise ValueError(f"{run.name} points at ramp {run.ramp}, which is not there")
-            if run.losses is not None and len(run.losses) > len(self.ramps[run.ramp]):
+            if run.ramp is not None and len(run.losses or []) > len(self.ramps[run.ramp]):
                 raise ValueError(f"{run.name} has more losses than its ramp has steps")
         for key, values in (
             ("specification", {run.config_hash for run in self.runs}),
@@ -130,12 +136,12 @@ class Archive:
         self._made_with, self._ramps, self._runs = record.made_with, record.ramps, record.runs
 
     def finished_runs(self) -> dict[str, _Run]:
-        """Each run by the hash of its trial's configuration."""
+        """Return each run by the hash of its trial's configuration."""
         return {run.config_hash: run for run in self._runs}
 
     def result(self, trial: Trial, run: _Run) -> Result:
-        """What was recorded of the trial. UserError where that cannot be a record of it."""
-        epochs = {name: [float(value) for value in values] for name, values in run.epochs.items()}
+        """Return what was recorded of the trial. UserError where that cannot be a record of it."""
+        epochs: dict[str, list[float]] = {name: list(map(float, values)) for name, values in run.epochs.items()}
         trained = len(epochs["train_loss"])
         too_few = trained < trial.epochs and run.outcome == "finished" and not trial.is_range_test
         if trained > trial.epochs or too_few or (run.ramp is not None) != trial.is_range_test:
@@ -144,8 +150,10 @@ class Archive:
         return Result(trial, run.run_id, run.experiment_id, run.outcome, epochs, self._made_with[run.made_with], *times)
 
     def curve(self, run_id: str) -> tuple[np.ndarray, np.ndarray]:
-        """The rates and raw losses of every step of a range test, both (steps,) float64."""
+        """Return the rates and raw losses of every step of a range test, both (steps,) float64."""
         (run,) = (run for run in self._runs if run.run_id == run_id)
+        assert run.ramp is not None
+        assert run.losses is not None
         rates, losses = self._ramps[run.ramp], run.losses
         return np.array(rates, np.float64)[: len(losses)], np.array(losses, np.float32).astype(np.float64)
 
@@ -160,9 +168,18 @@ def write(
     smoothing: float,
     ui: str | None,
     results: Iterable[Result],
-    curves: Mapping[str, Curve],
+    curves: Mapping[Trial, Curve],
 ) -> None:
-    """Write the results, and the curves of the range tests among them by run id."""
+    """Write the runs behind a report.
+
+    Args:
+        path: The file.
+        config: The study's configuration.
+        smoothing: The weight of the past in the average that smooths a range test's loss.
+        ui: The address of MLflow's UI.
+        results: The runs.
+        curves: The curves of the range tests among them.
+    """
     made_with: list[dict[str, str]] = []
     ramps: list[list[float]] = []
     runs = []
@@ -181,8 +198,7 @@ def write(
             "made_with": _place(tags, made_with),
             "epochs": {name: [finite(value) for value in values] for name, values in result.epochs.items()},
         }
-        if result.run_id in curves:
-            curve = curves[result.run_id]
+        if (curve := curves.get(result.trial)) is not None:
             run["ramp"] = _place(curve.learning_rates.tolist(), ramps)
             # The losses are float32: their shortest texts are half as long as those of the same numbers in float64.
             run["losses"] = [float(str(loss)) for loss in curve.losses.astype(np.float32)]
@@ -193,12 +209,12 @@ def write(
 
 
 def finite(value: float | None) -> float | str | None:
-    """The number as JSON can have it."""
+    """Return the number as JSON can have it."""
     return value if value is None or np.isfinite(value) else str(float(value))
 
 
-def _place(item: Any, known: list) -> int:
-    """Where the item is in the list, to which it is added if it is new."""
+def _place(item: ItemT, known: list[ItemT]) -> int:
+    """Return where the item is in the list, to which it is added if it is new."""
     if item not in known:
         known.append(item)
     return known.index(item)

@@ -2,84 +2,115 @@
 
 from collections.abc import Mapping
 from functools import cache
+from typing import Protocol, TypeVar
+
+import numpy as np
 
 from reproduce.analysis import lr_range_test, regret, suggestion_rules
-from reproduce.analysis.lr_range_test import PAPERS_RULE, Curve, Proposal, Reading
-from reproduce.results.archive import Archive
+from reproduce.analysis.lr_range_test import PAPERS_RULE, Curve, Proposal, Suggestion
 from reproduce.study import planning
+from reproduce.study.claim import PROPOSED, Model
 from reproduce.study.config import StudyConfig
 from reproduce.study.schema import Paper
 from reproduce.study.trial import Optimizer, Trial, can_be_held
 from reproduce.tracking.reader import DIVERGED, Result
-from reproduce.tracking.writer import Store
+
+RunT = TypeVar("RunT")
+
+
+class RunSource(Protocol[RunT]):
+    """Where runs are read from: a tracking store, or the archive of a report."""
+
+    def finished_runs(self) -> Mapping[str, RunT]:
+        """Return the newest finished run of each configuration, by its hash."""
+
+    def result(self, trial: Trial, run: RunT, /) -> Result | None:
+        """Return what that run recorded of the trial; None where some of it is gone."""
+
+    def curve(self, run_id: str, /) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rates and raw losses of every step of a range test, both (steps,) float64."""
 
 
 class RunCollection:
-    """The runs of a study of the wishes' kind: their data, length and engine, with any optimizer and seed.
+    """The runs of a study of one configuration: its data, length and engine, with any optimizer and seed.
 
-    They are read from a tracking store, or from what a report recorded of one.
     Curves are smoothed by `smoothing` where something is read off them.
     """
 
-    def __init__(self, store: Store | Archive, paper: Paper, config: StudyConfig, smoothing: float) -> None:
-        self.store, self.paper, self.config, self.smoothing = store, paper, config, smoothing
-        self._finished = store.finished_runs()
+    def __init__(self, source: RunSource[RunT], paper: Paper, config: StudyConfig, smoothing: float) -> None:
+        self.paper, self.config, self.smoothing = paper, config, smoothing
+        finished = source.finished_runs()
+
+        def read(trial: Trial) -> Result | None:
+            run = finished.get(trial.config_hash)
+            return None if run is None else source.result(trial, run)
+
+        def read_curve(run_id: str) -> tuple[np.ndarray, np.ndarray]:
+            return source.curve(run_id)
+
+        self._read, self._read_curve, self._finished = read, read_curve, finished.keys()
         self._results: dict[Trial, Result | None] = {}
         self.curve = cache(self._curve)
         self.suggested = cache(self._suggested)
 
     def result(self, trial: Trial) -> Result | None:
-        """The newest finished run of exactly that configuration."""
+        """Return the newest finished run of exactly that configuration."""
         if trial not in self._results:
-            run = self._finished.get(trial.config_hash)
-            self._results[trial] = None if run is None else self.store.result(trial, run)
+            self._results[trial] = self._read(trial)
         return self._results[trial]
 
-    def used(self) -> list[Result]:
-        """All runs that were read so far."""
+    def results_read(self) -> list[Result]:
+        """Return all runs that were read so far."""
         return [result for result in self._results.values() if result is not None]
 
     def has(self, trial: Trial) -> bool:
-        """Whether there is such a run."""
+        """Return whether there is such a run."""
         return trial.config_hash in self._finished
 
-    def like(self, optimizer: Optimizer, seed: int) -> StudyConfig:
-        """The config with that optimizer and that seed alone."""
+    def config_for(self, optimizer: Optimizer, seed: int) -> StudyConfig:
+        """Return the configuration with that optimizer and that seed alone."""
         return self.config.model_copy(update={"optimizer": optimizer, "seeds": (seed,), "rates_by_seed": None})
 
-    def test(self, optimizer: Optimizer, seed: int) -> Trial:
-        """The range test."""
-        return planning.range_tests(self.paper, self.like(optimizer, seed))[0]
-
-    def _curve(self, test: Trial) -> Curve | None:
-        """What a range test recorded, up to the first loss that is not finite."""
-        result = self.result(test)
-        return result and lr_range_test.until_not_finite(*self.store.curve(result.run_id), result.outcome == DIVERGED)
-
-    def _suggested(self, test: Trial) -> Mapping[str, Reading]:
-        """What each rule reads off a range test's curve; nothing without a curve."""
-        curve = self.curve(test)
-        if curve is None:
-            return {}
-        return suggestion_rules.read_all(curve, self.smoothing)
-
-    def proposal(self, test: Trial) -> Reading | None:
-        """What a range test proposes by the paper's rule; None where it was not run."""
-        return self.suggested(test).get(PAPERS_RULE.name)
+    def range_test(self, optimizer: Optimizer, seed: int) -> Trial:
+        """Return the range test with that optimizer and seed."""
+        return planning.range_tests(self.paper, self.config_for(optimizer, seed))[0]
 
     def grid(self, optimizer: Optimizer, seed: int) -> list[Trial]:
-        """The trials of the grid."""
-        return planning.grid_trials(self.paper, self.like(optimizer, seed))
+        """Return the trials of the grid with that optimizer and seed."""
+        return planning.grid_trials(self.paper, self.config_for(optimizer, seed))
 
-    def at_rate(self, optimizer: Optimizer, seed: int, proposal: Proposal, factor: float = 1) -> Trial | None:
-        """The trial at a proposed rate, or so many times it, without a schedule; None where nothing trains at that."""
+    def trial_for(self, model: Model, seed: int) -> Trial | None:
+        """Return the trial of a claim's model; None where it is at a proposed rate and nothing trains at one."""
+        if model.learning_rate != PROPOSED:
+            return self.paper.trial_for(model, seed, self.config.engine)
+        proposal = self.proposal(self.range_test(model.optimizer, seed))
+        return self.trial_at(model.optimizer, seed, proposal) if isinstance(proposal, Proposal) else None
+
+    def trial_at(self, optimizer: Optimizer, seed: int, proposal: Proposal, factor: float = 1) -> Trial | None:
+        """Return the trial without a schedule at a proposed rate, or so many times it; None where none can train."""
         rate = planning.round_rate(proposal.learning_rate * factor)
         if not can_be_held(rate):
             return None
-        config = self.like(optimizer, seed).model_copy(update={"schedulers": ("none",), "learning_rates": (rate,)})
-        return planning.trials(self.paper, config)[0]
+        own = {"schedulers": ("none",), "learning_rates": (rate,)}
+        return planning.trials(self.paper, self.config_for(optimizer, seed).model_copy(update=own))[0]
+
+    def proposal(self, test: Trial) -> Suggestion | None:
+        """Return what a range test proposes by the paper's rule; None where it was not run."""
+        return self.suggested(test).get(PAPERS_RULE.name)
 
     def accuracies(self, trial: Trial) -> list[float] | None:
-        """Test accuracy by epoch, as the paper counts it; None where there is no run."""
+        """Return the test accuracy by epoch, as the paper counts it; None where there is no run."""
         result = self.result(trial)
-        return result and result.epochs[regret.METRIC]
+        return None if result is None else result.epochs[regret.METRIC]
+
+    def _curve(self, test: Trial) -> Curve | None:
+        """Return what a range test recorded, up to the first loss that is not finite; None where it was not run."""
+        result = self.result(test)
+        if result is None:
+            return None
+        return lr_range_test.until_not_finite(*self._read_curve(result.run_id), result.outcome == DIVERGED)
+
+    def _suggested(self, test: Trial) -> Mapping[str, Suggestion]:
+        """Return what each rule reads off a range test's curve; nothing where it was not run."""
+        curve = self.curve(test)
+        return {} if curve is None else suggestion_rules.read_all(curve, self.smoothing)

@@ -5,38 +5,53 @@ import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
+from markupsafe import Markup
+
+from reproduce import escaping
 from reproduce.analysis import claims
 from reproduce.analysis.claims import Judgement
 from reproduce.results.archive import finite
 from reproduce.results.run_collection import RunCollection
+from reproduce.results.table import Table
 from reproduce.study import planning
-from reproduce.study.schema import Claim, GridKind, Measure, Model, Test
-from reproduce.study.trial import Trial, format_rate
-from reproduce.training.provenance import ROOT
+from reproduce.study.claim import PROPOSED, Claim, GridKind, Measure, Model, OptimizerRangeTest
+from reproduce.study.schema import PAPER_FILE
+from reproduce.study.trial import ExponentialDecay, StepDecay, Trial, format_rate
 
-REFERENCE = ROOT / "report" / "reference" / "claims.json"
+# Each claim's values, one a seed, in the archived runs: where fewer than three seeds were run, the spread between seeds
+# is theirs. `tools/readme_results.py` writes it.
+REFERENCE_SPREAD = PAPER_FILE.parent / "reference_spread.json"
 
 
 def judge_all(
     collection: RunCollection,
     seeds: Sequence[int],
     further: Sequence[int] = (),
-    reference: Path = REFERENCE,
+    reference: Path = REFERENCE_SPREAD,
     about: Collection[Trial] | None = None,
 ) -> list[Judgement]:
-    """A judgement of each claim by the runs of these seeds, and of such `further` ones as have all that it wants.
+    """Return a judgement of each claim, in the paper's order.
 
-    In the paper's order; with `about` only of those claims that rest on one of these trials, run or not. The claims are
-    about the paper's own study, so that has to be what the collection is of.
+    The claims are about the paper's own study, so the collection has to be of that.
+
+    Args:
+        collection: The runs.
+        seeds: Seeds by which each claim is judged.
+        further: Seeds that count only for those claims for which they have all runs.
+        reference: A file as REFERENCE_SPREAD.
+        about: Where given, only the claims that rest on one of these trials are judged, run or not.
     """
-    borrowed = read_values(reference)
+    borrowed = read_reference_spread(reference)
     judgements = []
     for claim in collection.paper.claims:
-        values, runs, missing, wanted = {}, {}, {}, set()
+        values: dict[int, float] = {}
+        runs: dict[str, str] = {}
+        missing: dict[str, int] = {}
+        wanted: set[Trial] = set()
         for seed in sorted({*seeds, *further}):
-            used = _Used(collection)
+            used = _UsedRuns(collection)
             value = _value(claim.measure, seed, used)
             wanted |= used.wanted
             if value is not None:
@@ -44,99 +59,104 @@ def judge_all(
             if value is not None or seed in seeds:
                 runs |= used.runs
                 missing |= dict.fromkeys(used.missing, seed)
-        if about is not None and wanted.isdisjoint(about):
-            continue
-        spread_of = borrowed.get(claim.id, list(values.values()))
-        judgements.append(claims.judge(claim, values, spread_of, runs, missing))
+        if about is None or not wanted.isdisjoint(about):
+            spread_of = borrowed.get(claim.id, list(values.values()))
+            judgements.append(claims.judge(claim, values, spread_of, runs, missing))
     return judgements
 
 
-def studied(collection: RunCollection, seeds: Sequence[int]) -> tuple[int, ...]:
-    """Those of the seeds with which at least half of the paper's own study was run: the rest were asked for singly."""
+def seeds_studied(collection: RunCollection, seeds: Sequence[int]) -> tuple[int, ...]:
+    """Return those of the seeds with which at least half of the paper's own study was run; others were run singly."""
 
     def share(seed: int) -> float:
-        own = collection.like("adam", seed)
-        wanted = planning.range_tests(collection.paper, own) + planning.trials(collection.paper, own)
-        return sum(collection.has(trial) for trial in wanted) / len(wanted)
+        config = collection.config_for(collection.paper.protocol.optimizer, seed)
+        wanted = planning.range_tests(collection.paper, config) + planning.trials(collection.paper, config)
+        return sum(map(collection.has, wanted)) / len(wanted)
 
     return tuple(seed for seed in seeds if share(seed) >= 0.5)
 
 
-class _Used:
-    """The runs that a claim rests on, and those it wants and the store has not."""
+class _UsedRuns:
+    """The runs that a claim rests on, and those that it wants and the store does not have."""
 
     def __init__(self, collection: RunCollection) -> None:
         self.collection = collection
         self.runs: dict[str, str] = {}
-        self.missing: list[str] = []
+        self.missing: dict[str, None] = {}
         self.wanted: set[Trial] = set()
 
     def has(self, trial: Trial) -> bool:
-        """Whether there is a run of that trial, which is then counted as used, else as missing."""
+        """Return whether there is a run of that trial, which then counts as used, else as missing."""
         self.wanted.add(trial)
         result = self.collection.result(trial)
         if result is None:
-            if trial.label not in self.missing:
-                self.missing.append(trial.label)
+            self.missing[trial.label] = None
             return False
         self.runs[trial.label] = result.run_id
         return True
 
 
-def _value(measure: Measure, seed: int, used: _Used) -> float | None:
-    """The measure's value for that seed; None where a run is missing, NaN where the runs have no such value."""
-    terms = [_term(measure.kind, term, seed, used) for term in (measure.of, measure.minus) if term is not None]
-    if None in terms:
-        return None
-    return terms[0] - terms[1] if len(terms) == 2 else terms[0]
+def _value(measure: Measure, seed: int, used: _UsedRuns) -> float | None:
+    """Return the measure's value for that seed; None where a run is missing, NaN where the runs have no such value."""
+    value = _term(measure.kind, measure.of, seed, used)
+    if measure.minus is None:
+        return value
+    subtracted = _term(measure.kind, measure.minus, seed, used)
+    return None if value is None or subtracted is None else value - subtracted
 
 
-def _term(kind: str, term: Model | Test, seed: int, used: _Used) -> float | None:
-    collection = used.collection
-    test = collection.test(term.optimizer, seed)
+def _term(kind: str, term: Model | OptimizerRangeTest, seed: int, used: _UsedRuns) -> float | None:
     if isinstance(term, Model):
-        if term.learning_rate != "proposed":
-            trial = planning.trial_of_model(
-                collection.paper, collection.like(term.optimizer, seed), term, term.learning_rate
-            )
-        elif not used.has(test):
-            return None
-        else:
-            proposal = collection.proposal(test)
-            trial = collection.at_rate(term.optimizer, seed, proposal) if proposal else None
-        if trial is None:
-            return math.nan
-        return claims.of_epochs(kind, collection.result(trial).epochs, _decay_epoch(trial)) if used.has(trial) else None
-    if kind not in get_args(GridKind):
-        return claims.of_curve(kind, collection.curve(test), collection.smoothing) if used.has(test) else None
-    grid = collection.grid(term.optimizer, seed)
-    have = [used.has(trial) for trial in (test, *grid)]
-    proposal = collection.proposal(test) if have[0] else None
-    trial = collection.at_rate(term.optimizer, seed, proposal) if proposal else None
-    if not all(have) or (trial and not used.has(trial)):
+        return _model_term(kind, term, seed, used)
+    if kind in get_args(GridKind):
+        return _grid_term(kind, term, seed, used)
+    test = used.collection.range_test(term.optimizer, seed)
+    curve = used.collection.curve(test) if used.has(test) else None
+    return None if curve is None else claims.measure_curve(kind, curve, used.collection.smoothing)
+
+
+def _model_term(kind: str, model: Model, seed: int, used: _UsedRuns) -> float | None:
+    collection = used.collection
+    if model.learning_rate == PROPOSED and not used.has(collection.range_test(model.optimizer, seed)):
+        return None
+    trial = collection.trial_for(model, seed)
+    if trial is None:
+        return math.nan
+    result = collection.result(trial) if used.has(trial) else None
+    return None if result is None else claims.measure_epochs(kind, result.epochs, _decay_epoch(trial))
+
+
+def _grid_term(kind: str, term: OptimizerRangeTest, seed: int, used: _UsedRuns) -> float | None:
+    collection = used.collection
+    test, grid = collection.range_test(term.optimizer, seed), collection.grid(term.optimizer, seed)
+    are_there = [used.has(trial) for trial in (test, *grid)]
+    at_proposal = Model(scheduler="none", learning_rate=PROPOSED, optimizer=term.optimizer)
+    trial = collection.trial_for(at_proposal, seed) if are_there[0] else None
+    if not all(are_there) or (trial and not used.has(trial)):
         return None
     if trial is None:
         return math.nan
-    accuracies = {trial.learning_rate: collection.accuracies(trial) for trial in grid}
-    return claims.of_grid(kind, accuracies, trial.learning_rate, collection.accuracies(trial))
+    accuracies = {other.learning_rate: collection.accuracies(other) or [] for other in grid}
+    return claims.measure_grid(kind, accuracies, trial.learning_rate, collection.accuracies(trial) or [])
 
 
 def _decay_epoch(trial: Trial) -> int | None:
-    """The epoch, from 1, in which the rate first falls."""
-    steps = getattr(trial.schedule, "decay_steps", None)
-    return None if steps is None else math.ceil(steps / trial.steps_per_epoch)
+    """Return the epoch, from 1, in which the rate has first fallen by a whole decay; None without such decays."""
+    if not isinstance(trial.schedule, StepDecay | ExponentialDecay):
+        return None
+    return math.ceil(trial.schedule.decay_steps / trial.steps_per_epoch)
 
 
-def read_values(path: Path) -> dict[str, list[float]]:
-    """The values by seed of each claim in a claims.json; empty where there is none."""
+def read_reference_spread(path: Path) -> dict[str, list[float]]:
+    """Return the values of each claim, one a seed; nothing where there is no such file."""
     if not path.is_file():
         return {}
-    rows = json.loads(path.read_text(encoding="utf-8"))["claims"]
-    return {row["id"]: [float(value) for value in row["values"].values()] for row in rows}
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    return {name: list(map(float, values)) for name, values in rows.items()}
 
 
 def sentence(judgements: list[Judgement]) -> str:
-    """How many held."""
+    """Return how many claims are reproduced, and how many are not."""
     counts = Counter(judgement.verdict for judgement in judgements)
     return (
         f"{counts['reproduced']} of {len(judgements)} statements of the paper are reproduced, "
@@ -145,7 +165,7 @@ def sentence(judgements: list[Judgement]) -> str:
 
 
 def command(judgement: Judgement) -> str:
-    """What to type to have the runs that a claim rests on or wants; more seeds where its own could not settle it."""
+    """Return what to type for the runs that a claim rests on or wants; with more seeds where it is not settled."""
     if judgement.missing:
         seeds = ",".join(map(str, sorted(set(judgement.missing.values()))))
     elif judgement.verdict != "inconclusive":
@@ -156,24 +176,26 @@ def command(judgement: Judgement) -> str:
 
 
 def commands(measure: Measure, seeds: str) -> list[str]:
-    """What to type, line by line, to have the runs of a measure for these seeds."""
+    """Return what to type, line by line, for the runs of a measure with these seeds."""
     if measure.is_of_grid:
         return [f"reproduce grid --seeds {seeds}"]
     parts: dict[str, None] = {}
-    for term in filter(None, (measure.of, measure.minus)):
+    for term in (measure.of, measure.minus):
+        if term is None:
+            continue
         own = "" if term.optimizer == "adam" else f" --optimizer {term.optimizer}"
-        if isinstance(term, Test) or term.learning_rate == "proposed":
+        if isinstance(term, OptimizerRangeTest) or term.learning_rate == PROPOSED:
             parts[f"reproduce range_test{own} --seeds {seeds}"] = None
         if isinstance(term, Model):
             protocol = "" if term.protocol == "as-drawn" else f" --protocol {term.protocol}"
-            rate = term.learning_rate if term.learning_rate == "proposed" else format_rate(term.learning_rate)
+            rate = PROPOSED if term.learning_rate == PROPOSED else format_rate(term.learning_rate)
             options = f"--scheduler {term.scheduler} --learning-rates {rate}{protocol}"
             parts[f"reproduce sweep{own} {options} --seeds {seeds}"] = None
     return list(parts)
 
 
 def paper_value(claim: Claim) -> str:
-    """What the paper says, as a number."""
+    """Return what the paper says, as a number."""
     low, high = claim.expected
     if claim.measure.is_rate:
         return format_rate(10**low, 3)
@@ -188,20 +210,21 @@ def paper_value(claim: Claim) -> str:
 
 
 def our_value(judgement: Judgement) -> str:
-    """What was measured: mean, interval and number of seeds."""
-    if judgement.mean is None:
+    """Return what was measured: mean, interval and number of seeds."""
+    if judgement.interval is None:
         return "—"
-    mean, low, high = (one_value(judgement.claim, value) for value in (judgement.mean, judgement.low, judgement.high))
+    mean, low, high = (one_value(judgement.claim, value) for value in judgement.interval)
     interval = "" if low == high else f" ({low} to {high})"
-    unit = _unit(judgement.claim.measure) if math.isfinite(judgement.mean) else ""
+    unit = _unit(judgement.claim.measure) if math.isfinite(judgement.interval.mean) else ""
     return f"{mean}{interval}{unit}, n = {len(judgement.values)}"
 
 
 def one_value(claim: Claim, value: float) -> str:
-    """A value of the claim's measure: a rate where the measure is a rate's logarithm."""
+    """Return a value of the claim's measure as text: as a rate where the measure is a rate's logarithm."""
     if claim.measure.is_rate:
         return format_rate(10**value, 3)
-    if claim.measure.kind == "epochs_to_95_percent" and not math.isfinite(value):  # one of two never got there
+    # Where a difference is infinite, one of the two models never got there.
+    if claim.measure.kind == "epochs_to_95_percent" and not math.isfinite(value):
         return {math.inf: "never", -math.inf: "the other never"}.get(value, "neither")
     return f"{value:.4g}"
 
@@ -215,7 +238,7 @@ def _unit(measure: Measure) -> str:
 
 
 def text(judgements: list[Judgement]) -> str:
-    """The verdicts for a terminal: two lines a claim, a third where something would settle it, and how many held."""
+    """Return the verdicts for a terminal: two lines a claim, a third on what would settle it, and how many held."""
     lines = []
     for judgement in judgements:
         claim = judgement.claim
@@ -226,42 +249,41 @@ def text(judgements: list[Judgement]) -> str:
     return "\n".join([*lines, sentence(judgements)])
 
 
-def markdown(judgements: list[Judgement]) -> str:
-    """The verdicts as a table."""
+def table(judgements: list[Judgement]) -> Table:
+    """Return the verdicts as a table, a row a claim."""
     head = ["", "the paper says", "where", "its value", "ours", "verdict", "by which rule"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "-|" * len(head)]
-    for judgement in judgements:
-        claim, rule = judgement.claim, judgement.rule
-        if judgement.verdict == "inconclusive":
-            rule += f". Run `{command(judgement)}`"
-        values = [paper_value(claim), our_value(judgement)]
-        lines.append(
-            "| " + " | ".join([claim.id, claim.says, claim.where, *values, f"**{judgement.verdict}**", rule]) + " |"
-        )
-    return "\n".join(lines) + "\n"
+    return Table(head, [_row(judgement) for judgement in judgements])
 
 
-def data(judgements: list[Judgement]) -> dict[str, Any]:
-    """The verdicts as data. A number that is not finite, which JSON has not, is the text inf, -inf or nan."""
+def _row(judgement: Judgement) -> list[str]:
+    claim, rule = judgement.claim, escaping.markdown(judgement.rule)
+    if judgement.verdict == "inconclusive":
+        rule += f". Run `{command(judgement)}`"
+    values = [paper_value(claim), our_value(judgement)]
+    return [claim.id, claim.says, claim.where, *values, f"**{judgement.verdict}**", Markup(rule)]
+
+
+def data(judgements: list[Judgement]) -> dict[str, object]:
+    """Return the verdicts as data. A number that is not finite, which JSON does not have, is text: inf, -inf or nan."""
+    return {"claims": [_claim_data(judgement) for judgement in judgements]}
+
+
+def _claim_data(judgement: Judgement) -> dict[str, object]:
+    claim, interval = judgement.claim, judgement.interval
     return {
-        "claims": [
-            {
-                "id": judgement.claim.id,
-                "says": judgement.claim.says,
-                "where": judgement.claim.where,
-                "verdict": judgement.verdict,
-                "expected": list(map(finite, judgement.claim.expected)),
-                "allowed": list(map(finite, judgement.allowed)),
-                "reading_error": judgement.claim.reading,
-                "reading_reason": judgement.claim.reason,
-                "mean": finite(judgement.mean),
-                "interval": [finite(judgement.low), finite(judgement.high)],
-                "values": {str(seed): finite(value) for seed, value in judgement.values.items()},
-                "rule": judgement.rule,
-                "runs": judgement.runs,
-                "missing": list(judgement.missing),
-                "command": command(judgement),
-            }
-            for judgement in judgements
-        ]
+        "id": claim.id,
+        "says": claim.says,
+        "where": claim.where,
+        "verdict": judgement.verdict,
+        "expected": list(map(finite, claim.expected)),
+        "allowed": list(map(finite, judgement.allowed)),
+        "reading_error": claim.reading,
+        "reading_reason": claim.reason,
+        "mean": finite(interval.mean) if interval else None,
+        "interval": [finite(interval.low), finite(interval.high)] if interval else [None, None],
+        "values": {str(seed): finite(value) for seed, value in judgement.values.items()},
+        "rule": judgement.rule,
+        "runs": judgement.runs,
+        "missing": list(judgement.missing),
+        "command": command(judgement),
     }

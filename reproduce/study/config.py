@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from reproduce.study.schema import Paper, Protocol
+from reproduce.study.claim import Protocol
+from reproduce.study.schema import Paper
 from reproduce.study.trial import (
     SCHEDULERS,
     Count,

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from reproduce.errors import UserError, shown
 from reproduce.study.config import StudyConfig, option_name
-from reproduce.study.schema import Model, Paper
+from reproduce.study.schema import Paper
 from reproduce.study.trial import MAX_RATE, MIN_RATE, SIZES, Scheduler, Trial, can_be_held, format_rate
 
 Number = TypeVar("Number", int, float)
@@ -140,19 +140,6 @@ def trials_beside_grid(paper: Paper, config: StudyConfig, proposed: Mapping[int,
         return []
     seeds = tuple(own)
     return trials(paper, config.model_copy(update={"schedulers": ("none",), "seeds": seeds, "rates_by_seed": own}))
-
-
-def trial_of_model(paper: Paper, config: StudyConfig, model: Model, rate: float) -> Trial:
-    """The trial of that model at that rate and the wishes' first seed; beside it only their engine counts."""
-    own = StudyConfig(
-        seeds=config.seeds,
-        engine=config.engine,
-        optimizer=model.optimizer,
-        protocol=model.protocol,
-        schedulers=(model.scheduler,),
-        learning_rates=(rate,),
-    )
-    return trials(paper, own)[0]
 
 
 def round_rate(rate: float) -> float:

@@ -1,4 +1,4 @@
-"""The paper as data: `study.yaml`, read into frozen, validated types. Knows neither torch nor MLflow."""
+"""The study as data: `study.yaml`, read into frozen, validated types. Knows neither torch nor MLflow."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from reproduce.errors import shown
+from reproduce.study.claim import PROPOSED, PROTOCOLS, AtLeastZero, Claim, Contradiction, Model, Protocol, Text
 from reproduce.study.trial import (
     SCHEDULERS,
     SIZES,
     Count,
     Dataset,
+    Engine,
     Epochs,
     Frozen,
     Optimizer,
@@ -28,23 +31,44 @@ from reproduce.study.trial import (
 from reproduce.study.yaml_lines import Document
 
 PAPER_FILE = Path(__file__).parent.parent / "studies" / "lenet5_mnist" / "study.yaml"
-Protocol = Literal["as-drawn", "as-written"]
-PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
-Proposed = Literal["proposed"]  # in place of a rate
-PROPOSED: Proposed = "proposed"
-Keys = tuple[int | str, ...]  # the way to a value through mappings and lists
-Text = Annotated[str, Field(min_length=1, pattern=r"^[^\n]*$")]
-Real = Annotated[float, Field(strict=True)]
-AtLeastZero = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+# The way to a value through mappings and lists.
+Keys = tuple[int | str, ...]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Address = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
+
+
+class Publisher(Frozen):
+    """Who published a paper, and the publisher's own site."""
+
+    name: Text
+    url: Address
+
+
+class Publication(Frozen):
+    """A paper as a citation names it. `url` is where it can be read, None where that is nowhere."""
+
+    title: Text
+    authors: Annotated[tuple[Text, ...], Field(min_length=1)]
+    publisher: Publisher
+    year: Count
+    url: Address | None
+
+    @property
+    def citation(self) -> str:
+        """Return the citation in one line: authors, title, publisher, year."""
+        return f"{', '.join(self.authors)}, “{self.title}”, {self.publisher.name}, {self.year}"
 
 
 class Reported(Frozen):
-    """What the paper reports of one model. Accuracy is a fraction, a mean over test batches; loss an epoch's mean."""
+    """What the paper reports of one model. Accuracy is a fraction, a mean over test batches; loss an epoch's mean.
+
+    `source` is that of the accuracy; every loss is read off a plot. `said` is the paper's verdict in our words.
+    """
 
     learning_rate: Rate
     test_accuracy: Annotated[AtLeastZero, Field(le=1)]
     train_loss: AtLeastZero
-    source: Literal["printed", "plot"]  # of the accuracy; every loss is read off a plot
+    source: Literal["printed", "plot"]
     said: Text
 
 
@@ -52,7 +76,8 @@ class Sweep(Frozen):
     """One schedule at several rates, as a figure of the paper shows it; no figure where the paper only mentions it."""
 
     scheduler: Scheduler
-    figure: str | None
+    figure: Text | None
+    caption: Text | None = None
     learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1)]
     reported: tuple[Reported, ...]
 
@@ -64,10 +89,27 @@ class ReportedProposal(Frozen):
     step: Count
 
 
+class CurveFigure(Frozen):
+    """A figure of the range test: its number in the paper, the words for ours, and the part of the ramp it shows."""
+
+    number: Text
+    title: Text
+    alt: Text
+    caption: Text
+    shows: tuple[Fraction, Fraction]
+
+
+class CurveFigures(Frozen):
+    """The figures of the range test: the whole ramp, and its descent."""
+
+    whole: CurveFigure
+    zoomed: CurveFigure
+
+
 class RangeTest(Frozen):
     """The paper's ramp. `smoothing` is the weight of the past in the average that smooths the loss, in [0, 1)."""
 
-    figures: tuple[Text, ...]
+    figures: CurveFigures
     lr_start: Rate
     lr_end: Rate
     epochs: Epochs
@@ -93,115 +135,63 @@ class Grid(Frozen):
     epochs_compared: Annotated[tuple[Epochs, ...], Field(min_length=1)]
 
 
-class Model(Frozen):
-    """Which model a claim is about: one of the paper's, or one at what its own range test proposes."""
-
-    scheduler: Scheduler
-    learning_rate: Rate | Proposed
-    protocol: Protocol = "as-drawn"
-    optimizer: Optimizer = "adam"
-
-
-class Test(Frozen):
-    """The range test, and the grid, that a claim is about: the paper's, or that of another optimizer."""
-
-    optimizer: Optimizer = "adam"
-
-
-RangeTestKind = Literal["onset_step", "descent_steps", "explosion_step", "steepest_step", "proposed_log10"]
-ModelKind = Literal["final_accuracy", "accuracy_after_10_epochs", "epochs_to_95_percent", "fall_gained_by_decay"]
-GridKind = Literal["best_log10", "decades_from_best", "final_regret"]
-
-
-class Measure(Frozen):
-    """What a claim is about, one number a seed; `analysis/claims.py` says how each kind is taken."""
-
-    kind: RangeTestKind | ModelKind | GridKind
-    of: Model | Test = Test()
-    minus: Model | Test | None = None
-
-    @property
-    def is_of_grid(self) -> bool:
-        """Whether the grid's runs are wanted, beside the range test."""
-        return self.kind in get_args(GridKind)
-
-    @property
-    def is_rate(self) -> bool:
-        """Whether its values are the logarithms of learning rates, to base ten."""
-        return self.kind in ("proposed_log10", "best_log10") and self.minus is None
-
-    @model_validator(mode="after")
-    def _is_of_its_kind(self) -> Measure:
-        wanted = Model if self.kind in get_args(ModelKind) else Test
-        for term in filter(None, (self.of, self.minus)):
-            if not isinstance(term, wanted):
-                raise ValueError(
-                    f"a measure of kind {self.kind} is of a {'model' if wanted is Model else 'range test'}"
-                )
-        if self.is_of_grid and self.minus is not None:
-            raise ValueError("a grid's measure has nothing to subtract")
-        return self
-
-
-class Claim(Frozen):
-    """One statement of the paper that can be settled by itself, and when it counts as reproduced."""
-
-    id: Text
-    says: Text
-    where: Text
-    measure: Measure
-    expected: tuple[Real, Real]
-    reading: AtLeastZero
-    reason: Text
-
-    @property
-    def is_an_order(self) -> bool:
-        """Whether the paper gives no number for it that another run of its own might have moved."""
-        return any(map(math.isinf, self.expected)) or self.measure.kind == "decades_from_best"
-
-    @field_validator("expected")
-    @classmethod
-    def _from_low_to_high(cls, expected: tuple[float, float]) -> tuple[float, float]:
-        if not expected[0] <= expected[1]:
-            raise ValueError("expected goes from low to high")
-        if not any(map(math.isfinite, expected)):
-            raise ValueError("expected has a number on one side at least")
-        return expected
-
-
-class Contradiction(Frozen):
-    """Where the paper disagrees with itself, and the claims that it is between; none where it is not about results."""
-
-    says: Text
-    claims: tuple[Text, ...] = ()
-
-
 SCHEDULE: TypeAdapter[Schedule] = TypeAdapter(Schedule)
 
 
 class Paper(Frozen):
-    """`study.yaml`, validated."""
+    """`study.yaml`, validated: what a paper trained, reports and claims. `title` is that of a report on it."""
 
+    title: Text
+    publication: Publication
     protocol: Defaults
     range_test: RangeTest
-    schedules: dict[Protocol, dict[Scheduler, dict[str, Any]]]
+    schedules: dict[Protocol, dict[Scheduler, dict[str, object]]]
     sweeps: tuple[Sweep, ...]
+    optimizers: Annotated[tuple[Optimizer, ...], Field(min_length=1)]
     grid: Grid
     claims: Annotated[tuple[Claim, ...], Field(min_length=1)]
     contradictions: tuple[Contradiction, ...]
 
+    @property
+    def model_count(self) -> int:
+        """Return how many models the paper trained, one a schedule and a rate."""
+        return sum(len(sweep.learning_rates) for sweep in self.sweeps)
+
+    @property
+    def range_test_steps(self) -> int:
+        """Return how many steps the paper's range test has."""
+        return self.range_test.epochs * math.ceil(self.protocol.train_size / self.protocol.batch_size)
+
     def sweep(self, scheduler: str) -> Sweep:
-        """The paper's sweep of that schedule."""
+        """Return the paper's sweep of that schedule."""
         return next(sweep for sweep in self.sweeps if sweep.scheduler == scheduler)
 
+    def trial_for(self, model: Model, seed: int, engine: Engine) -> Trial:
+        """Return the paper's own trial of a model. ValueError for one at a proposed rate, which no paper has."""
+        if model.learning_rate == PROPOSED:
+            raise ValueError(f"{model.scheduler} is at a proposed rate, which only a range test can say")
+        stated = self.protocol
+        parameters = self.schedules[model.protocol][model.scheduler]
+        return Trial(
+            dataset=stated.dataset,
+            train_size=stated.train_size,
+            optimizer=model.optimizer,
+            schedule=SCHEDULE.validate_python({**parameters, "name": model.scheduler}),
+            learning_rate=model.learning_rate,
+            epochs=stated.epochs,
+            batch_size=stated.batch_size,
+            seed=seed,
+            engine=engine,
+        )
+
     def reported(self, trial: Trial) -> Reported | None:
-        """What the paper reports for that schedule and rate, if anything."""
+        """Return what the paper reports for that schedule and rate; None where it is silent."""
         rows = self.sweep(trial.schedule.name).reported
         return next((row for row in rows if row.learning_rate == trial.learning_rate), None)
 
 
-def disagreements(paper: Paper) -> Iterator[tuple[Keys, str]]:
-    """Where its parts do not go together: the keys and positions that lead there, and what is wrong."""
+def _disagreements(paper: Paper) -> Iterator[tuple[Keys, str]]:
+    """Yield where its parts contradict each other: the keys and positions that lead there, and what is wrong."""
     protocol, test, grid = paper.protocol, paper.range_test, paper.grid
     yield from _twice(protocol.seeds, ("protocol", "seeds"))
     if protocol.train_size > SIZES[protocol.dataset]:
@@ -212,9 +202,11 @@ def disagreements(paper: Paper) -> Iterator[tuple[Keys, str]]:
         yield ("range_test", "lr_end"), f"must be above lr_start {test.lr_start:g}"
     if not test.lr_start <= test.reported.proposed_learning_rate <= test.lr_end:
         yield ("range_test", "reported", "proposed_learning_rate"), "must be from lr_start to lr_end"
-    steps = test.epochs * math.ceil(protocol.train_size / protocol.batch_size)
-    if test.reported.step >= steps:
-        yield ("range_test", "reported", "step"), f"the test has {steps} steps"
+    if test.reported.step >= paper.range_test_steps:
+        yield ("range_test", "reported", "step"), f"the test has {paper.range_test_steps} steps"
+    for name, figure in test.figures:
+        if not figure.shows[0] < figure.shows[1]:
+            yield ("range_test", "figures", name, "shows"), "must go from low to high"
     for variant in PROTOCOLS:
         for scheduler in SCHEDULERS:
             keys = ("schedules", variant, scheduler)
@@ -225,7 +217,7 @@ def disagreements(paper: Paper) -> Iterator[tuple[Keys, str]]:
                 SCHEDULE.validate_python({**paper.schedules[variant][scheduler], "name": scheduler})
             except ValidationError as error:
                 first = error.errors()[0]
-                yield keys + first["loc"][1:], _said(first)
+                yield keys + first["loc"][1:], _describe(first)
     yield from _twice([sweep.scheduler for sweep in paper.sweeps], ("sweeps",), "scheduler")
     for scheduler in {*SCHEDULERS} - {sweep.scheduler for sweep in paper.sweeps}:
         yield ("sweeps",), f"there is none of {scheduler}"
@@ -235,6 +227,7 @@ def disagreements(paper: Paper) -> Iterator[tuple[Keys, str]]:
         yield from _twice(rates, ("sweeps", number, "reported"), "learning_rate")
         for position in (position for position, rate in enumerate(rates) if rate not in sweep.learning_rates):
             yield ("sweeps", number, "reported", position, "learning_rate"), "is none of the sweep's learning_rates"
+    yield from _twice(paper.optimizers, ("optimizers",))
     for key, values in (("learning_rates", grid.learning_rates), ("epochs_compared", grid.epochs_compared)):
         if list(values) != sorted(set(values)):
             yield ("grid", key), "must rise, each one once"
@@ -254,8 +247,8 @@ def disagreements(paper: Paper) -> Iterator[tuple[Keys, str]]:
                 yield ("contradictions", number, "claims", position), f"there is no claim {name}"
 
 
-def _twice(values: Sequence[Any], keys: Keys, *below: str) -> Iterator[tuple[Keys, str]]:
-    """The second place of whatever is there twice."""
+def _twice(values: Sequence[object], keys: Keys, *below: str) -> Iterator[tuple[Keys, str]]:
+    """Yield the second place of each value that is there twice."""
     for position, value in enumerate(values):
         if value in values[:position]:
             yield (*keys, position, *below), f"{value} is there twice"
@@ -263,22 +256,22 @@ def _twice(values: Sequence[Any], keys: Keys, *below: str) -> Iterator[tuple[Key
 
 @cache
 def load_paper(path: Path = PAPER_FILE) -> Paper:
-    """The paper from its file; UserError names the file, the line and the key that is wrong."""
+    """Return the study in a file. UserError names the file, the line and the key that is wrong."""
     document = Document(path)
     try:
         paper = Paper.model_validate(document.data)
     except ValidationError as error:
         first = error.errors()[0]
-        keys, said = first["loc"], _said(first)
+        keys, said = first["loc"], _describe(first)
     else:
-        keys, said = next(disagreements(paper), ((), ""))
+        keys, said = next(_disagreements(paper), ((), ""))
         if not said:
             return paper
     where = ".".join(map(str, keys))
     raise document.error(document.line(keys), f"{where}: {said}" if where else said)
 
 
-def _said(error: Any) -> str:
-    """What is wrong with a value, and what was got."""
+def _describe(error: ErrorDetails) -> str:
+    """Return what is wrong with a value, and what it is."""
     message = error["msg"].removeprefix("Value error, ")
     return message if error["type"] in ("value_error", "missing") else f"{message}, got {shown(error['input'])}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from mlflow.entities import Run
 
-from reproduce.analysis.lr_range_test import Reading
+from reproduce.analysis.lr_range_test import Suggestion
 from reproduce.errors import StoreAwayError, TrackingError, UserError
 from reproduce.progress import say
 from reproduce.study.trial import Trial
@@ -55,7 +55,7 @@ class Recorded:
     reason: str = ""
 
 
-def proposal_tags(proposal: Reading, smoothing: float) -> dict[str, str]:
+def proposal_tags(proposal: Suggestion, smoothing: float) -> dict[str, str]:
     """The tags that say what a range test proposes, or why it proposes nothing."""
     return {
         "smoothing": str(smoothing),

@@ -31,7 +31,7 @@ from mlflow.utils.mlflow_tags import (
     MLFLOW_RUN_NOTE,
 )
 
-from reproduce.analysis.lr_range_test import Reading
+from reproduce.analysis.lr_range_test import Suggestion
 from reproduce.data import datasets
 from reproduce.errors import StoreAwayError, TrackingError, UserError
 from reproduce.progress import say
@@ -263,7 +263,7 @@ class Store(Liveness):
         """Write the files of a folder to a run."""
         self.client.log_artifacts(run_id, str(folder), under)
 
-    def log_proposals(self, run_id: str, smoothing: float, proposals: dict[str, tuple[int, Reading]]) -> None:
+    def log_proposals(self, run_id: str, smoothing: float, proposals: dict[str, tuple[int, Suggestion]]) -> None:
         """Write what range tests, by run id, propose for their seed: to each, and to the parent by seed."""
         now = int(time.time() * 1000)
         metrics = [Metric(PROPOSED, found.learning_rate, now, seed) for seed, found in proposals.values() if found]

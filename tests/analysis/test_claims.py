@@ -8,9 +8,7 @@ from pydantic import ValidationError
 
 from reproduce.analysis import claims, regret
 from reproduce.analysis.lr_range_test import Curve
-from reproduce.study import planning
-from reproduce.study.config import StudyConfig
-from reproduce.study.schema import Claim, Measure, Model
+from reproduce.study.claim import Claim, Measure, Model
 
 T2 = 4.302652729911275  # Student's t, 2 degrees of freedom, 97.5%
 
@@ -48,7 +46,7 @@ def test_the_tolerance_is_the_reading_error_and_a_prediction_interval():
 
 def test_a_mean_is_judged_by_its_interval_and_the_bound_itself_is_inside():
     found = claims.judge(claim(2, 2, reading=1), seeds(2.0, 2.0, 2.0), [])
-    assert (found.verdict, found.mean, found.low, found.high, found.allowed) == ("reproduced", 2, 2, 2, (1, 3))
+    assert (found.verdict, found.interval, found.allowed) == ("reproduced", (2, 2, 2), (1, 3))
     assert claims.judge(claim(2, 2, reading=1), seeds(3.0, 3.0, 3.0), []).verdict == "reproduced"
     assert claims.judge(claim(2, 2, reading=1), seeds(1.0, 1.0, 1.0), []).verdict == "reproduced"
     beyond = math.nextafter(3.0, 4.0)
@@ -125,12 +123,12 @@ def test_a_claim_that_no_run_could_fail_is_not_settled():
 
 def test_with_fewer_than_three_seeds_the_spread_is_borrowed_and_said_to_be():
     found = claims.judge(claim(0, 100), seeds(50.0), SPREAD)
-    assert (found.low, found.high) == (pytest.approx(50 - T2), pytest.approx(50 + T2))
+    assert found.interval == pytest.approx((50, 50 - T2, 50 + T2))
     assert "1 seed, spread borrowed from the reference's 3" in found.rule
     found = claims.judge(claim(0, 100), seeds(49.0, 51.0), SPREAD)
-    assert found.high == pytest.approx(50 + T2 / math.sqrt(2))
+    assert found.interval.high == pytest.approx(50 + T2 / math.sqrt(2))
     alone = claims.judge(claim(0, 100), seeds(49.0, 51.0), [50.0, 50.0])
-    assert (alone.verdict, alone.mean) == ("inconclusive", None)
+    assert (alone.verdict, alone.interval) == ("inconclusive", None)
     assert alone.rule == "2 of at least 3 seeds, and no reference to borrow from"
 
 
@@ -144,7 +142,11 @@ def test_without_runs_or_without_the_measure_nothing_is_concluded():
 
 def test_seeds_of_which_some_never_got_there_are_inconclusive():
     found = claims.judge(claim(-math.inf, -1), seeds(-math.inf, -3.0, -3.0), [])
-    assert (found.verdict, found.mean, found.rule) == ("inconclusive", None, "some seeds get there, others never do")
+    assert (found.verdict, found.interval, found.rule) == (
+        "inconclusive",
+        None,
+        "some seeds get there, others never do",
+    )
 
 
 # Measures.
@@ -166,17 +168,17 @@ CURVE = Curve(np.logspace(-6, 0, len(RAMP)), RAMP)
     ],
 )
 def test_measures_of_a_curve(kind, value):
-    assert claims.of_curve(kind, CURVE, smoothing=0.0) == pytest.approx(value)
+    assert claims.measure_curve(kind, CURVE, smoothing=0.0) == pytest.approx(value)
 
 
 def test_a_curve_without_the_point_has_no_such_measure():
     flat = Curve(np.logspace(-3, 0, 5), np.ones(5))
     rising = Curve(np.logspace(-3, 0, 5), np.arange(5.0))
     for kind in ("onset_step", "descent_steps", "steepest_step", "proposed_log10"):
-        assert math.isnan(claims.of_curve(kind, flat, 0.0))
-        assert math.isnan(claims.of_curve(kind, rising, 0.0))
-    assert math.isnan(claims.of_curve("explosion_step", Curve(CURVE.learning_rates[:30], RAMP[:30]), 0.0))
-    assert math.isnan(claims.of_curve("onset_step", Curve(np.array([]), np.array([])), 0.98))
+        assert math.isnan(claims.measure_curve(kind, flat, 0.0))
+        assert math.isnan(claims.measure_curve(kind, rising, 0.0))
+    assert math.isnan(claims.measure_curve("explosion_step", Curve(CURVE.learning_rates[:30], RAMP[:30]), 0.0))
+    assert math.isnan(claims.measure_curve("onset_step", Curve(np.array([]), np.array([])), 0.98))
 
 
 EPOCHS = {
@@ -190,14 +192,14 @@ EPOCHS = {
     [("final_accuracy", 0.99), ("accuracy_after_10_epochs", 0.97), ("epochs_to_95_percent", 3)],
 )
 def test_measures_of_a_model(kind, value):
-    assert claims.of_epochs(kind, EPOCHS, None) == value
+    assert claims.measure_epochs(kind, EPOCHS, None) == value
 
 
 def test_what_a_decay_gains_in_worked_numbers():
     # The rate falls in epoch 6. Before: 9 to 6 over epochs 2 to 5, 1 an epoch. From its end: 5.5 to 0.5, 5/3 an epoch.
-    assert claims.of_epochs("fall_gained_by_decay", EPOCHS, 6) == pytest.approx(5 / 3 - 1)
-    assert math.isnan(claims.of_epochs("fall_gained_by_decay", EPOCHS, 4))  # no three epochs before
-    assert math.isnan(claims.of_epochs("fall_gained_by_decay", EPOCHS, 10))  # none after
+    assert claims.measure_epochs("fall_gained_by_decay", EPOCHS, 6) == pytest.approx(5 / 3 - 1)
+    assert math.isnan(claims.measure_epochs("fall_gained_by_decay", EPOCHS, 4))  # no three epochs before
+    assert math.isnan(claims.measure_epochs("fall_gained_by_decay", EPOCHS, 10))  # none after
 
 
 GRID = {1e-5: [0.1, 0.5, 0.8], 1e-3: [0.6, 0.9, 0.95], 1e-1: [0.7, 0.1]}  # the last diverged
@@ -208,7 +210,7 @@ GRID = {1e-5: [0.1, 0.5, 0.8], 1e-3: [0.6, 0.9, 0.95], 1e-1: [0.7, 0.1]}  # the 
     [("best_log10", -3.0), ("decades_from_best", -1.0), ("final_regret", 0.95 - 0.93)],
 )
 def test_measures_of_a_grid(kind, value):
-    assert claims.of_grid(kind, GRID, 1e-4, [0.3, 0.8, 0.93]) == pytest.approx(value)
+    assert claims.measure_grid(kind, GRID, 1e-4, [0.3, 0.8, 0.93]) == pytest.approx(value)
 
 
 def test_a_rate_whose_accuracy_is_no_number_is_not_the_best():
@@ -219,13 +221,13 @@ def test_a_rate_whose_accuracy_is_no_number_is_not_the_best():
 
 
 def test_a_proposal_that_diverged_has_no_regret():
-    assert math.isnan(claims.of_grid("final_regret", GRID, 1e-4, [0.3, 0.8]))
+    assert math.isnan(claims.measure_grid("final_regret", GRID, 1e-4, [0.3, 0.8]))
 
 
 def test_what_was_never_reached_or_trained():
     short = {name: values[:2] for name, values in EPOCHS.items()}
-    assert claims.of_epochs("epochs_to_95_percent", short, None) == math.inf
-    assert math.isnan(claims.of_epochs("accuracy_after_10_epochs", short, None))
+    assert claims.measure_epochs("epochs_to_95_percent", short, None) == math.inf
+    assert math.isnan(claims.measure_epochs("accuracy_after_10_epochs", short, None))
 
 
 # The file.
@@ -245,7 +247,7 @@ def test_the_expected_values_are_those_of_the_papers_table(paper):
         measure = found.measure
         plain = measure.kind == "final_accuracy" and measure.minus is None and found.expected[0] == found.expected[1]
         if plain and found.id != "C4b":  # the text's own, which is not the output's
-            trial = planning.trial_of_model(paper, StudyConfig(), measure.of, measure.of.learning_rate)
+            trial = paper.trial_for(measure.of, 0, "torch")
             assert found.expected[0] == pytest.approx(paper.reported(trial).test_accuracy, abs=5e-5), found.id
 
 

@@ -113,10 +113,10 @@ EXPLOSION = np.linspace(0, 8, 60) ** 2
     ],
     ids=["sound", "first", "lucky", "spike", "diverged"],
 )
-def test_a_proposal_on_weak_ground_says_why(losses, step, weak):
+def test_a_weak_proposal_says_why(losses, step, weak):
     found = proposed(losses)
     assert (found.step, found.weak) == (step, weak)
-    assert str(found).endswith(f", on weak ground: {weak}" if weak else found.short)
+    assert str(found).endswith(f", weak: {weak}" if weak else found.short)
     assert found.short.endswith(" (weak)") == bool(weak)
 
 

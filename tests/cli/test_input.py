@@ -22,6 +22,7 @@ from reproduce.cli import main, options, process, run_command, terminal
 from reproduce.cli.options import COMMANDS
 from reproduce.errors import UserError
 from reproduce.execution import local
+from reproduce.report import output_folder
 from reproduce.study import planning, rate_checks
 from reproduce.tracking import remedies
 
@@ -371,7 +372,7 @@ def test_an_output_that_can_be_is_not_made_before_there_is_a_report(surroundings
     (surroundings / "to-come").symlink_to("nothing-yet")
     before = sorted(surroundings.rglob("*"))
     for name in ("there", "link", "to-come", "a/b/c"):
-        paths.check_output(surroundings / name)
+        output_folder.check_output(surroundings / name)
     assert sorted(surroundings.rglob("*")) == before
 
 

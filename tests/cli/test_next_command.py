@@ -119,7 +119,7 @@ def commands(monkeypatch, tmp_path, paper):
     monkeypatch.setattr(run_command, "open_store", lambda name: seen["store"])
     monkeypatch.setattr(main, "_report", lambda store, parent_id, found, given: seen.update(found=found))
     monkeypatch.setattr(verdicts, "judge_all", lambda *_, about: seen.update(about=about) or [])
-    monkeypatch.setattr(verdicts, "studied", lambda collection, every: every)
+    monkeypatch.setattr(verdicts, "seeds_studied", lambda collection, every: every)
 
     def command(name, options, finished=()):
         seen["store"] = Trained(finished)

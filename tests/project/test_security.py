@@ -24,7 +24,8 @@ from helpers import ROOT, needs
 from helpers.commands import typed
 from reproduce import escaping
 from reproduce.cli import main
-from reproduce.report import build, tables
+from reproduce.report import build
+from reproduce.results.table import Table
 from reproduce.training import provenance
 
 # Secrets.
@@ -230,7 +231,8 @@ def test_the_ui_is_given_the_stores_address_where_others_cannot_read_it(monkeypa
 def test_a_report_that_was_sent_does_not_steer_the_terminal(monkeypatch, capsys, tmp_path):
     shutil.copytree(ROOT / "report" / "reference", tmp_path / "sent")
     (tmp_path / "sent" / "\x1b]0;title\x07").touch()
-    monkeypatch.setattr(build, "_fill", lambda content, folder: None)  # what is in the folder is enough here
+    # What is in the folder is enough here.
+    monkeypatch.setattr(build, "fill", lambda data, folder: None)
     monkeypatch.setattr(sys, "argv", ["reproduce", "report", "--check", "--output", str(tmp_path / "sent")])
     with pytest.raises(SystemExit):
         main.main()
@@ -240,5 +242,5 @@ def test_a_report_that_was_sent_does_not_steer_the_terminal(monkeypatch, capsys,
 
 
 def test_markdown_has_no_markup_from_the_store():
-    row = tables.markdown(["a"], [["<script>x</script> ![](http://example.org/) | `b` &amp;\n# c"]]).splitlines()[2]
+    row = Table(["a"], [["<script>x</script> ![](http://example.org/) | `b` &amp;\n# c"]]).markdown().splitlines()[2]
     assert row == "| &lt;script>x&lt;/script> !\\[](http://example.org/) \\| &#96;b&#96; &amp;amp; # c |"

@@ -1,128 +1,20 @@
+"""What the RO-Crate says of a report, its runs and the paper."""
+
 import hashlib
-import json
 import shutil
-import subprocess
 import tomllib
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import timedelta, timezone
 
 import pytest
-import yaml
 
 from helpers import ROOT
+from helpers.crates import COMMIT, DATASET, DIVERGED, FINISHED, GIVEN, PUBLICATION, graph
 from reproduce.report import crate
-
-VALIDATOR = ROOT / "tests" / "validator"
-STARTED = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
-FINISHED = crate.Action(
-    name="step 6e-4 seed 0",
-    run_id="872b13166bb74f81893590b33e890a52",
-    started_at=STARTED,
-    ended_at=STARTED + timedelta(seconds=90),
-    parameters={"optimizer": "adam", "learning_rate": "0.0006", "milestones": "[2500, 7500]"},
-    metrics={"test_accuracy_batch_mean": 0.9885, "train_loss": 0.0312},
-    outcome="finished",
-)
-DIVERGED = replace(
-    FINISHED,
-    name="none 0.6 seed 0",
-    run_id="d54f6f04d1f64795a5484e12f28c6d74",
-    started_at=STARTED + timedelta(seconds=5),
-    ended_at=STARTED + timedelta(seconds=30),
-    parameters={"optimizer": "adam", "learning_rate": "0.6"},
-    metrics={"test_accuracy_batch_mean": 0.0, "train_loss": float("nan")},
-    outcome="diverged",
-)
-COMMIT = "6f7dd0fc0aac8a03e6f443a775af62cc4bf087cd"
-DATASET = {"train-images-idx3-ubyte": "a" * 64, "t10k-labels-idx1-ubyte": "b" * 64}
-GIVEN = {
-    "command": "reproduce main --seeds 0,1,2",
-    "commit": COMMIT,
-    "uncommitted_changes": "no",
-    "versions": {"python": "3.11.7", "torch": "2.5.1+cpu", "colossalai": "0.5.0"},
-    "dataset": DATASET,
-    "dataset_name": "mnist",
-}
-NO_AGENT = "The Action SHOULD have an agent that is a Person or Organization"
-NO_PUBLISHER = ["RECOMMENDED", "./", "The `publisher` property of a `Root Data Entity` SHOULD be an `Organization`"]
-
-
-@pytest.fixture
-def archived_report(tmp_path):
-    """A copy of the archived report, without a crate, beside a file of each kind that it lacks."""
-    folder = tmp_path / "output"
-    shutil.copytree(ROOT / "report" / "reference", folder, ignore=shutil.ignore_patterns(crate.METADATA))
-    (folder / "index.html").write_text("<!doctype html>\n")
-    (folder / "more").mkdir()
-    (folder / "more" / "figure 1 é#?.bin").write_bytes(b"\x00\x01")
-    return folder
-
-
-@pytest.fixture
-def described(archived_report):
-    """That report, described."""
-    crate.write(archived_report, [FINISHED, DIVERGED], **GIVEN)
-    return archived_report
-
-
-def graph(folder):
-    """The crate's entities by their ids."""
-
-    def not_json(constant):
-        raise AssertionError(f"{constant} is no JSON")
-
-    entities = json.loads((folder / crate.METADATA).read_text(encoding="utf-8"), parse_constant=not_json)["@graph"]
-    by_id = {entity["@id"]: entity for entity in entities}
-    assert len(by_id) == len(entities)
-    return by_id
 
 
 def ids(references):
     return {reference["@id"] for reference in references}
-
-
-def findings(folder, profile, severity):
-    """What the validator says, [severity, entity, message] each."""
-    python = VALIDATOR / ".venv" / "bin" / "python"
-    if not python.exists():
-        pytest.skip("the validator is not installed: make tests/validator/.venv/installed")
-    command = [python, "-I", VALIDATOR / "validate.py", folder, profile, severity]  # of its own packages only
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
-@pytest.mark.parametrize("profile", ["ro-crate-1.1", "process-run-crate"])
-@pytest.mark.parametrize("actions", [[FINISHED, DIVERGED], []], ids=["two runs", "no run"])
-def test_the_validator_finds_nothing_that_is_required_missing(archived_report, profile, actions):
-    crate.write(archived_report, actions, **GIVEN)
-    assert findings(archived_report, profile, "REQUIRED") == []
-
-
-def test_the_validator_sees_an_action_without_its_instrument_and_a_file_that_is_not_there(described):
-    metadata = json.loads((described / crate.METADATA).read_text())
-    for entity in metadata["@graph"]:
-        if entity["@id"] == "#report":
-            del entity["instrument"]
-    (described / crate.METADATA).write_text(json.dumps(metadata))
-    (described / "claims.json").unlink()
-    messages = [message for _, _, message in findings(described, "process-run-crate", "REQUIRED")]
-    assert messages == [
-        "The Action MUST have an instrument property that references the executed tool",
-        "The RO-Crate does not include the Data Entity 'claims.json' as part of its payload",
-    ]
-
-
-def test_of_what_is_recommended_only_who_ran_it_is_left_out_once_the_code_has_an_address(
-    archived_report, tmp_path, monkeypatch
-):
-    citation = yaml.safe_load(crate.CITATION.read_text()) | {"repository-code": "https://example.org/code"}
-    (tmp_path / "CITATION.cff").write_text(yaml.safe_dump(citation))
-    monkeypatch.setattr(crate, "CITATION", tmp_path / "CITATION.cff")
-    crate.write(archived_report, [FINISHED, DIVERGED], **GIVEN)
-    actions = ["./#report", f"./#run/{FINISHED.run_id}", f"./#run/{DIVERGED.run_id}"]
-    expected = [NO_PUBLISHER, *(["RECOMMENDED", action, NO_AGENT] for action in actions)]
-    assert findings(archived_report, "process-run-crate", "RECOMMENDED") == expected
-    package = graph(archived_report)["https://example.org/code"]
-    assert package["url"] == package["codeRepository"] == "https://example.org/code"
 
 
 def test_every_file_is_described_with_its_hash_and_its_size(described):
@@ -233,7 +125,7 @@ def test_the_package_is_named_with_its_commit_and_what_it_ran_on(described):
 
 def test_a_package_that_may_not_be_the_commits_says_so(archived_report):
     def package(**provenance):
-        crate.write(archived_report, [FINISHED], **(GIVEN | provenance))
+        crate.write(archived_report, [FINISHED], replace(GIVEN, **provenance), PUBLICATION)
         return graph(archived_report)["#package"]
 
     changed = package(uncommitted_changes="yes")
@@ -258,7 +150,7 @@ def test_the_whole_names_the_paper_and_is_dated_by_the_last_run(described):
 
 
 def test_a_report_on_no_runs_bears_the_date_of_nothing(archived_report):
-    crate.write(archived_report, [], **GIVEN)
+    crate.write(archived_report, [], GIVEN, PUBLICATION)
     assert graph(archived_report)["./"]["datePublished"] == "1970-01-01T00:00:00.000+00:00"
     assert crate.stale(archived_report) == []
 
@@ -277,8 +169,8 @@ def test_the_same_inputs_give_the_same_bytes_wherever_and_whenever(described, tm
         parameters=dict(reversed(FINISHED.parameters.items())),
         metrics=dict(reversed(FINISHED.metrics.items())),
     )
-    given = {name: dict(reversed(value.items())) if isinstance(value, dict) else value for name, value in GIVEN.items()}
-    crate.write(elsewhere, [DIVERGED, turned], **given)
+    versions, dataset = (dict(reversed(value.items())) for value in (GIVEN.versions, GIVEN.dataset))
+    crate.write(elsewhere, [DIVERGED, turned], replace(GIVEN, versions=versions, dataset=dataset), PUBLICATION)
     assert (elsewhere / crate.METADATA).read_bytes() == first
 
 
@@ -309,7 +201,7 @@ def test_without_a_crate_that_can_be_read_everything_is_stale(tmp_path, text):
 
 def test_a_missing_folder_is_an_error_and_is_not_made(tmp_path):
     with pytest.raises(FileNotFoundError, match="no folder to describe"):
-        crate.write(tmp_path / "output", [FINISHED], **GIVEN)
+        crate.write(tmp_path / "output", [FINISHED], GIVEN, PUBLICATION)
     assert not (tmp_path / "output").exists()
 
 
@@ -318,7 +210,7 @@ def test_what_runs_have_in_common_is_there_once_for_three_hundred(tmp_path):
         replace(FINISHED, run_id=f"{number:032x}", parameters=FINISHED.parameters | {"seed": str(number)})
         for number in range(300)
     ]
-    crate.write(tmp_path, actions, **GIVEN)
+    crate.write(tmp_path, actions, GIVEN, PUBLICATION)
     kinds = [entity["@type"] for entity in graph(tmp_path).values()]
     assert kinds.count("CreateAction") == 301
     assert kinds.count("PropertyValue") == 300 * 3 + 300 + 3  # results, seeds, and what all have in common

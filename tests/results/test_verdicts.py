@@ -1,6 +1,7 @@
 """From a store to verdicts. The runs are the paper's own trials with made-up metrics, as training takes minutes."""
 
 import json
+import math
 
 import pytest
 from click.testing import CliRunner
@@ -9,9 +10,8 @@ from mlflow.entities import Metric
 from reproduce.cli.main import cli
 from reproduce.results import verdicts
 from reproduce.results.run_collection import RunCollection
-from reproduce.study import planning
+from reproduce.study.claim import Model
 from reproduce.study.config import StudyConfig
-from reproduce.study.schema import Model
 
 FAST, SLOW = Model(scheduler="none", learning_rate=6e-5), Model(scheduler="none", learning_rate=6e-6)
 SEEDS = (0, 1, 2)
@@ -24,9 +24,7 @@ def add(store, paper):
     def add(model, accuracies, seeds=SEEDS):
         ids = []
         for seed in seeds:
-            trial = planning.trial_of_model(
-                paper, StudyConfig(seeds=(seed,), engine="fused"), model, model.learning_rate
-            )
+            trial = paper.trial_for(model, seed, "fused")
             tags = {
                 "specification": trial.config_hash, "outcome": "finished", "seed": str(trial.seed), "kind": "trial",
             }  # fmt: skip
@@ -61,7 +59,7 @@ def test_claims_are_judged_by_their_own_runs_and_the_rest_wait(store, paper, add
     slow = add(SLOW, (0.80, 0.81, 0.82))
     found = judged(store, paper, tmp_path / "none.json")
     assert (found["C3a"].verdict, list(found["C3a"].runs.values())) == ("reproduced", ids)
-    assert found["C3a"].mean == pytest.approx(0.981)
+    assert found["C3a"].interval.mean == pytest.approx(0.981)
     assert found["C3c"].verdict == "not reproduced"  # 0.81 where the paper has 0.91
     # Seed by seed: the fast one reaches 0.95 in epoch 30 (0.95 / 0.981 of 30 is 29.05), the slow one never.
     assert found["C3e"].values == {0: -float("inf"), 1: -float("inf"), 2: -float("inf")}
@@ -90,21 +88,27 @@ def test_deleting_a_run_makes_just_its_claims_inconclusive(store, paper, add, tm
 
 
 def test_one_seed_borrows_the_spread_of_the_reference(store, paper, add, tmp_path):
-    reference = tmp_path / "claims.json"
+    reference = tmp_path / "reference_spread.json"
     add(FAST, (0.981, 0.980, 0.982))
-    reference.write_text(json.dumps(verdicts.data(list(judged(store, paper, tmp_path / "none.json").values()))))
-    assert verdicts.read_values(reference)["C3a"] == [0.981, 0.98, 0.982]
+    reference.write_text('{"C3a": [0.981, 0.98, 0.982], "C3e": ["-inf", "-inf", "-inf"]}')
     found = judged(store, paper, reference, seeds=(1,))["C3a"]
-    assert (found.mean, found.high - found.low) == (0.98, pytest.approx(2 * 4.302653 * 0.001, rel=1e-6))
+    half = 4.302653 * 0.001
+    assert found.interval == pytest.approx((0.98, 0.98 - half, 0.98 + half), rel=1e-6)
     assert found.verdict == "reproduced"
 
 
-def test_what_is_not_finite_survives_the_file(store, paper, add, tmp_path):
+def test_what_is_not_finite_survives_the_file(tmp_path):
+    (tmp_path / "reference_spread.json").write_text('{"C3e": ["-inf", "-inf", 3.0]}')
+    assert verdicts.read_reference_spread(tmp_path / "reference_spread.json") == {"C3e": [-math.inf, -math.inf, 3.0]}
+
+
+def test_a_verdict_on_what_is_not_finite_is_data_for_json(store, paper, add, tmp_path):
     add(FAST, (0.981, 0.980, 0.982))
     add(SLOW, (0.80, 0.81, 0.82))
-    text = json.dumps(verdicts.data(list(judged(store, paper, tmp_path / "none.json").values())), allow_nan=False)
-    (tmp_path / "claims.json").write_text(text)
-    assert verdicts.read_values(tmp_path / "claims.json")["C3e"] == [-float("inf")] * 3
+    found = judged(store, paper, tmp_path / "none.json")["C3e"]
+    (row,) = json.loads(json.dumps(verdicts.data([found]), allow_nan=False))["claims"]
+    assert row["values"] == {"0": "-inf", "1": "-inf", "2": "-inf"}
+    assert (row["mean"], row["interval"]) == ("-inf", ["-inf", "-inf"])
 
 
 def verify(*arguments):

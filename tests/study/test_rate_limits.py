@@ -12,8 +12,8 @@ from reproduce.analysis.lr_range_test import NoProposal, Proposal
 from reproduce.cli import run_command
 from reproduce.results.run_collection import RunCollection
 from reproduce.study import planning, rate_checks, rate_limits
+from reproduce.study.claim import PROTOCOLS
 from reproduce.study.config import StudyConfig
-from reproduce.study.schema import PROTOCOLS
 from reproduce.study.trial import (
     MAX_RATE,
     MIN_RATE,
@@ -257,9 +257,9 @@ def test_proposed_rates_that_a_schedule_takes_beyond_are_refused_and_the_papers_
 
 def test_where_nothing_trains_at_a_derived_rate_there_is_no_trial_and_no_error(store, paper):
     collection = RunCollection(store, paper, small_config(lr_start=1e-38, schedule_parameters={"gamma": 0.5}), 0.98)
-    assert collection.at_rate("adam", 0, Proposal(2.51e-38, 3), 0.1) is None
-    assert collection.at_rate("adam", 0, Proposal(2.51e37, 3), 10) is None
-    assert collection.at_rate("adam", 0, Proposal(2.51e-38, 3)).learning_rate == 2.51e-38
+    assert collection.trial_at("adam", 0, Proposal(2.51e-38, 3), 0.1) is None
+    assert collection.trial_at("adam", 0, Proposal(2.51e37, 3), 10) is None
+    assert collection.trial_at("adam", 0, Proposal(2.51e-38, 3)).learning_rate == 2.51e-38
     beside = planning.trials_beside_grid(paper, small_config(), {0: [2.51e-38, 2.51e-39, 2.5e38, 1e-3]})
     assert [trial.learning_rate for trial in beside] == [2.51e-38]
 

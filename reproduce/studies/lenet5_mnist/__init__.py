@@ -1,1 +1,1 @@
-"""Manocha, CS5260 Assignment 6, 2022: LeNet-5 on MNIST, a learning-rate range test and twelve models."""
+"""LeNet-5 on MNIST with a learning-rate range test and five schedules: `study.yaml` names the paper."""

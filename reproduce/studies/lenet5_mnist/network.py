@@ -1,4 +1,4 @@
-"""LeNet-5 as the report trained it: tanh and average pooling, 61,706 parameters.
+"""LeNet-5 as the paper trained it: tanh and average pooling, 61,706 parameters.
 
 Y. LeCun et al., "Gradient-based learning applied to document recognition", 1998, with a plain linear output layer.
 """

@@ -1,0 +1,109 @@
+"""The folder that a report is written to: checked before any work, held by one command at a time, filled at once."""
+
+import errno
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from reproduce import paths
+from reproduce.errors import UserError
+from reproduce.progress import say
+
+PAGE = "index.html"
+FILES = (
+    PAGE, "report.md", "claims.json", "summary.csv", "summary.md", "summary.json", "range-test.csv",
+    "environment.json", "runs.json", "ro-crate-metadata.json",
+)  # fmt: skip
+FIGURE_FORMATS = ("svg", "png")
+# How long to wait for another command that writes a report to the same folder.
+LOCK_SECONDS = 300
+# The folder inside the output in which the next report is put together.
+UNFINISHED = ".writing"
+
+
+def check_output(output: Path) -> None:
+    """Raise UserError unless a report can be written to `output`, without loss. Nothing is made there yet.
+
+    It has to be new or empty, or to hold a report and nothing else: a report takes the place of the one before.
+    """
+    try:
+        folder = output.resolve()
+        exists = folder.exists()
+    except (OSError, RuntimeError) as error:
+        # These are links that lead to each other.
+        raise UserError(f"--output {output} leads nowhere: name a directory") from error
+    nearest = folder if exists else next((parent for parent in folder.parents if parent.exists()), folder)
+    why = paths.unwritable(nearest) if nearest.is_dir() else os.strerror(errno.ENOTDIR)
+    if why is not None:
+        raise UserError(f"--output {output}: {nearest} cannot be written to ({why}): name another directory")
+    foreign = sorted(path.name for path in _contents(folder) if not _is_of_report(path)) if exists else []
+    if foreign:
+        raise UserError(
+            f"--output {output} holds {foreign[0]!r}, which is no part of a report: "
+            "name a directory that is new or empty, or holds a report only"
+        )
+
+
+def _contents(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name != UNFINISHED]
+
+
+def _is_of_report(path: Path) -> bool:
+    is_figure = path.name.startswith("figure-") and path.suffix.removeprefix(".") in FIGURE_FORMATS
+    return not path.is_dir() and (path.name in FILES or is_figure)
+
+
+def holds_report(output: Path) -> bool:
+    """Return whether there is a report in `output`."""
+    return (output / "report.md").exists()
+
+
+@contextmanager
+def hold(output: Path) -> Iterator[Path]:
+    """Lock `output`, and give an empty folder in it for the next report; what a killed command left there is removed.
+
+    UserError where another command holds it for too long.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    directory = os.open(output, os.O_RDONLY)
+    try:
+        _lock(directory, f"another command is writing a report to {output}")
+        unfinished = output / UNFINISHED
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        try:
+            yield unfinished
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    finally:
+        os.close(directory)
+
+
+def _lock(directory: int, why: str) -> None:
+    """Lock a directory, or wait until whoever has locked it lets go. UserError after a while."""
+    for second in range(LOCK_SECONDS + 1):
+        with suppress(BlockingIOError):
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        if second == 0:
+            say(f"{why}; waiting for it, for up to {LOCK_SECONDS} s")
+        if second < LOCK_SECONDS:
+            time.sleep(1)
+    raise UserError(f"{why}, and has been for {LOCK_SECONDS} s: end it, as it may be suspended")
+
+
+def replace_report(unfinished: Path) -> None:
+    """Put a finished report in the place of the one before.
+
+    The page goes first and comes back last: where the page is, all of one report is.
+    """
+    output = unfinished.parent
+    for earlier in sorted(_contents(output), key=lambda path: path.name != PAGE):
+        earlier.unlink()
+    for path in sorted(_contents(unfinished), key=lambda path: path.name == PAGE):
+        path.rename(output / path.name)
+    unfinished.rmdir()
