@@ -23,7 +23,7 @@ import psutil
 
 from reproduce.errors import UserError, shown
 from reproduce.escaping import printable
-from reproduce.training.checkout import DIRTY, ROOT, Checkout, output_of
+from reproduce.training.checkout import DIRTY, ROOT, UNKNOWN, Checkout, run_program
 
 # The modules that decide a trial's numbers; trial.py only says which trial it is, and that is hashed by itself.
 DECIDING_MODULES = (
@@ -32,7 +32,7 @@ DECIDING_MODULES = (
 )  # fmt: skip
 PACKAGES = ("torch", "torchvision", "colossalai", "numpy", "pillow", "scikit-learn", "mlflow")
 DECIDING_PACKAGES = ("torch", "colossalai", "numpy", "pillow")
-UNKNOWN, NONE = "unknown", "none"
+NONE = "none"
 LONGEST = 1000  # characters of a value, where MLflow takes 8,000 bytes
 
 
@@ -97,7 +97,7 @@ def source() -> Source:
     try:
         if not (ROOT / ".git").exists():
             return _source_of_image()
-        checkout = Checkout.at(ROOT)
+        checkout = Checkout.open(ROOT)
         commit = checkout.commit
         diff = checkout.diff()
     except Exception as error:  # whatever a git that is damaged or not git brings about
@@ -174,5 +174,5 @@ def _cpu_model() -> str:
 def _gpu_model() -> str:
     if shutil.which("nvidia-smi") is None:
         return NONE
-    names = output_of(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]).decode("utf-8")
+    names = run_program(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]).decode("utf-8")
     return ", ".join(filter(None, map(str.strip, names.splitlines())))
