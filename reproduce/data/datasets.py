@@ -16,6 +16,7 @@ from reproduce.errors import UserError
 SIDE = 32  # pixels: 28×28 images resized, as LeNet-5 wants them
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+FILES = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
 RESIZED = {TRAIN_IMAGES: f"train-{SIDE}x{SIDE}.npy", TEST_IMAGES: f"t10k-{SIDE}x{SIDE}.npy"}
 
 SHA256 = {
@@ -77,6 +78,11 @@ def batches(size: int, batch_size: int, seed: int, epoch: int) -> Iterator[np.nd
     order = np.random.default_rng((seed, epoch)).permutation(size)
     for start in range(0, size, batch_size):
         yield order[start : start + batch_size]
+
+
+def encode_idx(array: np.ndarray) -> bytes:
+    """Return the IDX file of a uint8 array of any shape."""
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
 
 
 def read_idx(content: bytes, name: str) -> np.ndarray:

