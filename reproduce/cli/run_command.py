@@ -20,7 +20,7 @@ from reproduce.progress import said_if_slow, say
 from reproduce.study import planning
 from reproduce.study.schema import Paper, load_paper
 from reproduce.study.trial import Trial, format_rate
-from reproduce.training import distributed
+from reproduce.training import distributed, launcher
 
 RAY_VARIABLE, VISIBLE = "RAY_ADDRESS", "CUDA_VISIBLE_DEVICES"
 
@@ -42,7 +42,7 @@ def run(
         planning.check_rates(config, planned)
     data_dir = given["data_dir"] or paths.usual_data_dir()
     _check_ranks(given, planned)
-    if distributed.follows():
+    if not launcher.is_main_process():
         with _no_gpu_seen_for(given["device"]):
             return _follow(given, data_dir)
     for what in _idle(given):
@@ -109,9 +109,9 @@ def _here(given: dict[str, Any], data_dir: Path | None) -> Iterator[tuple[str, C
             with said_if_slow("having the kernel of engine fused compiled, once for this machine, for up to 120 s"):
                 engine, kernel = engines.resolve(given["engine"], device, home(), say)
             verified_cache.prepare(given["dataset"], home(), data_dir, say)
-            if distributed.size():
+            if launcher.world_size():
                 until_the_end.enter_context(
-                    distributed.leading(_numerics_environment(given["dataset"], device, engine, kernel))
+                    distributed.main_process(_numerics_environment(given["dataset"], device, engine, kernel))
                 )
             return engine, local.Pool(at_once, device, devices, kernel)
 
@@ -120,8 +120,8 @@ def _here(given: dict[str, Any], data_dir: Path | None) -> Iterator[tuple[str, C
 
 def _check_ranks(given: dict[str, Any], planned: list[Trial]) -> None:
     """UserError where several ranks cannot train these trials together."""
-    distributed.check(planned)
-    if distributed.size() and given["executor"] == "ray":
+    distributed.check_batches(planned)
+    if launcher.world_size() and given["executor"] == "ray":
         raise UserError(
             "--executor ray cannot be started by torchrun or colossalai run: leave out the one, to train each trial "
             "over several ranks, or the other, to train several trials at once"
@@ -140,11 +140,13 @@ def _follow(given: dict[str, Any], data_dir: Path | None) -> int:
         (device, _), place = _device(given["device"]), paths.own(home(), paths.HOME)
         engine, kernel = engines.resolve(given["engine"], device, place, unsaid)
         verified_cache.prepare(given["dataset"], place, data_dir, unsaid)
-        distributed.follow(place, kernel, lambda: _numerics_environment(given["dataset"], device, engine, kernel))
+        distributed.train_broadcast_trials(
+            place, kernel, lambda: _numerics_environment(given["dataset"], device, engine, kernel)
+        )
     except UserError as error:
-        raise UserError(distributed.own(str(error))) from error
+        raise UserError(launcher.with_rank(str(error))) from error
     except RuntimeError as error:
-        if not distributed.is_parting(error):
+        if not distributed.is_peer_lost(error):
             raise
         return 1  # as rank 0, which says why
     return 0
@@ -155,7 +157,7 @@ def _numerics_environment(dataset: str, device: str, engine: str, kernel: Path |
     from reproduce.training import engines, provenance
 
     return provenance.numerics_environment(
-        datasets.data_sha256(dataset), device, engines.digest(engine, kernel), split=True
+        datasets.data_sha256(dataset), device, engines.engine_id(engine, kernel), split=True
     )
 
 
@@ -226,10 +228,10 @@ def jobs(wanted: int | None) -> int:
     from reproduce.training import provenance
 
     cores = provenance.cores()
-    if distributed.size():
+    if launcher.world_size():
         if wanted is not None:
             say(
-                f"--jobs {wanted} has no effect: {distributed.size()} ranks train the trials together, "
+                f"--jobs {wanted} has no effect: {launcher.world_size()} ranks train the trials together, "
                 "one after another"
             )
         return 1

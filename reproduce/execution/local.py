@@ -13,7 +13,7 @@ from reproduce import progress
 from reproduce.data import datasets
 from reproduce.execution.worker import TrialOutcome, TrialTask, is_under_way, marker, run_trial
 from reproduce.study.trial import Trial
-from reproduce.training import distributed, engines, provenance
+from reproduce.training import engines, launcher, provenance
 from reproduce.training.checkpoints import saved_epochs
 
 
@@ -29,7 +29,7 @@ class Pool:
 
     def numerics_environment(self, trial: Trial) -> dict[str, str]:
         """All that decides the trial's numbers beside its configuration."""
-        engine, split = engines.digest(trial.engine, self.kernel), bool(distributed.size())
+        engine, split = engines.engine_id(trial.engine, self.kernel), bool(launcher.world_size())
         return provenance.numerics_environment(datasets.data_sha256(trial.dataset), self.device, engine, split)
 
     def place(self, index: int) -> tuple[int, int, Path | None]:

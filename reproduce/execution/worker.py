@@ -19,7 +19,7 @@ from reproduce.execution import interruption
 from reproduce.study.trial import Trial
 from reproduce.tracking.retry import one_line
 from reproduce.tracking.writer import Store
-from reproduce.training import distributed
+from reproduce.training import distributed, launcher
 from reproduce.training.checkpoints import last_weights, saved_epochs
 from reproduce.training.epoch_record import EpochRecord
 
@@ -107,16 +107,16 @@ def _run_trial(task: TrialTask) -> Iterator[int | TrialOutcome]:
 
 
 def _train_and_record(task: TrialTask, store: Store) -> Iterator[int | TrialOutcome]:
-    from reproduce.training import loop  # takes seconds to import: only where something is trained
+    from reproduce.training import loop, torch_setup  # takes seconds to import: only where something is trained
 
     if task.trial.optimizer in ("lamb", "lars", "hybridadam"):
-        with loop.quiet():  # with them comes more of Colossal-AI, and what that says of kernels not used here
+        with torch_setup.quiet():  # with them comes more of Colossal-AI, and what that says of kernels not used here
             import colossalai.nn.optimizer  # noqa: F401
 
     trial = task.trial
     run_id, resumed = store.open_trial(trial, task.cache_key, task.parent_id)
-    if distributed.size():
-        store.mark_ranks(run_id, distributed.size())
+    if launcher.world_size():
+        store.mark_ranks(run_id, launcher.world_size())
     if not (task.reuse or resumed):
         _remove_checkpoints(task.directory)  # a kill may have left those of the run that is not to be used
     try:
@@ -125,13 +125,13 @@ def _train_and_record(task: TrialTask, store: Store) -> Iterator[int | TrialOutc
             logged = store.logged_epochs(run_id) if resumed else set()
             data = datasets.open_dataset(trial.dataset, task.home)
             history = []
-            distributed.announce(trial)
+            distributed.broadcast_trial(trial)
             for record in loop.train(trial, data, task.directory, task.local_rank, task.kernel):
                 history.append(record)
                 if record.epoch not in logged:
                     store.log_epoch(run_id, record)
                 yield record.epoch
-                distributed.go_on()
+                distributed.broadcast_next_epoch()
             with tempfile.TemporaryDirectory() as folder:
                 tags = task.artifacts(trial, history, Path(folder))
                 if resumed:
@@ -144,7 +144,7 @@ def _train_and_record(task: TrialTask, store: Store) -> Iterator[int | TrialOutc
         raise
     except Exception as error:
         store.fail(run_id, error)
-        if distributed.size():  # the other ranks are in the middle of it, and wait
+        if launcher.world_size():  # the other ranks are in the middle of it, and wait
             raise TrialsFailedError(f"{trial.label} failed: {type(error).__name__}: {one_line(error)}") from error
         yield TrialOutcome(trial, run_id, "failed", f"{type(error).__name__}: {one_line(error)}")
         return

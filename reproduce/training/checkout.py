@@ -20,11 +20,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # As `git describe` marks a commit with changes on top.
 DIRTY = "-dirty"
-UNKNOWN = "unknown"
+UNKNOWN: Final = "unknown"
 # For a program that takes milliseconds.
 TIMEOUT_SECONDS = 4
 MAX_OUTPUT_BYTES = 2**26

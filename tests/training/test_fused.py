@@ -31,7 +31,7 @@ def targets():
 
 @pytest.fixture(params=targets())
 def compiled(request):
-    return library.build(CACHE / "fused", request.param)
+    return library.compile_kernel(CACHE / "fused", request.param)
 
 
 def three(compiled, seed=3, weight_scale=1.0):
@@ -41,7 +41,7 @@ def three(compiled, seed=3, weight_scale=1.0):
     with torch.no_grad():
         for parameter in plain.parameters():
             parameter.mul_(weight_scale)
-    fused = engines.network("fused", compiled)
+    fused = engines.build_network("fused", compiled)
     fused.load_state_dict(plain.state_dict())
     return fused, plain, copy.deepcopy(plain).double()
 
@@ -252,7 +252,7 @@ def test_all_targets_give_the_same_bits(networks):
     batch = images(100)
     results = []
     for target in targets():
-        network = engines.FusedLeNet5(library.build(CACHE / "fused", target))
+        network = engines.FusedLeNet5(library.compile_kernel(CACHE / "fused", target))
         network.load_state_dict(networks[0].state_dict())
         results.append([network(batch), *gradients(network, batch).values()])
     for others in results[1:]:
@@ -298,17 +298,17 @@ def test_the_fused_engine_on_a_gpu_is_refused(tmp_path):
 
 
 def test_a_kernel_brought_along_is_taken_without_a_compiler(tmp_path, monkeypatch):
-    brought = library.build(tmp_path / "brought", library.best_target())
+    brought = library.compile_kernel(tmp_path / "brought", library.best_target())
     monkeypatch.setenv("REPRODUCE_FUSED_DIR", str(tmp_path / "brought"))
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert library.ready(tmp_path / "home") == brought
+    assert library.find_or_compile(tmp_path / "home") == brought
 
 
 def test_both_engines_start_from_the_same_weights():
     weights = []
     for engine in engines.ENGINES:
         torch.manual_seed(4)
-        weights.append(engines.network(engine, kernel()).state_dict())
+        weights.append(engines.build_network(engine, kernel()).state_dict())
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 

@@ -143,7 +143,7 @@ def _made_ready(wanted: Wanted, seen: shared_storage.Seen, known: bool) -> Ready
     brought = wanted.data_dir if is_here else paths.usual_data_dir()
     engine, kernel = engines.resolve(wanted.engine, wanted.device, wanted.home, said.append)
     verified_cache.prepare(wanted.dataset, wanted.home, brought, said.append)
-    digest = engines.digest(engine, kernel)
+    digest = engines.engine_id(engine, kernel)
     found = provenance.numerics_environment(datasets.data_sha256(wanted.dataset), wanted.device, digest)
     return Ready(engine, kernel, package_sha256(), found, tuple(said))
 
