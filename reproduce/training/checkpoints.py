@@ -18,7 +18,7 @@ import shutil
 import stat
 from dataclasses import fields
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -41,7 +41,13 @@ ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 # The rest of a scheduler's state follows from the trial's configuration.
 SCHEDULER_STATE = ("last_epoch", "_step_count", "_last_lr")
 
-Scheduler = torch.optim.lr_scheduler.LRScheduler
+
+class TrainingState(NamedTuple):
+    """All that a trial goes on from, as Colossal-AI wraps it."""
+
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
 
 
 class ModelFiles(Protocol):
@@ -65,23 +71,14 @@ class Checkpoints:
         for unfinished in directory.glob(".epoch-*"):
             remove(unfinished)
 
-    def save(
-        self, history: list[EpochRecord], model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Scheduler
-    ) -> None:
-        """Write the state after the last epoch of `history`.
-
-        Args:
-            history: The records of all epochs, from the first.
-            model: The network as Colossal-AI wraps it.
-            optimizer: Likewise.
-            scheduler: Likewise.
-        """
+    def save(self, history: list[EpochRecord], state: TrainingState) -> None:
+        """Write the state after the last epoch of `history`, which has the records from the first epoch on."""
         target = _folder(self.directory, len(history))
         folder = new_folder(self.directory, ".epoch-")
         try:
-            self.booster.save_model(model, str(folder / WEIGHTS), use_safetensors=True)
-            _save_optimizer(folder / OPTIMIZER, optimizer)
-            _save_scheduler(folder / SCHEDULE, scheduler)
+            self.booster.save_model(state.model, str(folder / WEIGHTS), use_safetensors=True)
+            _save_optimizer(folder / OPTIMIZER, state.optimizer)
+            _save_scheduler(folder / SCHEDULE, state.scheduler)
             _save_history(folder / HISTORY, history)
             (folder / HASHES).write_text(json.dumps(self._identity(folder)), encoding="utf-8")
             # safetensors lets only the owner read its files, whatever the umask.
@@ -96,39 +93,35 @@ class Checkpoints:
         for old in saved_epochs(self.directory)[:-KEPT]:
             remove(_folder(self.directory, old))
 
-    def restore(
-        self, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Scheduler
-    ) -> list[EpochRecord]:
-        """Load the newest whole checkpoint into the three and return its history; [] where there is none.
+    def restore(self, state: TrainingState) -> list[EpochRecord]:
+        """Load the newest whole checkpoint into the state's parts and return its history; [] where there is none.
 
         Damaged checkpoints are removed. An error of the machine, such as too little memory, is raised.
         """
-        parts: tuple[Stateful, ...] = (model, optimizer, scheduler)
+        parts: tuple[Stateful, ...] = state
         untouched = copy.deepcopy([part.state_dict() for part in parts])
         for epoch in reversed(saved_epochs(self.directory)):
             folder = _folder(self.directory, epoch)
             try:
-                return self._read(folder, epoch, model, optimizer, scheduler)
+                return self._read(folder, epoch, state)
             # Bytes with hashes to match can make a reader raise anything.
             except Exception as error:
                 if _is_of_the_machine(error):
                     raise
-                for part, state in zip(parts, untouched, strict=True):
-                    part.load_state_dict(copy.deepcopy(state))
+                for part, fresh in zip(parts, untouched, strict=True):
+                    part.load_state_dict(copy.deepcopy(fresh))
                 remove(folder)
         return []
 
-    def _read(
-        self, folder: Path, epoch: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, scheduler: Scheduler
-    ) -> list[EpochRecord]:
+    def _read(self, folder: Path, epoch: int, state: TrainingState) -> list[EpochRecord]:
         if json.loads((folder / HASHES).read_text(encoding="utf-8")) != self._identity(folder):
             raise ValueError(f"{folder} is damaged, or another trial's")
         history = load_history(folder / HISTORY)
         if [record.epoch for record in history] != list(range(1, epoch + 1)):
             raise ValueError(f"{folder} holds another epoch")
-        self.booster.load_model(model, str(folder / WEIGHTS))
-        _load_optimizer(folder / OPTIMIZER, optimizer)
-        _load_scheduler(folder / SCHEDULE, scheduler)
+        self.booster.load_model(state.model, str(folder / WEIGHTS))
+        _load_optimizer(folder / OPTIMIZER, state.optimizer)
+        _load_scheduler(folder / SCHEDULE, state.scheduler)
         return history
 
     def _identity(self, folder: Path) -> dict[str, object]:

@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score
 from reproduce.data import datasets
 from reproduce.study.trial import TEST_BATCH_SIZE, Ramp, Trial
 from reproduce.training import engines, lr_schedulers, optimizers, torch_setup
-from reproduce.training.checkpoints import Checkpoints, ModelFiles
+from reproduce.training.checkpoints import Checkpoints, ModelFiles, TrainingState
 from reproduce.training.data_parallel import ProcessGroup
 from reproduce.training.epoch_record import EpochRecord
 
@@ -56,10 +56,9 @@ def train(
     group = ProcessGroup.current()
     with torch_setup.deterministic(device):
         run = _Run.start(trial, data, device, group, kernel)
-        state = (run.model, run.optimizer, run.scheduler)
         checkpoints = Checkpoints(directory, run.booster) if group.is_main_process else None
         with torch_setup.quiet():
-            history = group.broadcast_state(checkpoints.restore(*state) if checkpoints else [], *state)
+            history = group.broadcast_state(checkpoints.restore(run.state) if checkpoints else [], *run.state)
         yield from history
 
         for record in history:
@@ -67,13 +66,13 @@ def train(
         while len(history) < trial.epochs and not (history and history[-1].diverged):
             history.append(run.train_epoch(len(history) + 1))
             if checkpoints:
-                checkpoints.save(history, *state)
+                checkpoints.save(history, run.state)
             yield history[-1]
 
 
 @dataclass(frozen=True)
 class _Run:
-    """A trial in training: its parts, as Colossal-AI wraps them, and the images and labels on the device.
+    """A trial in training: its state, and the images and labels on the device.
 
     `held_out` are the training images that a range test validates on.
     """
@@ -81,10 +80,8 @@ class _Run:
     trial: Trial
     group: ProcessGroup
     booster: Booster
-    model: torch.nn.Module
-    optimizer: torch.optim.Optimizer
+    state: TrainingState
     criterion: torch.nn.CrossEntropyLoss
-    scheduler: torch.optim.lr_scheduler.LRScheduler
     train: Labelled
     held_out: Labelled
     test: Labelled
@@ -108,7 +105,7 @@ class _Run:
         model, optimizer, criterion, _, scheduler = booster.boost(model, optimizer, criterion, lr_scheduler=scheduler)
         stop_factor = trial.schedule.stop_factor if isinstance(trial.schedule, Ramp) else None
         return cls(
-            trial, group, booster, model, optimizer, criterion, scheduler,
+            trial, group, booster, TrainingState(model, optimizer, scheduler), criterion,
             train=_to_device(device, data.train.part(0, trial.images_per_epoch)),
             held_out=_to_device(device, data.train.part(trial.images_per_epoch, trial.train_size)),
             test=_to_device(device, data.test),
@@ -117,25 +114,25 @@ class _Run:
 
     def train_epoch(self, epoch: int) -> EpochRecord:
         """Train on every batch of the epoch, which counts from 1, or up to the step at which the trial explodes."""
-        trial = self.trial
+        trial, model = self.trial, self.state.model
         started = time.perf_counter()
         losses: list[torch.Tensor] = []
         rates: list[float] = []
         validation: list[tuple[float, float, float]] = []
         exploded = False
-        self.model.train()
+        model.train()
         for batch in datasets.batches(trial.images_per_epoch, trial.batch_size, trial.seed, epoch):
-            rates.append(self.optimizer.param_groups[0]["lr"])
+            rates.append(self.state.optimizer.param_groups[0]["lr"])
             # The losses are read once an epoch. Reading each would wait for the GPU.
             losses.append(self._train_batch(batch))
             step = (epoch - 1) * trial.steps_per_epoch + len(losses) - 1
             if self._is_validated(step):
-                validation.append((step, *validate(self.model, *self.held_out)))
+                validation.append((step, *validate(model, *self.held_out)))
             if self.divergence.factor is not None and (exploded := self.divergence.update([losses[-1].item()])):
                 break
         step_losses = torch.stack(losses).cpu().numpy()
         kept = _until_not_finite(step_losses)
-        accuracy = (np.nan, np.nan) if trial.is_range_test else evaluate(self.model, *self.test)
+        accuracy = (np.nan, np.nan) if trial.is_range_test else evaluate(model, *self.test)
         return EpochRecord(
             epoch=epoch,
             train_loss=float(step_losses.mean(dtype=np.float64)),
@@ -153,14 +150,15 @@ class _Run:
     def _train_batch(self, batch: NDArray[np.int64]) -> torch.Tensor:
         """Take one step, and return the mean loss over the batch of all ranks."""
         images, labels = self.train
+        model, optimizer, scheduler = self.state
         local = self.group.local_batch(batch)
         indices = torch.from_numpy(local).to(images.device)
-        self.optimizer.zero_grad()
-        loss = self.criterion(self.model(images.index_select(0, indices)), labels.index_select(0, indices))
+        optimizer.zero_grad()
+        loss = self.criterion(model(images.index_select(0, indices)), labels.index_select(0, indices))
         loss = self.group.scale_loss(loss, len(local), len(batch))
-        self.booster.backward(loss, self.optimizer)
-        self.optimizer.step()
-        self.scheduler.step()
+        self.booster.backward(loss, optimizer)
+        optimizer.step()
+        scheduler.step()
         return self.group.all_reduce_mean(loss.detach())
 
     def _is_validated(self, step: int) -> bool:

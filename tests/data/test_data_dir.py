@@ -12,6 +12,7 @@ import zipfile
 import numpy as np
 import pytest
 
+from helpers.archives import tarred, zipped
 from reproduce.data import archives, data_dir, datasets
 
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = datasets.FILES
@@ -54,24 +55,6 @@ def put(folder, files):
 def named(form, files=FILES, change=lambda content: content):
     """The files by names of that form, each changed."""
     return {form.format(name, dotted=name.replace("-idx", ".idx")): change(files[name]) for name in files}
-
-
-def zipped(files, **how):
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", **how) as members:
-        for name, content in files.items():
-            members.writestr(name, content)
-    return packed.getvalue()
-
-
-def tarred(files, mode="w"):
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode=mode) as members:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            members.addfile(member, io.BytesIO(content))
-    return packed.getvalue()
 
 
 def array_file(content, save):

@@ -26,7 +26,7 @@ from reproduce.cli import run_command
 from reproduce.data import verified_cache
 from reproduce.report import report_data
 from reproduce.study import planning
-from reproduce.training import checkpoints, distributed, launcher, loop, provenance, torch_setup
+from reproduce.training import checkpoints, distributed, loop, provenance, torch_setup
 from reproduce.training.data_parallel import ProcessGroup
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
@@ -66,11 +66,6 @@ def whole(whole_mnist, tmp_path):
 
 def weights_of(directory):
     return load_file(checkpoints.last_weights(directory))
-
-
-def test_a_rank_knows_what_it_is_before_pytorch_is_there():
-    code = "import sys; from reproduce.training import distributed, launcher; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_a_wrong_option_is_told_once_and_by_no_traceback_of_ours(command):
@@ -198,21 +193,6 @@ def test_a_rank_that_is_not_like_rank_0_ends_the_command_in_one_line(command, tm
         "every rank needs the same"
     ]
     assert command.place.left() == {}
-
-
-@pytest.mark.parametrize(
-    ("rank", "said"),
-    [
-        ({"RANK": "0", "LOCAL_RANK": "0"}, "no disk"),
-        ({"RANK": "1", "LOCAL_RANK": "1"}, None),  # rank 0 says it, or the first rank of its machine
-        ({"RANK": "4", "LOCAL_RANK": "0"}, f"rank 4, on {platform.node()}: no disk"),
-    ],
-)
-def test_each_machine_tells_of_its_own_trouble_once(monkeypatch, rank, said):
-    for name, value in ({"WORLD_SIZE": "8", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"} | rank).items():
-        monkeypatch.setenv(name, value)
-    assert launcher.error_message("no disk") == said
-    assert launcher.error_message(launcher.with_rank("no disk")) == launcher.with_rank("no disk")
 
 
 def test_an_error_of_rank_0_alone_is_told_once_and_by_no_traceback_of_ours(command):
