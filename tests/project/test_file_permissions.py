@@ -85,7 +85,7 @@ def test_what_is_written_over_has_them_too(tmp_path, rights):
 def test_the_compiled_kernel_can_be_read_by_those_whom_the_umask_lets(tmp_path, rights):
     built = library.compile_kernel(tmp_path / "fused", library.best_target())
     readable = 0o444 & rights[0]
-    for path in (built, library._list_of(built)):
+    for path in (built, library._hash_path(built)):
         assert stat.S_IMODE(path.stat().st_mode) & 0o444 == readable
     assert stat.S_IMODE(built.parent.stat().st_mode) == rights[1]
 
