@@ -23,7 +23,7 @@ SWEEPS = (("none", "6e-5"), ("step", "6e-4"), ("step", "6e-6"))
 def main() -> None:
     """Train, read back, and write."""
     sys.path.insert(0, str(ROOT))
-    from reproduce.cli.options import SEEDS as SEED_TYPE
+    from reproduce.cli.option_types import SEEDS as SEED_TYPE
     from reproduce.study import planning
     from reproduce.study.config import StudyConfig
     from reproduce.study.schema import load_paper

@@ -16,7 +16,8 @@ from typing import Any
 import click
 
 from reproduce.cli import interpreter, terminal
-from reproduce.cli.options import COMMANDS, nearest
+from reproduce.cli.option_types import nearest
+from reproduce.cli.options import COMMANDS
 from reproduce.errors import ClusterLostError, TrackingError, TrialsFailedError, UserError, shown
 from reproduce.escaping import without_credentials
 from reproduce.execution import interruption

@@ -3,134 +3,168 @@
 What takes seconds to import is imported where it is needed: a wish that cannot be met ends before.
 """
 
+from __future__ import annotations
+
 import functools
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
-
-import click
-from click.core import ParameterSource
+from typing import TYPE_CHECKING
 
 from reproduce import paths
-from reproduce.cli.options import AUTO, PROPOSED, RAY_ADDRESS, SCHEDULE_PARAMETERS, WITHOUT_EFFECT
+from reproduce.cli.option_types import RAY_ADDRESS
+from reproduce.cli.request import Request
 from reproduce.errors import TrialsFailedError, UserError, shown
+from reproduce.execution.run_options import RunOptions
 from reproduce.progress import said_if_slow, say
-from reproduce.study import planning, rate_checks
-from reproduce.study.config import StudyConfig, option_words
-from reproduce.study.departures import may_be_of_grid
-from reproduce.study.schema import Paper, load_paper
-from reproduce.study.trial import Trial, format_rate
+from reproduce.study.config import StudyConfig
+from reproduce.study.rate_checks import check_rates, list_without_effect
+from reproduce.study.schema import load_paper
+from reproduce.study.trial import Engine, Trial
 from reproduce.training import distributed
+
+if TYPE_CHECKING:
+    from reproduce.execution.runner import Executor
+    from reproduce.execution.worker import TrialOutcome
+    from reproduce.tracking.writer import Store
 
 RAY_VARIABLE, VISIBLE = "RAY_ADDRESS", "CUDA_VISIBLE_DEVICES"
 
 
-def run(
-    command: str,
-    given: dict[str, Any],
-    config: StudyConfig,
-    plan: Callable[[StudyConfig], list[Trial]],
-    then: Callable[[Any, str, StudyConfig], None] | None = None,
-    beside: Callable[[Any, StudyConfig], list[Trial]] | None = None,
-) -> int:
-    """Have the plan's trials finished under one parent run, then do what follows; the exit code.
+Plan = Callable[[StudyConfig], list[Trial]]
+Prepare = Callable[["Store"], "tuple[Engine, Executor]"]
 
-    `beside` plans further trials by what the first have recorded.
+
+def run(
+    request: Request,
+    plan: Plan,
+    conclude: Callable[[Store, str, StudyConfig], None] | None = None,
+    plan_more: Callable[[Store, StudyConfig], list[Trial]] | None = None,
+) -> int:
+    """Train the trials of a plan under one parent run, and return the exit code.
+
+    UserError before anything that takes seconds where the request cannot be met; TrialsFailedError at the end where a
+    trial failed.
+
+    Args:
+        request: what was typed.
+        plan: makes the trials of a configuration.
+        conclude: what follows once all are trained, by the store, the parent run's id and the configuration.
+        plan_more: makes further trials of what the first have recorded.
     """
-    planned = plan(config)  # a wish that cannot be met ends here, before anything that takes seconds
-    if given.get("learning_rates") != PROPOSED:  # proposed rates are not known yet
-        rate_checks.check_rates(config, planned)
-    data_dir = given["data_dir"] or paths.usual_data_dir()
-    _check_ranks(given, planned)
+    config, options, paper = request.config, request.options, load_paper()
+    planned = plan(config)
+    # Proposed rates are not known yet.
+    if not config.proposed_rates:
+        check_rates(config, planned)
+    data_dir = options.data_dir or paths.usual_data_dir()
+    _check_ranks(options, planned)
     if distributed.follows():
-        with _no_gpu_seen_for(given["device"]):
-            return _follow(given, data_dir)
-    for what in _idle(given):
-        say(what)
-    with (_on_ray if given["executor"] == "ray" else _here)(given, data_dir) as (device, prepare):
-        if given["optimizer"] == "hybridadam":
+        with _no_gpu_seen_for(options.device):
+            return _follow(options, data_dir)
+    for line in _list_unused(options):
+        say(line)
+    with (_on_ray if options.executor == "ray" else _here)(options, data_dir) as (device, prepare):
+        if config.optimizer == "hybridadam":
             from reproduce.training import optimizers
 
-            optimizers.check_device(given["optimizer"], device)
-        store, paper = open_store(command), load_paper()
+            optimizers.check_device(config.optimizer, device)
+        store = open_store(request.command)
         store.check_artifacts()
-        if "learning_rates" in given:
-            config = at_proposed_rates(given, store, paper, config)
-            planned = plan(config)
-            rate_checks.check_rates(config, planned)
-        for what in rate_checks.list_without_effect(config, planned):
-            say(what)
-        engine, ground = prepare(store)
+        from reproduce.cli.proposals import with_proposed_rates
+
+        config = with_proposed_rates(store, paper, config)
+        planned = plan(config)
+        check_rates(config, planned)
+        for line in list_without_effect(config, planned):
+            say(line)
+        engine, executor = prepare(store)
         config = config.model_copy(update={"engine": engine})
         store.close_abandoned()
-        from reproduce.execution import runner
-        from reproduce.report import trial_artifacts
-
-        how = functools.partial(
-            runner.run,
-            ground=ground,
-            force=given["force"],
-            artifacts=functools.partial(trial_artifacts.leave_behind, smoothing=smoothing_of(given, paper)),
-        )
-        with store.parent(command, texts(given), telling=given["executor"] == "ray") as parent_id:
-            store.log_dataset(parent_id, given["dataset"])
+        with store.parent(request.command, request.texts, telling=options.executor == "ray") as parent_id:
+            store.log_dataset(parent_id, options.dataset)
             try:
-                done = how(plan(config), store, parent_id)
-                if beside is not None:
-                    done += how(beside(store, config), store, parent_id)
+                done = _train(plan(config), store, parent_id, executor, options)
+                if plan_more is not None:
+                    done += _train(plan_more(store, config), store, parent_id, executor, options)
             except BaseException:
-                store.close_abandoned(waiting=False)  # trials whose workers were ended in the middle
+                # Of trials whose workers were ended in the middle.
+                store.close_abandoned(waiting=False)
                 raise
             store.close_abandoned()
-            store.describe_parent(parent_id, [(item.trial, item.run_id, item.how) for item in done])
-            counts = {how: sum(item.how == how for item in done) for how in ("trained", "resumed", "reused", "failed")}
-            say(", ".join(f"{count} {how}" for how, count in counts.items() if count))
-            if then is not None:
-                then(store, parent_id, config)
-            failed = [item.trial.label for item in done if item.how == "failed"]
+            _describe(store, parent_id, done)
+            if conclude is not None:
+                conclude(store, parent_id, config)
+            failed = [outcome.trial.label for outcome in done if outcome.how == "failed"]
             if failed:
                 raise TrialsFailedError(f"{len(failed)} of {len(done)} trials failed: {', '.join(failed)}")
     return 0
 
 
-@contextmanager
-def _here(given: dict[str, Any], data_dir: Path | None) -> Iterator[tuple[str, Callable]]:
-    """The kind of device of this machine, and what prepares it, as `_on_ray` does its nodes."""
-    at_once = jobs(given["jobs"])
-    with ExitStack() as until_the_end:
-        until_the_end.enter_context(_no_gpu_seen_for(given["device"]))
-        device, devices = _device(given["device"])
+def _train(
+    trials: list[Trial], store: Store, parent_id: str, executor: Executor, options: RunOptions
+) -> list[TrialOutcome]:
+    """Train the trials and return what became of them.
 
-        def prepare(store: Any) -> tuple[str, Any]:
+    Args:
+        trials: what is to be trained.
+        store: where it is recorded.
+        parent_id: the command's own run.
+        executor: what trains.
+        options: whether finished trials are trained again, and how a range test's curve is smoothed.
+    """
+    from reproduce.execution import runner
+    from reproduce.report import trial_artifacts
+
+    artifacts = functools.partial(trial_artifacts.leave_behind, smoothing=options.smoothing)
+    return runner.run(trials, store, parent_id, ground=executor, force=options.force, artifacts=artifacts)
+
+
+def _describe(store: Store, parent_id: str, done: list[TrialOutcome]) -> None:
+    """Record and say what became of the trials."""
+    store.describe_parent(parent_id, [(outcome.trial, outcome.run_id, outcome.how) for outcome in done])
+    counts = Counter(outcome.how for outcome in done)
+    say(", ".join(f"{counts[how]} {how}" for how in ("trained", "resumed", "reused", "failed") if counts[how]))
+
+
+@contextmanager
+def _here(options: RunOptions, data_dir: Path | None) -> Iterator[tuple[str, Prepare]]:
+    """The kind of device of this machine, and what prepares it, as `_on_ray` does its nodes."""
+    at_once = jobs(options.jobs)
+    with ExitStack() as until_the_end:
+        until_the_end.enter_context(_no_gpu_seen_for(options.device))
+        device, devices = _device(options.device)
+
+        def prepare(store: Store) -> tuple[Engine, Executor]:
             from reproduce.data import verified_cache
             from reproduce.execution import local
             from reproduce.training import engines
 
             with said_if_slow("having the kernel of engine fused compiled, once for this machine, for up to 120 s"):
-                engine, kernel = engines.resolve(given["engine"], device, home(), say)
-            verified_cache.prepare(given["dataset"], home(), data_dir, say)
+                engine, kernel = engines.resolve(options.engine, device, home(), say)
+            verified_cache.prepare(options.dataset, home(), data_dir, say)
             if distributed.size():
                 until_the_end.enter_context(
-                    distributed.leading(_numerics_environment(given["dataset"], device, engine, kernel))
+                    distributed.leading(_numerics_environment(options.dataset, device, engine, kernel))
                 )
             return engine, local.Pool(at_once, device, devices, kernel)
 
         yield device, prepare
 
 
-def _check_ranks(given: dict[str, Any], planned: list[Trial]) -> None:
+def _check_ranks(options: RunOptions, planned: list[Trial]) -> None:
     """UserError where several ranks cannot train these trials together."""
     distributed.check(planned)
-    if distributed.size() and given["executor"] == "ray":
+    if distributed.size() and options.executor == "ray":
         raise UserError(
             "--executor ray cannot be started by torchrun or colossalai run: leave out the one, to train each trial "
             "over several ranks, or the other, to train several trials at once"
         )
 
 
-def _follow(given: dict[str, Any], data_dir: Path | None) -> int:
+def _follow(options: RunOptions, data_dir: Path | None) -> int:
     """What a rank other than 0 does: it gets ready, and trains what rank 0 says."""
     from reproduce.data import verified_cache
     from reproduce.training import engines
@@ -139,10 +173,10 @@ def _follow(given: dict[str, Any], data_dir: Path | None) -> int:
         """Rank 0 says it."""
 
     try:
-        (device, _), place = _device(given["device"]), paths.own(home(), paths.HOME)
-        engine, kernel = engines.resolve(given["engine"], device, place, unsaid)
-        verified_cache.prepare(given["dataset"], place, data_dir, unsaid)
-        distributed.follow(place, kernel, lambda: _numerics_environment(given["dataset"], device, engine, kernel))
+        (device, _), place = _device(options.device), paths.own(home(), paths.HOME)
+        engine, kernel = engines.resolve(options.engine, device, place, unsaid)
+        verified_cache.prepare(options.dataset, place, data_dir, unsaid)
+        distributed.follow(place, kernel, lambda: _numerics_environment(options.dataset, device, engine, kernel))
     except UserError as error:
         raise UserError(distributed.own(str(error))) from error
     except RuntimeError as error:
@@ -162,9 +196,9 @@ def _numerics_environment(dataset: str, device: str, engine: str, kernel: Path |
 
 
 @contextmanager
-def _on_ray(given: dict[str, Any], data_dir: Path | None) -> Iterator[tuple[str, Callable]]:
+def _on_ray(options: RunOptions, data_dir: Path | None) -> Iterator[tuple[str, Prepare]]:
     """The kind of device of a Ray cluster's nodes, and what prepares them; the cluster is let go of at the end."""
-    address = ray_address(given["ray_address"])
+    address = ray_address(options.ray_address)
     from reproduce.execution.ray import session
 
     with session.connect(address) as (ray, head), ExitStack() as until_the_end:
@@ -172,23 +206,23 @@ def _on_ray(given: dict[str, Any], data_dir: Path | None) -> Iterator[tuple[str,
         from reproduce.execution.ray.nodes import Nodes
 
         nodes = Nodes(ray, head)
-        device = nodes.device(given["device"])
-        if device == "cpu" and given["gpus_per_trial"] != 1:
-            say(f"--gpus-per-trial {given['gpus_per_trial']:g} has no effect, as trials run on CPUs")
+        device = nodes.device(options.device)
+        if device == "cpu" and options.gpus_per_trial != 1:
+            say(f"--gpus-per-trial {options.gpus_per_trial:g} has no effect, as trials run on CPUs")
 
-        def prepare(store: Any) -> tuple[str, Any]:
-            wanted = node.Wanted(home(), given["dataset"], given["data_dir"], given["engine"], device)
+        def prepare(store: Store) -> tuple[Engine, Executor]:
+            wanted = node.Wanted(home(), options.dataset, options.data_dir, options.engine, device)
             command, ready = until_the_end.enter_context(nodes.ready(store, wanted))
-            return ready.engine, cluster.Cluster(nodes, store, command, ready, given["jobs"], given["gpus_per_trial"])
+            return ready.engine, cluster.Cluster(nodes, store, command, ready, options.jobs, options.gpus_per_trial)
 
         yield device, prepare
 
 
-def _idle(given: dict[str, Any]) -> list[str]:
+def _list_unused(options: RunOptions) -> list[str]:
     """The options that only another executor would heed, one phrase each."""
-    if given["executor"] == "ray":
+    if options.executor == "ray":
         return []
-    typed = {"--ray-address": given["ray_address"] is not None, "--gpus-per-trial": given["gpus_per_trial"] != 1}
+    typed = {"--ray-address": options.ray_address is not None, "--gpus-per-trial": options.gpus_per_trial != 1}
     return [f"{name} has no effect without --executor ray" for name, is_typed in typed.items() if is_typed]
 
 
@@ -215,7 +249,7 @@ def home() -> Path:
         raise UserError(f"{paths.HOME} is {shown(named)}, which leads nowhere: name a directory") from error
 
 
-def open_store(command: str) -> Any:
+def open_store(command: str) -> Store:
     """The tracking store, for that command to record in. It takes seconds to import."""
     place = paths.own(home(), paths.HOME)
     from reproduce.tracking.writer import Store
@@ -238,106 +272,6 @@ def jobs(wanted: int | None) -> int:
     if wanted is not None and wanted > cores:
         say(f"--jobs {wanted}: there are {cores} cores, so that trials take turns and none ends sooner for it")
     return wanted or cores
-
-
-def wished(given: dict[str, Any]) -> StudyConfig:
-    """What the options ask for, as the study understands it."""
-    fields = {key: given[key] for key in StudyConfig.model_fields if given.get(key) not in (None, AUTO, PROPOSED)}
-    if given.get("scheduler", "all") != "all":
-        fields["schedulers"] = (given["scheduler"],)
-    own = {key: given[key] for key in SCHEDULE_PARAMETERS if given.get(key) is not None}
-    return StudyConfig(**fields, schedule_parameters=own)
-
-
-def heeded(command: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The options without those that only a command which trains heeds; the ones of these that were typed are told."""
-    source = click.get_current_context().get_parameter_source
-    typed = [
-        f"--{name.replace('_', '-')}" for name in WITHOUT_EFFECT[command] if source(name) is ParameterSource.COMMANDLINE
-    ]
-    if typed:
-        say(f"{', '.join(typed)} {'have' if len(typed) > 1 else 'has'} no effect on {command}, which trains nothing")
-    return {name: value for name, value in given.items() if name not in WITHOUT_EFFECT[command]}
-
-
-def smoothing_of(given: dict[str, Any], paper: Paper) -> float:
-    """The weight of the past in the average that smooths a range test's loss."""
-    return given["smoothing"] if given.get("smoothing") is not None else paper.range_test.smoothing
-
-
-def at_proposed_rates(given: dict[str, Any], store: Any, paper: Paper, config: StudyConfig) -> StudyConfig:
-    """The config with each seed's proposed rate, ten times it and a tenth of it, where that is asked for."""
-    if given["learning_rates"] != PROPOSED:
-        return config
-    rates = {}
-    for test in planning.range_tests(paper, config):
-        found = store.newest_proposal(test)
-        if found is None or found.learning_rate is None:
-            raise UserError(
-                f"--learning-rates proposed needs what a range test with {test.optimizer}, {test.dataset}, "
-                f"{test.train_size} images, batches of {test.batch_size} and seed {test.seed} proposes, and "
-                f"{_why_none(found, _range_test_command(paper, config))}"
-            )
-        rates[test.seed] = tuple(planning.round_rate(found.learning_rate * factor) for factor in (1, 10, 0.1))
-        ground = f", on weak ground: {found.reason}" if found.reason else ""
-        say(f"seed {test.seed}: {format_rate(found.learning_rate, 3)} is what run {found.run_id} proposes{ground}")
-    return config.model_copy(update={"rates_by_seed": rates})
-
-
-def _why_none(found: Any, command: str) -> str:
-    """Why there is no proposed rate to train at, and what to type for one."""
-    if found is None:
-        return f"there is no such range test: run {command} first"
-    return f"run {found.run_id} has none: {found.reason} (run {command} so changed, then this again)"
-
-
-def _range_test_command(paper: Paper, config: StudyConfig) -> str:
-    """What to type for the range tests that the config want, with only the options that are not the paper's."""
-    own = {key: getattr(config, key) for key in ("dataset", "optimizer", "batch_size", "train_size", "seeds")}
-    return " ".join(["reproduce range_test", *option_words(paper, StudyConfig(**own))])
-
-
-def texts(given: dict[str, Any]) -> dict[str, str]:
-    """The options as text, as `mlflow run` records them."""
-    kinds = {option.name: option.type for option in click.get_current_context().command.params}
-
-    def text(key: str, value: Any) -> str:
-        if value is None:
-            return kinds[key].word
-        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-    return {key: text(key, value) for key, value in given.items()}
-
-
-def recorded(given: dict[str, Any], store: Any, paper: Paper, config: StudyConfig) -> StudyConfig:
-    """The config as the store has runs of them, where the same options mean different things to different commands.
-
-    An engine of auto is the one of which there are more runs. `range_test` takes --epochs for its own: where a range
-    test is of that length, so it is meant. `grid` takes --learning-rates for its own: where a grid was run and no model
-    with a schedule, they are meant.
-    """
-    config, finished = planning.trainable_config(paper, config), store.finished_runs().keys()
-
-    def count(trials: list[Trial]) -> int:
-        return sum(trial.config_hash in finished for trial in trials)
-
-    def of_any_length(config: StudyConfig) -> list[StudyConfig]:
-        as_long = config.model_copy(update={"range_test_epochs": config.epochs})
-        return [config, as_long] if config.epochs and not config.range_test_epochs else [config]
-
-    def everything(config: StudyConfig) -> int:
-        tests = sum(count(planning.range_tests(paper, like)) for like in of_any_length(config))
-        return tests + count(planning.trials(paper, config)) + count(planning.grid_trials(paper, config))
-
-    if given["engine"] == AUTO:
-        config = max((config.model_copy(update={"engine": engine}) for engine in ("fused", "torch")), key=everything)
-    config = max(of_any_length(config), key=lambda like: count(planning.range_tests(paper, like)))
-    if may_be_of_grid(paper, config) and count(planning.range_tests(paper, config)):
-        with_schedule = tuple(name for name in config.schedulers if name != "none")
-        trained = count(planning.trials(paper, config.model_copy(update={"schedulers": with_schedule})))
-        if not trained and count(planning.grid_trials(paper, config)):
-            return planning.grid_config(paper, config)
-    return config
 
 
 @contextmanager

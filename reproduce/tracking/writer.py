@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -71,7 +71,7 @@ class Store(Liveness):
     # Parents: one run for a command, with the trials as its children.
 
     @contextmanager
-    def parent(self, command: str, parameters: dict[str, object], telling: bool = False):
+    def parent(self, command: str, parameters: Mapping[str, object], telling: bool = False):
         """A run for this command: the one `mlflow run` made for it, else a new one. Yields its id, and closes it.
 
         Closed as FINISHED, FAILED when an error comes through, KILLED when it was interrupted. `telling` is at_work's.

@@ -18,7 +18,7 @@ from helpers import ROOT
 from helpers.commands import typed
 from helpers.small import small_config
 from reproduce import paths
-from reproduce.cli import main, options, process, run_command, terminal
+from reproduce.cli import main, option_types, process, proposals, run_command, terminal
 from reproduce.cli.options import COMMANDS
 from reproduce.errors import UserError
 from reproduce.study import planning, rate_checks
@@ -53,29 +53,30 @@ BEYOND_RATES = ["1e-3,,2e-3", ",1e-3", "1e-3,", "1e-3 2e-3", "1e-3;2e-3", "propo
 NO_SEEDS = ["-1", ",", LONG, "0-", "-", "0--1", "1.5", "1e3", "٣", "4294967296", "1" * 400, "0,,1", "3-1", "0-99999999",
             "0-1000", "0-999,1000", ",".join(["1"] * 1001)]  # fmt: skip
 BAD = {
-    options.EPOCHS: [*NO_COUNTS, "10001"],
-    options.IMAGES: [*NO_COUNTS, "60001"],
-    options.HELD_OUT: [*NO_COUNTS, "60000", "paper"],
-    options.INTERVAL: [*NO_COUNTS, "600000001"],
-    options.JOBS: [*NO_COUNTS, "1001", "paper"],
-    options.PORT: [*NO_COUNTS, "65536", "paper"],
-    options.RATE: NO_RATES,
-    options.RATES: [*NO_RATES, *BEYOND_RATES, "proposed"],
-    options.OWN_RATES: [*NO_RATES, *BEYOND_RATES],
-    options.FRACTION: [*NO_NUMBERS, "0", "1", "1.5", "1e-400"],
-    options.SMOOTHING: [*NO_NUMBERS[:1], *NO_NUMBERS[2:], "1", "0.98,0.9"],
-    options.FACTOR: [*NO_RATES, "1", "0.5", "paper"],
-    options.STEPS: [
+    option_types.EPOCHS: [*NO_COUNTS, "10001"],
+    option_types.IMAGES: [*NO_COUNTS, "60001"],
+    option_types.HELD_OUT: [*NO_COUNTS, "60000", "paper"],
+    option_types.INTERVAL: [*NO_COUNTS, "600000001"],
+    option_types.JOBS: [*NO_COUNTS, "1001", "paper"],
+    option_types.PORT: [*NO_COUNTS, "65536", "paper"],
+    option_types.RATE: NO_RATES,
+    option_types.RATES: [*NO_RATES, *BEYOND_RATES, "proposed"],
+    option_types.OWN_RATES: [*NO_RATES, *BEYOND_RATES],
+    option_types.FRACTION: [*NO_NUMBERS, "0", "1", "1.5", "1e-400"],
+    option_types.SMOOTHING: [*NO_NUMBERS[:1], *NO_NUMBERS[2:], "1", "0.98,0.9"],
+    option_types.FACTOR: [*NO_RATES, "1", "0.5", "paper"],
+    option_types.STEPS: [
         *(text for text in NO_COUNTS if text != "1,2"), "1,,2", "600000001", ",".join(["1"] * 1001),
     ],
-    options.RAY_ADDRESS: ["10.0.0.1", "10.0.0.1:", ":6379", "10.0.0.1:0", "10.0.0.1:99999", "me@10.0.0.1:6379", "a b:1",
+    option_types.RAY_ADDRESS: ["10.0.0.1", "10.0.0.1:", ":6379", "10.0.0.1:0", "10.0.0.1:99999",
+                               "me@10.0.0.1:6379", "a b:1",
                           "10.0.0.1:6379/x", "ray://10.0.0.1:10001", "http://10.0.0.1:8265", "paper", ",", LONG],
-    options.PART_OF_GPU: [*NO_NUMBERS, "0", "1.5", "2", "paper"],
-    options.SEEDS: NO_SEEDS,
-    options.EVERY_SEED: NO_SEEDS,
-    options.DATA_DIR: ["nowhere", "/dev/null", "/etc/passwd", "paper", ",", LONG],
-    options.PLACE: ["/dev/null", "/etc/passwd", LONG],
-    options.HOST: ["two\nlines", "two words"],
+    option_types.PART_OF_GPU: [*NO_NUMBERS, "0", "1.5", "2", "paper"],
+    option_types.SEEDS: NO_SEEDS,
+    option_types.EVERY_SEED: NO_SEEDS,
+    option_types.DATA_DIR: ["nowhere", "/dev/null", "/etc/passwd", "paper", ",", LONG],
+    option_types.PLACE: ["/dev/null", "/etc/passwd", LONG],
+    option_types.HOST: ["two\nlines", "two words"],
 }  # fmt: skip
 BAD_NAMES = [LONG, ",", "nothing", "ALL", "mnist,mnist", "1", "auto ", "Torch"]
 BAD_SWITCHES = [LONG, ",", "yes", "1", "TRUE", "perhaps"]
@@ -85,9 +86,9 @@ BAD_ADDRESSES = ["localhost:5000", "ftp://x", "http://", "http://:5000", "http:/
 
 def bad_values(option):
     """What an option of that type cannot be. KeyError for a type that nobody has thought about here."""
-    if isinstance(option.type, options.Named):
+    if isinstance(option.type, option_types.Named):
         return BAD_NAMES
-    if isinstance(option.type, options.YesOrNo):
+    if isinstance(option.type, option_types.Switch):
         return BAD_SWITCHES
     if option.name == "ui_url":
         return BAD_ADDRESSES
@@ -214,9 +215,9 @@ def test_more_jobs_than_cores_are_taken_and_told(monkeypatch, capsys):
 
 
 def test_without_a_range_test_to_propose_rates_the_command_for_it_is_given(store, paper):
-    config = small_config(optimizer="sgd", seeds=(3, 5), batch_size=64, engine="torch")
+    config = small_config(optimizer="sgd", seeds=(3, 5), batch_size=64, engine="torch", proposed_rates=True)
     with pytest.raises(UserError) as refused:
-        run_command.at_proposed_rates({"learning_rates": options.PROPOSED}, store, paper, config)
+        proposals.with_proposed_rates(store, paper, config)
     assert str(refused.value) == (
         "--learning-rates proposed needs what a range test with sgd, mnist, 640 images, batches of 64 and seed 3 "
         "proposes, and there is no such range test: "

@@ -12,8 +12,9 @@ from itertools import combinations, product
 import pytest
 
 from helpers.small import run
-from reproduce.cli import main, run_command
+from reproduce.cli import main, proposals, run_command
 from reproduce.cli.options import COMMANDS, WITHOUT_EFFECT
+from reproduce.cli.request import read_config
 from reproduce.errors import UserError
 from reproduce.report import build
 from reproduce.results import verdicts
@@ -113,11 +114,9 @@ def commands(monkeypatch, tmp_path, paper):
     """Runs a command from its words to what it would train or look for, on a store where these trials are finished."""
     monkeypatch.chdir(tmp_path)
     seen = {}
-    monkeypatch.setattr(
-        run_command, "run", lambda name, given, config, plan, *_: seen.update(plan=(given, config, plan))
-    )
+    monkeypatch.setattr(run_command, "run", lambda request, plan, *_: seen.update(request=request, plan=plan))
     monkeypatch.setattr(run_command, "open_store", lambda name: seen["store"])
-    monkeypatch.setattr(main, "_report", lambda store, parent_id, found, given: seen.update(found=found))
+    monkeypatch.setattr(main, "_write_report", lambda store, parent_id, found, options: seen.update(found=found))
     monkeypatch.setattr(verdicts, "judge_all", lambda *_, about: seen.update(about=about) or [])
     monkeypatch.setattr(verdicts, "studied", lambda collection, every: every)
 
@@ -126,10 +125,9 @@ def commands(monkeypatch, tmp_path, paper):
         main.cli.commands[name].main(list(options), standalone_mode=False)
         if name not in TRAINING:
             return seen["about"] if name == "verify" else seen["found"]
-        given, config, plan = seen["plan"]
-        if "learning_rates" in given:
-            config = run_command.at_proposed_rates(given, seen["store"], paper, config)
-        engine = "fused" if given["engine"] == "auto" else given["engine"]
+        request, plan = seen["request"], seen["plan"]
+        config = proposals.with_proposed_rates(seen["store"], paper, request.config)
+        engine = "fused" if request.options.engine == "auto" else request.options.engine
         planned = plan(config.model_copy(update={"engine": engine}))
         rate_checks.check_rates(config, planned)
         return planned
@@ -218,8 +216,8 @@ def test_the_range_test_that_proposed_rates_want_is_one_command_away(commands, p
     for names in subsets(COMMON):
         options = words(*names, learning_rates="proposed")
         wanted = commands("sweep", options)
-        _, config = parsed("sweep", options)
-        program, name, *advised = shlex.split(run_command._range_test_command(paper, config))
+        config = parsed("sweep", options)
+        program, name, *advised = shlex.split(proposals.range_test_command(paper, config))
         assert (program, name) == ("reproduce", "range_test")
         tests = commands(name, advised)
         keys = ("dataset", "train_size", "optimizer", "batch_size", "seed")
@@ -230,7 +228,7 @@ def test_the_range_test_that_proposed_rates_want_is_one_command_away(commands, p
 
 def parsed(name, options):
     with main.cli.commands[name].make_context(name, list(options)) as context:
-        return context.params, run_command.wished(context.params)
+        return read_config(context.params)
 
 
 def test_the_seeds_of_an_advised_command_are_spans():

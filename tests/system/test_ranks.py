@@ -24,6 +24,7 @@ from helpers.servers import free_port
 from helpers.small import kernel, small_config
 from reproduce.cli import run_command
 from reproduce.data import verified_cache
+from reproduce.execution.run_options import RunOptions
 from reproduce.report import report_data
 from reproduce.study import planning
 from reproduce.training import checkpoints, data_parallel, distributed, loop, provenance
@@ -233,15 +234,15 @@ def test_a_rank_that_loses_the_others_leaves_the_word_to_them(monkeypatch, tmp_p
     monkeypatch.setattr(distributed, "follow", follow)
     monkeypatch.setattr(verified_cache, "prepare", lambda *arguments: None)
     monkeypatch.setenv("REPRODUCE_HOME", str(tmp_path))
-    given = {"device": "cpu", "engine": "torch", "dataset": "mnist"}
-    assert run_command._follow(given, None) == 1
+    options = RunOptions(device="cpu", engine="torch", smoothing=0.98)
+    assert run_command._follow(options, None) == 1
 
     def fail(*arguments):
         raise RuntimeError("a fault of its own")
 
     monkeypatch.setattr(distributed, "follow", fail)
     with pytest.raises(RuntimeError, match="of its own"):
-        run_command._follow(given, None)
+        run_command._follow(options, None)
 
 
 def test_colossalai_run_starts_the_ranks_too(command, tmp_path):
