@@ -39,7 +39,8 @@ class StudyConfig(Frozen):
     protocol: Protocol = "as-drawn"
     schedulers: Annotated[tuple[Scheduler, ...], Field(min_length=1)] = SCHEDULERS
     learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1)] | None = None
-    proposed_rates: bool = False
+    # Of what was recorded the rates are known.
+    proposed_rates: bool = Field(default=False, exclude=True)
     rates_by_seed: dict[Seed, tuple[Rate, ...]] | None = None
     schedule_parameters: dict[str, int | float | tuple[int, ...]] = Field(default_factory=dict)
     lr_start: Rate | None = None
@@ -57,7 +58,7 @@ def option_name(field: str) -> str:
 
 def option_words(paper: Paper, config: StudyConfig) -> list[str]:
     """What a user types for this configuration, as `--epochs 1`, without the engine and without what is the paper's."""
-    own = {"engine", "schedulers", "rates_by_seed", "proposed_rates", "schedule_parameters"}
+    own = {"engine", "schedulers", "rates_by_seed", "schedule_parameters"}
     fields = config.model_dump(exclude_defaults=True, exclude=own)
     found = {key: value for key, value in fields.items() if value != getattr(paper.protocol, key, None)}
     if len(config.schedulers) == 1:

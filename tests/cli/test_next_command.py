@@ -283,7 +283,7 @@ def rows(folder):
 
 @pytest.mark.system
 def test_the_readmes_sweep_is_followed_by_a_page_of_that_sweep(store, paper, followed, tmp_path):
-    _, config = parsed("sweep", STEP)
+    config = parsed("sweep", STEP)
     train(store, paper, config, planning.trials)
     code, printed, told = followed("report", *STEP)
     assert (code, told) == (0, "")
