@@ -26,7 +26,7 @@ def main() -> None:
     from reproduce.cli.options import SEEDS as SEED_TYPE
     from reproduce.study import planning
     from reproduce.study.schema import load_paper
-    from reproduce.tracking.writer import Store
+    from reproduce.tracking.store import open_store
 
     found = []
     with tempfile.TemporaryDirectory() as folder:
@@ -40,7 +40,7 @@ def main() -> None:
                 options = ["--scheduler", scheduler, "--learning-rates", rate, "--seeds", SEEDS, "--engine", engine]
                 command = [sys.executable, "-m", "reproduce", "sweep", *options]
                 subprocess.run(command, cwd=folder, env=environment, check=True)
-        store = Store(Path(folder), uri)
+        store = open_store(Path(folder), uri)
         seeds = SEED_TYPE.parse(SEEDS)
         for scheduler, rate in SWEEPS:
             row = {"scheduler": scheduler, "learning_rate": float(rate), "seeds": list(seeds)}
@@ -48,7 +48,7 @@ def main() -> None:
                 config = planning.StudyConfig(
                     engine=engine, schedulers=(scheduler,), learning_rates=(float(rate),), seeds=seeds
                 )
-                results = store.results(planning.trials(load_paper(), config)).values()
+                results = store.reader.results(planning.trials(load_paper(), config)).values()
                 row[engine] = [result.last("test_accuracy_batch_mean") for result in results]
             found.append(row)
             print(row["scheduler"], rate, *(f"{e} {statistics.mean(row[e]):.4f} {row[e]}" for e in ("torch", "fused")))

@@ -121,13 +121,14 @@ def report_command(**given: Any) -> int:
     _check_output(given["output"])
     store = run_command.open_store("report")
     store.check_artifacts()
-    store.close_abandoned()
+    store.heartbeat.end_stale_runs()
     config = run_command.recorded(given, store, paper, run_command.at_proposed_rates(given, store, paper, config))
     found = _collection(store, paper, config, smoothing)
     from reproduce.report import build
+    from reproduce.tracking.parent_run import open_parent_run
 
     build.check_replaced(found, given["output"])
-    with store.parent("report", run_command.texts(given)) as parent_id:
+    with open_parent_run(store, "report", run_command.texts(given)) as parent_id:
         _report(store, parent_id, found, given)
     return 0
 
@@ -151,7 +152,7 @@ def _check(output: Path) -> int:
 def _collection(store: Any, paper: Paper, config: planning.StudyConfig, smoothing: float) -> Any:
     from reproduce.results.run_collection import RunCollection
 
-    return RunCollection(store, paper, config, smoothing)
+    return RunCollection(store.reader, paper, config, smoothing)
 
 
 @cli.command("verify")
@@ -168,7 +169,7 @@ def verify_command(**given: Any) -> int:
     from reproduce.results import verdicts
 
     store = run_command.open_store("verify")
-    every = store.seeds()
+    every = store.reader.seeds()
     own = planning.StudyConfig(seeds=seeds or every or None, engine=chosen.engine)
     collection = _collection(store, paper, run_command.recorded(given, store, paper, own), smoothing)
     wanted = seeds or verdicts.studied(collection, every) or paper.protocol.seeds
@@ -230,9 +231,9 @@ def ui_command(host: str, port: int) -> None:
     uri = mlflow.get_tracking_uri()
     if uri.startswith(("http://", "https://")):
         raise UserError(f"MLFLOW_TRACKING_URI names a server, which has the UI itself: open {without_credentials(uri)}")
-    from reproduce.tracking.retrying_client import store_to_show
+    from reproduce.tracking.store import check_store_to_show
 
-    uri = store_to_show(run_command.home())
+    uri = check_store_to_show(run_command.home())
     # The UI needs none of the server's background jobs: it starts in half the time and a fourth of the memory.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # as an argument everybody could read it
@@ -257,7 +258,7 @@ def _log_proposals(store: Any, parent_id: str, paper: Paper, config: planning.St
         else:
             say(f"{trial.label}: proposes no rate: {proposal.reason}")
         found[result.run_id] = (trial.seed, proposal)
-    store.log_proposals(parent_id, smoothing, found)
+    store.writer.log_proposals(parent_id, smoothing, found)
 
 
 def _check_output(output: Path) -> None:
@@ -273,7 +274,7 @@ def _report(store: Any, parent_id: str, found: Any, given: dict[str, Any]) -> No
 
     output = given["output"]
     missing = build.write(
-        found, output.resolve(), given["ui_url"], lambda written: store.log_folder(parent_id, written, "report")
+        found, output.resolve(), given["ui_url"], lambda written: store.writer.log_folder(parent_id, written, "report")
     )
     if missing:
         say(f"the report names {missing} run{'s' if missing > 1 else ''} that {'are' if missing > 1 else 'is'} missing")

@@ -62,9 +62,10 @@ def run(
             say(what)
         engine, ground = prepare(store)
         config = config.model_copy(update={"engine": engine})
-        store.close_abandoned()
+        store.heartbeat.end_stale_runs()
         from reproduce.execution import runner
         from reproduce.report import trial_artifacts
+        from reproduce.tracking.parent_run import log_outcomes, open_parent_run
 
         how = functools.partial(
             runner.run,
@@ -72,17 +73,17 @@ def run(
             force=given["force"],
             artifacts=functools.partial(trial_artifacts.leave_behind, smoothing=smoothing_of(given, paper)),
         )
-        with store.parent(command, texts(given), telling=given["executor"] == "ray") as parent_id:
-            store.log_dataset(parent_id, given["dataset"])
+        with open_parent_run(store, command, texts(given), given["executor"] == "ray") as parent_id:
+            store.writer.log_dataset(parent_id, given["dataset"])
             try:
                 done = how(plan(config), store, parent_id)
                 if beside is not None:
                     done += how(beside(store, config), store, parent_id)
             except BaseException:
-                store.close_abandoned(waiting=False)  # trials whose workers were ended in the middle
+                store.heartbeat.end_stale_runs(wait=False)  # trials whose workers were ended in the middle
                 raise
-            store.close_abandoned()
-            store.describe_parent(parent_id, [(item.trial, item.run_id, item.how) for item in done])
+            store.heartbeat.end_stale_runs()
+            log_outcomes(store, parent_id, [(item.trial, item.run_id, item.how) for item in done])
             counts = {how: sum(item.how == how for item in done) for how in ("trained", "resumed", "reused", "failed")}
             say(", ".join(f"{count} {how}" for how, count in counts.items() if count))
             if then is not None:
@@ -216,9 +217,9 @@ def home() -> Path:
 def open_store(command: str) -> Any:
     """The tracking store, for that command to record in. It takes seconds to import."""
     place = paths.own(home(), paths.HOME)
-    from reproduce.tracking.writer import Store
+    from reproduce.tracking import store
 
-    return Store(place, command=command)
+    return store.open_store(place, command=command, must_exist=command in ("report", "verify"))
 
 
 def jobs(wanted: int | None) -> int:
@@ -273,7 +274,7 @@ def at_proposed_rates(
         return config
     rates = {}
     for test in planning.range_tests(paper, config):
-        found = store.newest_proposal(test)
+        found = store.reader.newest_proposal(test)
         if found is None or found.learning_rate is None:
             raise UserError(
                 f"--learning-rates proposed needs what a range test with {test.optimizer}, {test.dataset}, "
@@ -318,7 +319,7 @@ def recorded(given: dict[str, Any], store: Any, paper: Paper, config: planning.S
     test is of that length, so it is meant. `grid` takes --learning-rates for its own: where a grid was run and no model
     with a schedule, they are meant.
     """
-    config, finished = planning.recordable(paper, config), store.finished_runs().keys()
+    config, finished = planning.recordable(paper, config), store.reader.finished_runs().keys()
 
     def count(trials: list[Trial]) -> int:
         return sum(trial.config_hash in finished for trial in trials)

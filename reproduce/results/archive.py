@@ -102,7 +102,7 @@ class _Record(Frozen):
 
 
 class Archive:
-    """Runs from a file, found and read as `tracking.Store` finds and reads its own.
+    """Runs from a file, found and read as `RunReader` finds and reads those of a store.
 
     `config`, `smoothing` and `ui` are those of the report that they are of. UserError where the file is none.
     """

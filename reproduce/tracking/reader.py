@@ -14,7 +14,7 @@ from reproduce.analysis.lr_range_test import Reading
 from reproduce.errors import StoreAwayError, TrackingError, UserError
 from reproduce.progress import say
 from reproduce.study.trial import Trial
-from reproduce.tracking.retrying_client import Connection
+from reproduce.tracking.retrying_client import RetryingClient
 
 METRICS = ("train_loss", "test_accuracy", "test_accuracy_batch_mean", "learning_rate")
 VALIDATION = ("validation_loss", "validation_accuracy")
@@ -73,21 +73,24 @@ def _proposed(run: Run) -> Recorded:
         return Recorded(run.info.run_id, None, rate.removeprefix("none: "))
 
 
-class Records(Connection):
-    """The store, to be read."""
+class RunReader:
+    """What reads the runs of a store."""
 
-    def finished(self, cache_key: str) -> Run | None:
+    def __init__(self, client: RetryingClient) -> None:
+        self.client = client
+
+    def find_finished_run(self, cache_key: str) -> Run | None:
         """The newest finished run of that cache key, in any experiment, that still has what a report reads."""
-        runs = self.runs(with_cache_key(cache_key))
+        runs = search_trial_runs(self.client, cache_key)
         return next((run for run in runs if is_finished(run) and self._has_curve(run)), None)
 
-    def finished_of(self, cache_keys: Collection[str]) -> dict[str, Run]:
+    def find_finished_runs(self, cache_keys: Collection[str]) -> dict[str, Run]:
         """Of each of the cache_keys that has one the newest finished run, in any experiment."""
         if len(cache_keys) > ASKED_FOR_BY_NAME:
             every = self._newest_finished("fingerprint")
             known = {cache_key: every[cache_key] for cache_key in cache_keys if cache_key in every}
             return {cache_key: run for cache_key, run in known.items() if self._has_curve(run)}
-        found = {cache_key: self.finished(cache_key) for cache_key in cache_keys}
+        found = {cache_key: self.find_finished_run(cache_key) for cache_key in cache_keys}
         return {cache_key: run for cache_key, run in found.items() if run}
 
     def finished_runs(self) -> dict[str, Run]:
@@ -96,7 +99,7 @@ class Records(Connection):
 
     def _newest_finished(self, tag: str) -> dict[str, Run]:
         found: dict[str, Run] = {}
-        for run in self.runs("tags.outcome LIKE '%'"):
+        for run in self.client.search_runs("tags.outcome LIKE '%'"):
             if is_finished(run) and tag in run.data.tags:
                 found.setdefault(run.data.tags[tag], run)
         return found
@@ -106,7 +109,9 @@ class Records(Connection):
         if run.data.tags["kind"] != RANGE_TEST:
             return True
         try:
-            return any(file.path == CURVE_FILE for file in self.client.list_artifacts(run.info.run_id))
+            return any(
+                file.path == CURVE_FILE for file in self.client.call(self.client.mlflow.list_artifacts, run.info.run_id)
+            )
         except StoreAwayError:
             raise
         except TrackingError:  # artifacts of a server that is not asked through it: nothing is known to be gone
@@ -125,7 +130,7 @@ class Records(Connection):
         Its ramp and engine may be any.
         """
         same = {key: str(getattr(like, key)) for key in ("dataset", "train_size", "optimizer", "batch_size", "seed")}
-        for run in self.runs("tags.kind = 'range_test'"):
+        for run in self.client.search_runs("tags.kind = 'range_test'"):
             if is_finished(run) and same.items() <= run.data.params.items():
                 return _proposed(run)
         return None
@@ -145,7 +150,10 @@ class Records(Connection):
             )
             return None
         for name in of_kind(tags["kind"]):
-            history = sorted(self.client.get_metric_history(run.info.run_id, name), key=lambda metric: metric.step)
+            history = sorted(
+                self.client.call(self.client.mlflow.get_metric_history, run.info.run_id, name),
+                key=lambda metric: metric.step,
+            )
             epochs[name] = [metric.value for metric in history]
             steps = [metric.step for metric in history]
             if steps != list(range(1, len(steps) + 1)) or (len(steps) != trial.epochs and tags["outcome"] != DIVERGED):
@@ -161,7 +169,7 @@ class Records(Connection):
         """The rates and raw losses of every step of a finished trial, both (steps,) float64."""
         with tempfile.TemporaryDirectory() as folder:
             try:
-                path = self.client.download_artifacts(run_id, CURVE_FILE, folder)
+                path = self.client.call(self.client.mlflow.download_artifacts, run_id, CURVE_FILE, folder)
             except StoreAwayError:
                 raise
             except TrackingError as error:
@@ -171,9 +179,9 @@ class Records(Connection):
         return np.array([float(row["learning_rate"]) for row in rows]), np.array([float(row["loss"]) for row in rows])
 
 
-def with_cache_key(cache_key: str) -> str:
-    """What finds the runs of a trial."""
-    return f"tags.fingerprint = '{cache_key}'"
+def search_trial_runs(client: RetryingClient, cache_key: str) -> list[Run]:
+    """Return the runs of that trial, the newest first."""
+    return client.search_runs(f"tags.fingerprint = '{cache_key}'")
 
 
 def of_kind(kind: str) -> tuple[str, ...]:

@@ -292,7 +292,7 @@ def test_a_store_of_another_version_of_mlflow_is_told(monkeypatch, capsys, surro
 
 
 def test_a_server_that_does_not_listen_is_told(monkeypatch, capsys, surroundings):
-    monkeypatch.setattr("reproduce.tracking.retrying_client.OPENING_SECONDS", 0)
+    monkeypatch.setattr("reproduce.tracking.store.OPENING_SECONDS", 0)
     with socket.socket() as bound:  # to a port on which nothing listens
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]

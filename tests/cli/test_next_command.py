@@ -261,7 +261,7 @@ def followed(store, monkeypatch, capsys):
 
 def parents(store):
     """How each parent run ended, the newest first."""
-    return [run.info.status for run in store.runs("tags.kind = 'parent'")]
+    return [run.info.status for run in store.client.search_runs("tags.kind = 'parent'")]
 
 
 SMALL = ("--train-size", "640", "--epochs", "1")

@@ -12,8 +12,8 @@ import pytest
 from filelock import FileLock
 
 from reproduce.errors import UserError
-from reproduce.tracking import local_store
-from reproduce.tracking.retrying_client import Connection, store_to_show
+from reproduce.tracking import local_store, relocation
+from reproduce.tracking.store import TrackingStore, check_store_to_show, open_store
 
 NAMES = ("a b", "é", "日本", "50%", "a%20b", "a%2e%2e", "a?b", "a#b", "a;b&c=d", "a:b@c", "a\nb", "a'b\"c", "a\\b",
          " a ", "~", "$HOME", "*[{<|", "-a", "..a", "sqlite:", "😀", "mlruns")  # fmt: skip
@@ -31,25 +31,25 @@ class Study:
     def file(self) -> Path:
         return self.folder / "mlflow.db"
 
-    def open(self) -> Connection:
-        return Connection(self.home, local_store.address_of(self.file))
+    def open(self) -> TrackingStore:
+        return open_store(self.home, local_store.address_of(self.file))
 
     def record(self, text: str = "1") -> str:
         """A finished run with an artifact; its id."""
         store = self.open()
-        run_id = store.create_run({}, "a run")
-        store.client.log_text(run_id, text, "curve.csv")
-        store.client.set_terminated(run_id, "FINISHED")
+        run_id = store.writer.create_run({}, "a run")
+        store.mlflow.log_text(run_id, text, "curve.csv")
+        store.mlflow.set_terminated(run_id, "FINISHED")
         return run_id
 
     def read(self, run_id: str) -> str:
-        path = self.open().client.download_artifacts(run_id, "curve.csv")
+        path = self.open().mlflow.download_artifacts(run_id, "curve.csv")
         return Path(path).read_text()
 
     def places(self) -> set[Path]:
         """The folder that every address of an artifact in the store leads into."""
         with sqlite3.connect(self.file) as database:
-            rows = [database.execute(f"SELECT {column} FROM {table}") for table, column in local_store.PLACES[:2]]
+            rows = [database.execute(f"SELECT {column} FROM {table}") for table, column in relocation.PLACES[:2]]
             values = [value for row in rows for (value,) in row]
         return {Path(local_store.path_of(value)) for value in values}
 
@@ -69,7 +69,7 @@ def study(tmp_path, empty_database):
 @pytest.fixture
 def said(monkeypatch):
     lines = []
-    monkeypatch.setattr("reproduce.tracking.retrying_client.say", lines.append)
+    monkeypatch.setattr("reproduce.tracking.relocation.say", lines.append)
     return lines
 
 
@@ -93,11 +93,11 @@ def test_a_new_store_is_made_whole_in_a_folder_of_any_name(tmp_path, monkeypatch
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / name)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    store = Connection(tmp_path / "home")
+    store = open_store(tmp_path / "home")
     assert store.file == tmp_path / name / "mlflow.db"
     assert sorted(path.name for path in tmp_path.rglob("*.db")) == ["mlflow.db"]
     assert {path.name for path in tmp_path.iterdir()} == {name, "home"}
-    default = store.client.get_experiment("0").artifact_location
+    default = store.mlflow.get_experiment("0").artifact_location
     assert local_store.path_of(default) == tmp_path / name / "mlruns" / "0"
 
 
@@ -241,9 +241,9 @@ def test_a_study_in_which_the_artifacts_were_below_is_found_where_it_stands(stud
     """MLflow, started in a folder below the store's, kept them there."""
     store = study.open()
     below = study.folder / "part" / "mlruns" / "7"
-    experiment = store.client.create_experiment("below", str(below))
-    run_id = store.client.create_run(experiment).info.run_id
-    store.client.log_text(run_id, "below", "curve.csv")
+    experiment = store.mlflow.create_experiment("below", str(below))
+    run_id = store.mlflow.create_run(experiment).info.run_id
+    store.mlflow.log_text(run_id, "below", "curve.csv")
     moved = study.moved_to(tmp_path / "elsewhere")
     assert moved.read(run_id) == "below"
     assert moved.folder / "part" / "mlruns" / "7" in moved.places()
@@ -252,25 +252,25 @@ def test_a_study_in_which_the_artifacts_were_below_is_found_where_it_stands(stud
 def test_artifacts_that_stand_elsewhere_on_purpose_are_left_there(study, tmp_path, said):
     store = study.open()
     apart = tmp_path / "apart" / "mlruns" / "7"
-    experiment = store.client.create_experiment("apart", str(apart))
-    run_id = store.client.create_run(experiment).info.run_id
-    store.client.log_text(run_id, "apart", "curve.csv")
-    store.client.create_run(experiment)  # that has none yet
-    served = store.client.create_experiment("served", "mlflow-artifacts:/9")
+    experiment = store.mlflow.create_experiment("apart", str(apart))
+    run_id = store.mlflow.create_run(experiment).info.run_id
+    store.mlflow.log_text(run_id, "apart", "curve.csv")
+    store.mlflow.create_run(experiment)  # that has none yet
+    served = store.mlflow.create_experiment("served", "mlflow-artifacts:/9")
     assert study.read(run_id) == "apart"
     moved = study.moved_to(tmp_path / "elsewhere")
     assert moved.read(run_id) == "apart"
-    assert moved.open().client.get_experiment(served).artifact_location == "mlflow-artifacts:/9"
+    assert moved.open().mlflow.get_experiment(served).artifact_location == "mlflow-artifacts:/9"
     assert said == []
 
 
 def test_artifacts_on_a_disk_that_is_away_are_found_when_it_is_back(study, tmp_path, said):
     store = study.open()
     share = tmp_path / "share"
-    experiment = store.client.create_experiment("apart", str(share / "mlruns" / "7"))
-    run_id = store.client.create_run(experiment).info.run_id
-    store.client.log_text(run_id, "apart", "curve.csv")
-    store.client.set_terminated(run_id, "FINISHED")
+    experiment = store.mlflow.create_experiment("apart", str(share / "mlruns" / "7"))
+    run_id = store.mlflow.create_run(experiment).info.run_id
+    store.mlflow.log_text(run_id, "apart", "curve.csv")
+    store.mlflow.set_terminated(run_id, "FINISHED")
     share.rename(tmp_path / "away")
     study.open()
     gone = "its earlier artifacts are not here, and new ones go here"
@@ -284,9 +284,9 @@ def test_artifacts_on_a_disk_that_is_away_are_found_when_it_is_back(study, tmp_p
 def test_a_store_that_is_reached_by_a_link_keeps_its_artifacts_where_it_is(study, tmp_path, said):
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "mlflow.db").symlink_to(study.file)
-    store = Connection(study.home, f"sqlite:///{tmp_path}/links/mlflow.db")
-    run_id = store.create_run({}, "a run")
-    store.client.log_text(run_id, "linked", "curve.csv")
+    store = open_store(study.home, f"sqlite:///{tmp_path}/links/mlflow.db")
+    run_id = store.writer.create_run({}, "a run")
+    store.mlflow.log_text(run_id, "linked", "curve.csv")
     assert study.read(run_id) == "linked"
     assert all(place.is_relative_to(study.folder) for place in study.places())
     assert said == []
@@ -295,8 +295,8 @@ def test_a_store_that_is_reached_by_a_link_keeps_its_artifacts_where_it_is(study
 @pytest.mark.parametrize("how", ["its lock is held", "it gave a sign of life"])
 def test_a_study_at_work_elsewhere_is_not_moved_under_it(study, tmp_path, how):
     store = study.open()
-    parent = store.create_run({"kind": "parent"}, "a command")
-    store.client.log_text(parent, "1", "curve.csv")
+    parent = store.writer.create_run({"kind": "parent"}, "a command")
+    store.mlflow.log_text(parent, "1", "curve.csv")
     copy = study.moved_to(tmp_path / "copy", how=shutil.copytree)  # as a container's folder is seen on the host
     lock = study.home / "parents" / f"{parent}.lock"
     lock.parent.mkdir(parents=True)
@@ -304,8 +304,8 @@ def test_a_study_at_work_elsewhere_is_not_moved_under_it(study, tmp_path, how):
     with FileLock(lock) if how == "its lock is held" else nullcontext(), pytest.raises(UserError) as refused:
         copy.open()
     assert str(refused.value) == (
-        f"run {parent} is at work in this study under another path, as in a container: wait until it has ended or, if "
-        "it was killed, 120 s"
+        f"run {parent} is under way in this study under another path, as in a container: wait until it has ended or, "
+        "if it was killed, 120 s"
     )
     assert copy.places() == before
     if how == "its lock is held":  # and is no more
@@ -319,9 +319,9 @@ def test_another_store_beside_them_does_not_make_the_artifacts_a_copy(study, tmp
     with sqlite3.connect(apart / "mlflow.db") as database:  # of another moment
         database.execute("UPDATE experiments SET creation_time = 1")
     store = study.open()
-    experiment = store.client.create_experiment("apart", str(apart / "mlruns" / "7"))
-    run_id = store.client.create_run(experiment).info.run_id
-    store.client.log_text(run_id, "apart", "curve.csv")
+    experiment = store.mlflow.create_experiment("apart", str(apart / "mlruns" / "7"))
+    run_id = store.mlflow.create_run(experiment).info.run_id
+    store.mlflow.log_text(run_id, "apart", "curve.csv")
     assert study.read(run_id) == "apart"
     assert said == []
 
@@ -337,7 +337,7 @@ def test_a_moved_study_that_cannot_be_written_to_says_so(empty_database):
         if child == 0:
             os.setuid(65534)
             try:
-                local_store.put_right(moved.file)
+                relocation.relocate(moved.file, moved.home)
             except UserError as error:
                 expected = f"the tracking store {moved.file} stood elsewhere before and cannot be written to, which "
                 os._exit(0 if str(error).startswith(expected) else 1)
@@ -352,7 +352,7 @@ def test_the_ui_of_a_moved_study_shows_its_artifacts_and_makes_nothing(study, tm
     mlflow.set_tracking_uri(None)  # another process
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{moved.file}")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "new")
-    assert store_to_show(tmp_path / "home") == f"sqlite:///{moved.file}"
+    assert check_store_to_show(tmp_path / "home") == f"sqlite:///{moved.file}"
     assert all(place.is_relative_to(moved.folder) for place in moved.places())
     assert len(said) == 1
     with sqlite3.connect(moved.file) as database:
@@ -362,14 +362,14 @@ def test_the_ui_of_a_moved_study_shows_its_artifacts_and_makes_nothing(study, tm
 
 
 def test_the_ui_of_a_study_at_work_elsewhere_shows_it_as_it_is(study, tmp_path, said, monkeypatch):
-    parent = study.open().create_run({"kind": "parent"}, "a command")
+    parent = study.open().writer.create_run({"kind": "parent"}, "a command")
     copy = study.moved_to(tmp_path / "copy", how=shutil.copytree)
     mlflow.set_tracking_uri(None)  # another process
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy.file}")
     before = copy.places()
-    assert store_to_show(tmp_path / "home") == f"sqlite:///{copy.file}"
+    assert check_store_to_show(tmp_path / "home") == f"sqlite:///{copy.file}"
     assert (copy.places(), said) == (before, [])
-    assert study.open().client.get_run(parent).info.status == "RUNNING"
+    assert study.open().mlflow.get_run(parent).info.status == "RUNNING"
 
 
 def test_the_ui_of_a_store_of_an_older_mlflow_says_what_to_type(study, tmp_path, monkeypatch):
@@ -377,7 +377,7 @@ def test_the_ui_of_a_store_of_an_older_mlflow_says_what_to_type(study, tmp_path,
         database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{study.file}")
     with pytest.raises(UserError) as refused:
-        store_to_show(tmp_path / "home")
+        check_store_to_show(tmp_path / "home")
     assert str(refused.value).startswith(
         f"the tracking store sqlite:///{study.file} cannot be used: Detected out-of-date database schema"
     )

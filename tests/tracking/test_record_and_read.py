@@ -26,20 +26,23 @@ from reproduce.data import datasets
 from reproduce.errors import UserError
 from reproduce.study import planning
 from reproduce.tracking import heartbeat, local_store, reader, retrying_client
-from reproduce.tracking.reader import METRICS, VALIDATION
-from reproduce.tracking.writer import Store
+from reproduce.tracking import store as tracking_store
+from reproduce.tracking.locks import trial_lock
+from reproduce.tracking.reader import METRICS, VALIDATION, RunReader
+from reproduce.tracking.retrying_client import RetryingClient
+from reproduce.tracking.store import open_store, reopen_store
 from reproduce.training import checkpoints, loop
 
 
 def test_a_sweep_records_a_parent_and_a_child_a_trial(finished):
     store, parent_id, done = finished
-    parent = store.client.get_run(parent_id)
+    parent = store.mlflow.get_run(parent_id)
     assert (parent.info.status, parent.data.params["scheduler"], parent.data.tags["trials_trained"]) == (
         "FINISHED", "test", "3",
     )  # fmt: skip
     assert parent.data.metrics == {}
     for item in done:
-        child = store.client.get_run(item.run_id)
+        child = store.mlflow.get_run(item.run_id)
         assert (item.how, child.info.status, child.data.tags["outcome"]) == ("trained", "FINISHED", "finished")
         assert child.data.tags["mlflow.parentRunId"] == parent_id
         assert child.data.tags["specification"] == item.trial.config_hash
@@ -50,36 +53,36 @@ def test_a_sweep_records_a_parent_and_a_child_a_trial(finished):
 def test_names_are_the_same_on_every_trial_and_each_metric_stands_once_an_epoch(finished):
     store, _, done = finished
     for item in done[1:]:
-        data = store.client.get_run(item.run_id).data
+        data = store.mlflow.get_run(item.run_id).data
         assert data.params.items() >= {
             "optimizer": "adam", "learning_rate": "0.0006", "epochs": "2", "batch_size": "128", "seed": "0",
             "engine": "fused", "scheduler": item.trial.schedule.name,
         }.items()  # fmt: skip
         assert data.metrics.keys() == {*METRICS, "wall_seconds"}
         for name in METRICS:
-            assert [metric.step for metric in store.client.get_metric_history(item.run_id, name)] == [1, 2]
+            assert [metric.step for metric in store.mlflow.get_metric_history(item.run_id, name)] == [1, 2]
 
 
 def test_the_range_tests_curve_and_proposal_are_in_its_run(finished):
     store, _, done = finished
     run_id = done[0].run_id
-    rates, losses = store.curve(run_id)
+    rates, losses = store.reader.curve(run_id)
     np.testing.assert_allclose(rates, 1e-6 * 10 ** (6 * np.arange(10) / 10), rtol=1e-12)
-    path = store.client.download_artifacts(run_id, "range_test.csv")
+    path = store.mlflow.download_artifacts(run_id, "range_test.csv")
     with Path(path).open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["step", "learning_rate", "loss", "smoothed_loss"]
     assert [float(row["loss"]) for row in rows] == losses.tolist()
-    tags = store.client.get_run(run_id).data.tags
+    tags = store.mlflow.get_run(run_id).data.tags
     proposal = lr_range_test.propose(lr_range_test.Curve(rates, losses), 0.9)
     assert tags["proposed_learning_rate"] == (repr(proposal.learning_rate) if proposal else str(proposal))
     assert tags["weak_ground"] == (proposal.weak if proposal else "no")
-    assert "test_accuracy" not in store.client.get_run(run_id).data.metrics
+    assert "test_accuracy" not in store.mlflow.get_run(run_id).data.metrics
 
 
 def test_the_data_set_is_recorded_with_its_full_hash(finished):
     store, _, done = finished
-    (given,) = store.client.get_run(done[1].run_id).inputs.dataset_inputs
+    (given,) = store.mlflow.get_run(done[1].run_id).inputs.dataset_inputs
     assert given.dataset.name == "mnist"
     assert {tag.key: tag.value for tag in given.tags}["sha256"] == datasets.data_sha256("mnist")
     assert json.loads(given.dataset.source) == datasets.SHA256["mnist"]
@@ -91,9 +94,9 @@ def test_the_logged_network_computes_what_was_measured(finished, whole_mnist):
     model = mlflow.pyfunc.load_model(f"runs:/{done[1].run_id}/model")
     logits = model.predict(whole_mnist.test.images.astype(np.float32) / 255)
     accuracy = (logits.argmax(1) == whole_mnist.test.labels).mean()
-    assert accuracy == store.client.get_run(done[1].run_id).data.metrics["test_accuracy"]
+    assert accuracy == store.mlflow.get_run(done[1].run_id).data.metrics["test_accuracy"]
     assert model.metadata.signature.inputs.input_types() == [np.dtype(np.float32)]
-    folder = store.client.get_logged_model(model.metadata.model_id).artifact_location
+    folder = store.mlflow.get_logged_model(model.metadata.model_id).artifact_location
     endings = {path.suffix for path in Path(folder.removeprefix("file://")).rglob("*") if path.is_file()}
     assert ".safetensors" in endings
     assert not endings & {".pkl", ".pt", ".pth"}
@@ -103,15 +106,15 @@ def test_what_is_finished_is_reused_unless_forced(finished, trials):
     store, _, done = finished
     parent_id, again = run(store, trials)
     assert [(item.run_id, item.how) for item in again] == [(item.run_id, "reused") for item in done]
-    assert store.client.get_run(parent_id).data.tags["trials_reused"] == "3"
-    reused = store.client.get_run(done[1].run_id).data.tags
+    assert store.mlflow.get_run(parent_id).data.tags["trials_reused"] == "3"
+    reused = store.mlflow.get_run(done[1].run_id).data.tags
     assert (reused["times_reused"], reused["last_reused_by"]) == ("1", parent_id)
-    note = store.client.get_run(parent_id).data.tags["mlflow.note.content"]
+    note = store.mlflow.get_run(parent_id).data.tags["mlflow.note.content"]
     assert all(item.run_id in note for item in done)
     _, forced = run(store, trials[1:2], force=True)
     assert forced[0].how == "trained"
     assert forced[0].run_id != done[1].run_id
-    losses = [store.client.get_run(i).data.metrics["train_loss"] for i in (forced[0].run_id, done[1].run_id)]
+    losses = [store.mlflow.get_run(i).data.metrics["train_loss"] for i in (forced[0].run_id, done[1].run_id)]
     assert losses[0] == losses[1]
 
 
@@ -125,7 +128,7 @@ def test_another_version_of_the_code_is_another_trial(finished, trials, monkeypa
 def test_a_diverged_trial_is_a_result(store, paper):
     config = small_config(optimizer="sgd", schedulers=("none",), learning_rates=(1e38,))
     _, (item,) = run(store, planning.trials(paper, config))
-    child = store.client.get_run(item.run_id)
+    child = store.mlflow.get_run(item.run_id)
     assert (child.info.status, child.data.tags["outcome"]) == ("FINISHED", "diverged")
     assert "diverged in epoch 1" in item.note
 
@@ -141,7 +144,7 @@ def test_a_failing_trial_is_named_and_stops_no_other(store, trials, monkeypatch)
     _, done = run(store, trials[1:], jobs=1)
     assert [item.how for item in done] == ["failed", "trained"]
     assert done[0].note == "RuntimeError: no room left"
-    assert store.client.get_run(done[0].run_id).info.status == "FAILED"
+    assert store.mlflow.get_run(done[0].run_id).info.status == "FAILED"
     monkeypatch.setattr(loop, "train", whole)
     _, again = run(store, trials[1:2], jobs=1)
     assert (again[0].how, again[0].run_id) == ("resumed", done[0].run_id)
@@ -201,19 +204,19 @@ def test_a_trial_killed_with_sigkill_goes_on_in_its_run_to_the_same_bits(own_hom
 
 def test_a_trial_that_another_process_holds_is_waited_for_and_then_reused(finished, trials, monkeypatch, capfd):
     store, _, done = finished
-    cache_key = store.client.get_run(done[1].run_id).data.tags["fingerprint"]
+    cache_key = store.mlflow.get_run(done[1].run_id).data.tags["fingerprint"]
     holding, ended = threading.Event(), threading.Event()
 
     def hold():
-        with store.lock(cache_key):
+        with trial_lock(store.home, cache_key):
             (store.home / "trials" / cache_key / "under-way").write_text("b0b")
             holding.set()
             time.sleep(1)
             ended.set()
 
-    finished_run = Store.finished
+    find = RunReader.find_finished_run
     monkeypatch.setattr(
-        Store, "finished", lambda self, cache_key: finished_run(self, cache_key) if ended.is_set() else None
+        RunReader, "find_finished_run", lambda self, cache_key: find(self, cache_key) if ended.is_set() else None
     )
     threading.Thread(target=hold).start()
     holding.wait()
@@ -224,7 +227,8 @@ def test_a_trial_that_another_process_holds_is_waited_for_and_then_reused(finish
 
 def test_processes_that_start_at_once_on_a_new_store_do_not_collide(tmp_path):
     program = (
-        "from pathlib import Path; from reproduce.tracking.writer import Store;print(Store(Path('home')).experiment_id)"
+        "from pathlib import Path\nfrom reproduce.tracking.store import open_store\n"
+        "print(open_store(Path('home')).experiment_id)"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
     command = [sys.executable, "-c", program]
@@ -240,13 +244,13 @@ def test_processes_that_start_at_once_on_a_new_store_do_not_collide(tmp_path):
 def test_a_range_tests_validation_stands_in_its_run_by_step(store, paper):
     config = small_config(validation_size=128, validation_interval=3)
     (item,) = run(store, planning.range_tests(paper, config))[1]  # 512 images in 2 epochs: 8 steps
-    with Path(store.client.download_artifacts(item.run_id, "validation.csv")).open(newline="") as file:
+    with Path(store.mlflow.download_artifacts(item.run_id, "validation.csv")).open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [0, 3, 6]
-    rates, _ = store.curve(item.run_id)
+    rates, _ = store.reader.curve(item.run_id)
     assert [float(row["learning_rate"]) for row in rows] == rates[[0, 3, 6]].tolist()
     for name in VALIDATION:
-        history = sorted(store.client.get_metric_history(item.run_id, name), key=lambda metric: metric.step)
+        history = sorted(store.mlflow.get_metric_history(item.run_id, name), key=lambda metric: metric.step)
         assert [(metric.step, metric.value) for metric in history] == [
             (int(row["step"]), float(row[name])) for row in rows
         ]
@@ -256,54 +260,55 @@ def test_more_values_than_mlflow_takes_at_once_are_all_written(store):
     validation = np.column_stack([np.arange(1200.0), np.arange(1200) / 1200, np.full(1200, 0.5)])
     curve = np.ones(3, np.float32), np.ones(3)
     record = checkpoints.EpochRecord(1, 1.0, np.nan, np.nan, 1e-3, 1.0, 1.0, *curve, False, validation)
-    run_id = store.create_run({}, "many")
-    store.log_epoch(run_id, record)
-    store.log_epoch(run_id, record)  # as after an answer that was lost
+    run_id = store.writer.create_run({}, "many")
+    store.writer.log_epoch(run_id, record)
+    store.writer.log_epoch(run_id, record)  # as after an answer that was lost
     for name, values in zip(VALIDATION, validation.T[1:], strict=True):
-        history = sorted(store.client.get_metric_history(run_id, name), key=lambda metric: metric.step)
+        history = sorted(store.mlflow.get_metric_history(run_id, name), key=lambda metric: metric.step)
         assert [metric.value for metric in history] == values.tolist()
-    assert store.logged_epochs(run_id) == {1}
+    assert store.writer.logged_epochs(run_id) == {1}
 
 
 def test_an_epoch_that_the_store_has_lost_is_written_again_at_the_end(store, small_trial, tmp_path, whole_mnist):
     history = list(loop.train(small_trial, whole_mnist, tmp_path / "trained", kernel=kernel()))
-    run_id, _ = store.open_trial(small_trial, "fingerprint", "parent")
-    store.log_epoch(run_id, history[1])
+    run_id, _ = store.writer.open_trial(small_trial, "fingerprint", "parent")
+    store.writer.log_epoch(run_id, history[1])
     (tmp_path / "files").mkdir()
-    store.finish_trial(run_id, small_trial, history, tmp_path / "files", None, {})
-    losses = {m.step: m.value for m in store.client.get_metric_history(run_id, "train_loss")}
+    store.writer.finish_trial(run_id, small_trial, history, tmp_path / "files", None, {})
+    losses = {m.step: m.value for m in store.mlflow.get_metric_history(run_id, "train_loss")}
     assert losses == {record.epoch: record.train_loss for record in history}
 
 
 @pytest.mark.parametrize(("silent_for", "status"), [(400, "RUNNING"), (430, "KILLED")])
 def test_of_a_run_from_another_home_its_signs_of_life_tell(store, small_trial, tmp_path, silent_for, status):
-    other = Store(tmp_path / "other", store.uri)
-    run_id, _ = other.open_trial(small_trial, "fingerprint", "parent")
-    store.client.set_tag(run_id, "alive_at", str(int(time.time()) - silent_for))
-    assert bool(store.at_work_elsewhere("fingerprint")) is (status == "RUNNING")
-    assert other.at_work_elsewhere("fingerprint") is None  # its own it knows by the lock
-    with store.lock("fingerprint"):  # as of a command that waited here; the file stays
+    other = open_store(tmp_path / "other", store.uri)
+    run_id, _ = other.writer.open_trial(small_trial, "fingerprint", "parent")
+    store.mlflow.set_tag(run_id, "alive_at", str(int(time.time()) - silent_for))
+    assert bool(store.heartbeat.find_running_elsewhere("fingerprint")) is (status == "RUNNING")
+    assert other.heartbeat.find_running_elsewhere("fingerprint") is None  # its own it knows by the lock
+    with trial_lock(store.home, "fingerprint"):  # as of a command that waited here; the file stays
         pass
-    store.close_abandoned()
-    assert store.client.get_run(run_id).info.status == status
-    mine, resumed = store.open_trial(small_trial, "fingerprint", "parent")
+    store.heartbeat.end_stale_runs()
+    assert store.mlflow.get_run(run_id).info.status == status
+    mine, resumed = store.writer.open_trial(small_trial, "fingerprint", "parent")
     assert (mine == run_id, resumed) == ((False, False) if status == "RUNNING" else (True, True))
 
 
 def test_a_run_that_goes_on_in_another_home_is_that_homes_from_the_first_moment(store, small_trial, tmp_path):
-    run_id, _ = store.open_trial(small_trial, "fingerprint", "parent")
-    store.client.set_terminated(run_id, "KILLED")
-    other = Store(tmp_path / "other", store.uri)
-    assert other.open_trial(small_trial, "fingerprint", "parent") == (run_id, True)
-    assert store.at_work_elsewhere("fingerprint").info.run_id == run_id
-    store.close_abandoned()
-    assert store.client.get_run(run_id).info.status == "RUNNING"
+    run_id, _ = store.writer.open_trial(small_trial, "fingerprint", "parent")
+    store.mlflow.set_terminated(run_id, "KILLED")
+    other = open_store(tmp_path / "other", store.uri)
+    assert other.writer.open_trial(small_trial, "fingerprint", "parent") == (run_id, True)
+    assert store.heartbeat.find_running_elsewhere("fingerprint").info.run_id == run_id
+    store.heartbeat.end_stale_runs()
+    assert store.mlflow.get_run(run_id).info.status == "RUNNING"
 
 
 @pytest.mark.parametrize(("telling", "said"), [(True, ["away", "back"]), (False, [])])
 def test_a_command_whose_workers_nobody_hears_tells_of_a_store_that_is_away(store, monkeypatch, capfd, telling, said):
-    monkeypatch.setattr(heartbeat, "SIGN_SECONDS", 0.01)
-    run_id, calls, there = store.create_run({}, "a run"), [], threading.Event()
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(retrying_client, "NO_WAIT_SECONDS", 0)
+    run_id, calls, there = store.writer.create_run({}, "a run"), [], threading.Event()
 
     class Away:
         def log_batch(self, run_id, tags):
@@ -313,8 +318,8 @@ def test_a_command_whose_workers_nobody_hears_tells_of_a_store_that_is_away(stor
             if len(calls) > 5:
                 there.set()
 
-    store.client.at_once = Away()
-    with store.at_work(run_id, telling):
+    store.client.mlflow = Away()
+    with store.heartbeat.record_heartbeat(run_id, telling):
         assert there.wait(PATIENCE_SECONDS)
     lines = capfd.readouterr().err.splitlines()
     assert [line.rpartition(" ")[2] if line.endswith("back") else "away" for line in lines] == said
@@ -327,19 +332,19 @@ def test_a_command_whose_workers_nobody_hears_tells_of_a_store_that_is_away(stor
 
 
 def test_a_run_that_ends_while_it_is_looked_at_stays_finished(store, small_trial, monkeypatch):
-    run_id, _ = store.open_trial(small_trial, "fingerprint", "parent")
-    with store.lock("fingerprint"):
+    run_id, _ = store.writer.open_trial(small_trial, "fingerprint", "parent")
+    with trial_lock(store.home, "fingerprint"):
         pass
-    listed = store.runs("attributes.status = 'RUNNING'")
-    store.client.set_terminated(run_id, "FINISHED")
-    monkeypatch.setattr(store, "runs", lambda condition, client=None: listed)
-    store.close_abandoned()
-    assert store.client.get_run(run_id).info.status == "FINISHED"
+    listed = store.client.search_runs("attributes.status = 'RUNNING'")
+    store.mlflow.set_terminated(run_id, "FINISHED")
+    monkeypatch.setattr(RetryingClient, "search_runs", lambda self, condition: listed)
+    store.heartbeat.end_stale_runs()
+    assert store.mlflow.get_run(run_id).info.status == "FINISHED"
 
 
 def test_what_a_kill_left_of_a_finished_trial_is_cleared_and_force_trains_again(finished, trials, whole_mnist):
     store, _, done = finished
-    directory = store.home / "trials" / store.client.get_run(done[1].run_id).data.tags["fingerprint"]
+    directory = store.home / "trials" / store.mlflow.get_run(done[1].run_id).data.tags["fingerprint"]
     list(loop.train(trials[1], whole_mnist, directory, kernel=kernel()))
     assert checkpoints.saved_epochs(directory) == [1, 2]
     assert run(store, trials[1:2])[1][0].how == "reused"
@@ -347,7 +352,7 @@ def test_what_a_kill_left_of_a_finished_trial_is_cleared_and_force_trains_again(
     list(loop.train(trials[1], whole_mnist, directory, kernel=kernel()))
     started = time.time() * 1000
     _, (forced,) = run(store, trials[1:2], force=True, jobs=1)
-    assert all(metric.timestamp >= started for metric in store.client.get_metric_history(forced.run_id, "train_loss"))
+    assert all(metric.timestamp >= started for metric in store.mlflow.get_metric_history(forced.run_id, "train_loss"))
     assert checkpoints.saved_epochs(directory) == []
 
 
@@ -360,10 +365,10 @@ def test_a_new_store_appears_with_all_its_tables_or_not_at_all(tmp_path, monkeyp
         return search(self, *arguments, **named)
 
     monkeypatch.setattr(mlflow.MlflowClient, "search_experiments", looking)
-    begun = tmp_path / f".whole.db-{Store(tmp_path / 'home', 'sqlite:///before.db').home_id}"
+    begun = tmp_path / f".whole.db-{open_store(tmp_path / 'home', 'sqlite:///before.db').home_id}"
     begun.mkdir()
     (begun / "whole.db").write_bytes(b"half")
-    Store(tmp_path / "home", "sqlite:///whole.db")
+    open_store(tmp_path / "home", "sqlite:///whole.db")
     assert seen == [False, False]
     assert not begun.exists()
     with sqlite3.connect("whole.db") as database:
@@ -375,9 +380,9 @@ def test_runs_are_found_on_every_page_of_every_page_of_experiments(store, monkey
     monkeypatch.setattr(retrying_client, "PAGE", 2)
     made = set()
     for number in range(5):
-        store.experiment_id = store.client.create_experiment(f"experiment {number}")
-        made.add(store.create_run({"kind": "trial", "wanted": "yes"}, "a trial"))
-    found = [run.info.run_id for run in store.runs("tags.wanted = 'yes'")]
+        store.writer.experiment_id = store.mlflow.create_experiment(f"experiment {number}")
+        made.add(store.writer.create_run({"kind": "trial", "wanted": "yes"}, "a trial"))
+    found = [run.info.run_id for run in store.client.search_runs("tags.wanted = 'yes'")]
     assert (len(found), set(found)) == (5, made)
 
 
@@ -387,19 +392,19 @@ def test_of_many_trials_the_newest_finished_runs_are_found(store, small_trial, m
 
     def made(cache_key, **more):
         tags = {"kind": "trial", "specification": "the same", "outcome": "finished"} | cache_key | more
-        run_id = store.create_run(tags, "a trial")
-        store.client.log_batch(run_id, metrics=[Metric(name, 0.5, 0, 1) for name in reader.METRICS])
-        store.client.set_terminated(run_id, "FINISHED")
+        run_id = store.writer.create_run(tags, "a trial")
+        store.mlflow.log_batch(run_id, metrics=[Metric(name, 0.5, 0, 1) for name in reader.METRICS])
+        store.mlflow.set_terminated(run_id, "FINISHED")
         time.sleep(0.002)  # runs are told apart by the millisecond that they began in
         return run_id
 
     made({"fingerprint": "a"})
     newest = made({"fingerprint": "a"})
-    store.client.set_terminated(made({"fingerprint": "a"}), "KILLED")
+    store.mlflow.set_terminated(made({"fingerprint": "a"}), "KILLED")
     other = made({"fingerprint": "b"})
     made({"fingerprint": "c"})
     made({})
-    found = store.finished_of(["a", "b", "d"])
+    found = store.reader.find_finished_runs(["a", "b", "d"])
     assert {cache_key: run.info.run_id for cache_key, run in found.items()} == {"a": newest, "b": other}
 
 
@@ -415,17 +420,17 @@ def test_a_network_is_recorded_once_where_the_answer_that_it_was_is_lost(finishe
     monkeypatch.setattr(mlflow.MlflowClient, "log_outputs", answer_lost)
     _, (again,) = run(store, [done[1].trial], force=True, jobs=1)
     assert len(calls) == 2
-    run_of_it = store.client.get_run(again.run_id)
-    (network,) = store.client.search_logged_models(
+    run_of_it = store.mlflow.get_run(again.run_id)
+    (network,) = store.mlflow.search_logged_models(
         [run_of_it.info.experiment_id], filter_string=f"source_run_id = '{again.run_id}'"
     )
     assert (run_of_it.info.status, network.status) == ("FINISHED", "READY")
 
 
 def test_a_store_that_another_command_opens_is_not_waited_for_without_end(store, monkeypatch):
-    monkeypatch.setattr(retrying_client, "LOCK_SECONDS", 0)
+    monkeypatch.setattr(tracking_store, "LOCK_SECONDS", 0)
     with FileLock(store.home / paths.STORE_LOCK), pytest.raises(UserError) as refused:
-        Store(store.home, store.uri)
+        open_store(store.home, store.uri)
     assert str(refused.value) == (
         f"another command of {store.home} is opening its store, and has been for 0 s: end it, as it may be suspended"
     )
@@ -433,21 +438,21 @@ def test_a_store_that_another_command_opens_is_not_waited_for_without_end(store,
 
 def test_a_range_test_whose_curve_is_gone_is_trained_again_and_said(finished, trials, capfd):
     store, _, done = finished
-    shutil.rmtree(local_store.path_of(store.client.get_run(done[0].run_id).info.artifact_uri))
-    assert store.result(done[0].trial, store.client.get_run(done[0].run_id)) is None
+    shutil.rmtree(local_store.path_of(store.mlflow.get_run(done[0].run_id).info.artifact_uri))
+    assert store.reader.result(done[0].trial, store.mlflow.get_run(done[0].run_id)) is None
     assert capfd.readouterr().err == (
         f"run {done[0].run_id} counts as missing, as its curve.csv is gone: put its artifacts back, or have the "
         "command that trained range_test adam seed 0 train it again\n"
     )
     _, again = run(store, trials)
     assert [item.how for item in again] == ["trained", "reused", "reused"]
-    np.testing.assert_array_equal(store.curve(again[0].run_id)[1].size, 10)
+    np.testing.assert_array_equal(store.reader.curve(again[0].run_id)[1].size, 10)
 
 
 def test_artifacts_that_nobody_may_write_end_a_command_before_it_trains(store, tmp_path):
     (tmp_path / "file").touch()
-    number = store.client.create_experiment("mine", (tmp_path / "file" / "mlruns").as_uri())
-    mine = Store(store.home, store.uri, number)
+    number = store.mlflow.create_experiment("mine", (tmp_path / "file" / "mlruns").as_uri())
+    mine = reopen_store(store.home, store.uri, number)
     with pytest.raises(UserError) as refused:
         mine.check_artifacts()
     assert str(refused.value) == (
@@ -457,7 +462,7 @@ def test_artifacts_that_nobody_may_write_end_a_command_before_it_trains(store, t
 
 
 def test_variables_that_would_change_what_is_recorded_are_set_aside(store, monkeypatch):
-    for variable in retrying_client.SET_ASIDE:
+    for variable in retrying_client.REMOVED_VARIABLES:
         monkeypatch.setenv(variable, "true")
-    Store(store.home, store.uri)
-    assert not set(retrying_client.SET_ASIDE) & os.environ.keys()
+    open_store(store.home, store.uri)
+    assert not set(retrying_client.REMOVED_VARIABLES) & os.environ.keys()
