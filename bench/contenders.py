@@ -168,14 +168,13 @@ def ours(home: Path, steps: int, engine: str) -> float:
     sys.path.insert(0, str(ROOT))
     from reproduce.data import datasets
     from reproduce.study import planning
+    from reproduce.study.config import StudyConfig
     from reproduce.study.schema import load_paper
     from reproduce.training import engines, loop
 
     _, kernel = engines.resolve(engine, "cpu", home)
     # A range test is a trial without evaluation: its epochs hold steps and nothing else. The first one warms up.
-    config = planning.StudyConfig(
-        engine=engine, range_test_epochs=2, train_size=BATCH * steps, lr_start=RATE / 2, lr_end=RATE
-    )
+    config = StudyConfig(engine=engine, range_test_epochs=2, train_size=BATCH * steps, lr_start=RATE / 2, lr_end=RATE)
     (trial,) = planning.range_tests(load_paper(), config)
     with tempfile.TemporaryDirectory() as folder:
         records = list(loop.train(trial, datasets.open_dataset("mnist", home), Path(folder), kernel=kernel))

@@ -25,6 +25,7 @@ def main() -> None:
     sys.path.insert(0, str(ROOT))
     from reproduce.cli.options import SEEDS as SEED_TYPE
     from reproduce.study import planning
+    from reproduce.study.config import StudyConfig
     from reproduce.study.schema import load_paper
     from reproduce.tracking.store import open_store
 
@@ -45,9 +46,7 @@ def main() -> None:
         for scheduler, rate in SWEEPS:
             row = {"scheduler": scheduler, "learning_rate": float(rate), "seeds": list(seeds)}
             for engine in ("torch", "fused"):
-                config = planning.StudyConfig(
-                    engine=engine, schedulers=(scheduler,), learning_rates=(float(rate),), seeds=seeds
-                )
+                config = StudyConfig(engine=engine, schedulers=(scheduler,), learning_rates=(float(rate),), seeds=seeds)
                 results = store.reader.results(planning.trials(load_paper(), config)).values()
                 row[engine] = [result.last("test_accuracy_batch_mean") for result in results]
             found.append(row)

@@ -21,6 +21,7 @@ from mlflow.entities import Metric, Param
 
 from reproduce.results.comparisons import OPTIMIZERS
 from reproduce.study import planning
+from reproduce.study.config import StudyConfig
 from reproduce.study.schema import load_paper
 from reproduce.study.trial import Trial
 from reproduce.tracking.reader import CURVE_FILE, METRICS
@@ -34,11 +35,13 @@ def planned() -> list[Trial]:
     """The first thousand trials of the study, seed by seed."""
     paper, found = load_paper(), {}
     for seed in count():
-        own = planning.StudyConfig(seeds=(seed,), engine="fused")
+        own = StudyConfig(seeds=(seed,), engine="fused")
         for optimizer in OPTIMIZERS:
             config = own.model_copy(update={"optimizer": optimizer})
             for trial in (
-                planning.range_tests(paper, config) + planning.grid(paper, config) + planning.trials(paper, config)
+                planning.range_tests(paper, config)
+                + planning.grid_trials(paper, config)
+                + planning.trials(paper, config)
             ):
                 found[trial] = None
                 if len(found) == TRIALS:

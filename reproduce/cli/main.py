@@ -20,6 +20,8 @@ from reproduce.errors import UserError
 from reproduce.escaping import printable, without_credentials
 from reproduce.progress import say
 from reproduce.study import planning
+from reproduce.study.config import StudyConfig, option_words
+from reproduce.study.departures import list_departures
 from reproduce.study.schema import Paper, load_paper
 from reproduce.study.trial import Trial, format_rate
 
@@ -42,10 +44,10 @@ def main_command(**given: Any) -> int:
     paper = load_paper()
     _check_output(given["output"])
 
-    def plan(config: planning.StudyConfig) -> list[Trial]:
-        return planning.range_tests(paper, config) + planning.asked(paper, config)
+    def plan(config: StudyConfig) -> list[Trial]:
+        return planning.range_tests(paper, config) + planning.requested_trials(paper, config)
 
-    def then(store: Any, parent_id: str, config: planning.StudyConfig) -> None:
+    def then(store: Any, parent_id: str, config: StudyConfig) -> None:
         _log_proposals(store, parent_id, paper, config, paper.range_test.smoothing)
         _report(store, parent_id, _collection(store, paper, config, paper.range_test.smoothing), given)
 
@@ -60,7 +62,7 @@ def range_test_command(**given: Any) -> int:
     config = run_command.wished(given | {"range_test_epochs": given["epochs"], "epochs": None})
     smoothing = run_command.smoothing_of(given, paper)
 
-    def then(store: Any, parent_id: str, config: planning.StudyConfig) -> None:
+    def then(store: Any, parent_id: str, config: StudyConfig) -> None:
         _log_proposals(store, parent_id, paper, config, smoothing)
 
     return run_command.run("range_test", given, config, functools.partial(planning.range_tests, paper), then)
@@ -71,7 +73,9 @@ def range_test_command(**given: Any) -> int:
 def sweep_command(**given: Any) -> int:
     """Train with one schedule, or all, at several initial rates."""
     paper = load_paper()
-    return run_command.run("sweep", given, run_command.wished(given), functools.partial(planning.asked, paper))
+    return run_command.run(
+        "sweep", given, run_command.wished(given), functools.partial(planning.requested_trials, paper)
+    )
 
 
 @cli.command("grid")
@@ -81,19 +85,21 @@ def grid_command(**given: Any) -> int:
     paper = load_paper()
     config, smoothing = run_command.wished(given), run_command.smoothing_of(given, paper)
 
-    def plan(config: planning.StudyConfig) -> list[Trial]:
-        return planning.range_tests(paper, config) + planning.asked(paper, planning.of_grid(paper, config))
+    def plan(config: StudyConfig) -> list[Trial]:
+        return planning.range_tests(paper, config) + planning.requested_trials(
+            paper, planning.grid_config(paper, config)
+        )
 
-    def beside(store: Any, config: planning.StudyConfig) -> list[Trial]:
+    def beside(store: Any, config: StudyConfig) -> list[Trial]:
         found = _collection(store, paper, config, smoothing)
         suggested = {test.seed: found.suggested(test).values() for test in planning.range_tests(paper, config)}
         rates = {
-            seed: [planning.as_printed(proposal.learning_rate) for proposal in proposals if proposal]
+            seed: [planning.round_rate(proposal.learning_rate) for proposal in proposals if proposal]
             for seed, proposals in suggested.items()
         }
-        return planning.beside_grid(paper, config, rates)
+        return planning.trials_beside_grid(paper, config, rates)
 
-    def then(store: Any, parent_id: str, config: planning.StudyConfig) -> None:
+    def then(store: Any, parent_id: str, config: StudyConfig) -> None:
         _log_proposals(store, parent_id, paper, config, smoothing)
         from reproduce.results import comparisons
 
@@ -149,7 +155,7 @@ def _check(output: Path) -> int:
     return 0
 
 
-def _collection(store: Any, paper: Paper, config: planning.StudyConfig, smoothing: float) -> Any:
+def _collection(store: Any, paper: Paper, config: StudyConfig, smoothing: float) -> Any:
     from reproduce.results.run_collection import RunCollection
 
     return RunCollection(store.reader, paper, config, smoothing)
@@ -170,14 +176,14 @@ def verify_command(**given: Any) -> int:
 
     store = run_command.open_store("verify")
     every = store.reader.seeds()
-    own = planning.StudyConfig(seeds=seeds or every or None, engine=chosen.engine)
+    own = StudyConfig(seeds=seeds or every or None, engine=chosen.engine)
     collection = _collection(store, paper, run_command.recorded(given, store, paper, own), smoothing)
     wanted = seeds or verdicts.studied(collection, every) or paper.protocol.seeds
     about = _chosen(given, store, paper, chosen.model_copy(update={"seeds": wanted}))
     judgements = verdicts.judge_all(collection, wanted, () if seeds else every, about=about)
     if not judgements:
         proposed = ["--learning-rates proposed"] * (given["learning_rates"] == PROPOSED)
-        options = " ".join([*planning.as_options(paper, chosen), *proposed])
+        options = " ".join([*option_words(paper, chosen), *proposed])
         click.echo(
             f"none of the paper's {len(paper.claims)} statements rests on a run with {options}: "
             "reproduce verify judges them by the runs that they rest on"
@@ -198,15 +204,12 @@ def verify_command(**given: Any) -> int:
     return EXIT_INCONCLUSIVE if "inconclusive" in found else 0
 
 
-def _chosen(given: dict[str, Any], store: Any, paper: Paper, config: planning.StudyConfig) -> set[Trial] | None:
+def _chosen(given: dict[str, Any], store: Any, paper: Paper, config: StudyConfig) -> set[Trial] | None:
     """The trials that the options choose; None where they choose none in particular."""
-    if (
-        not planning.as_options(paper, config.model_copy(update={"seeds": None}))
-        and given["learning_rates"] != PROPOSED
-    ):
+    if not option_words(paper, config.model_copy(update={"seeds": None})) and given["learning_rates"] != PROPOSED:
         return None
     typed = run_command.at_proposed_rates(given, store, paper, config)
-    return set(planning.chosen(paper, typed, run_command.recorded(given, store, paper, typed)))
+    return set(planning.chosen_trials(paper, typed, run_command.recorded(given, store, paper, typed)))
 
 
 @cli.command("data")
@@ -241,7 +244,7 @@ def ui_command(host: str, port: int) -> None:
     os.execv(sys.executable, command)
 
 
-def _log_proposals(store: Any, parent_id: str, paper: Paper, config: planning.StudyConfig, smoothing: float) -> None:
+def _log_proposals(store: Any, parent_id: str, paper: Paper, config: StudyConfig, smoothing: float) -> None:
     collection, found = _collection(store, paper, config, smoothing), {}
     for trial in planning.range_tests(paper, config):
         result = collection.result(trial)
@@ -253,7 +256,7 @@ def _log_proposals(store: Any, parent_id: str, paper: Paper, config: planning.St
             beside = f" (the paper: {format_rate(stated.proposed_learning_rate)}, around step {stated.step})"
             say(
                 f"{trial.label}: proposes {format_rate(proposal.learning_rate, 3)}, read at step {proposal.step}"
-                f"{'' if planning.departures(paper, config) else beside}{proposal.ground}"
+                f"{'' if list_departures(paper, config) else beside}{proposal.ground}"
             )
         else:
             say(f"{trial.label}: proposes no rate: {proposal.reason}")

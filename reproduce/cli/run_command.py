@@ -17,7 +17,9 @@ from reproduce import paths
 from reproduce.cli.options import AUTO, PROPOSED, RAY_ADDRESS, SCHEDULE_PARAMETERS, WITHOUT_EFFECT
 from reproduce.errors import TrialsFailedError, UserError, shown
 from reproduce.progress import said_if_slow, say
-from reproduce.study import planning
+from reproduce.study import planning, rate_checks
+from reproduce.study.config import StudyConfig, option_words
+from reproduce.study.departures import may_be_of_grid
 from reproduce.study.schema import Paper, load_paper
 from reproduce.study.trial import Trial, format_rate
 from reproduce.training import distributed
@@ -28,10 +30,10 @@ RAY_VARIABLE, VISIBLE = "RAY_ADDRESS", "CUDA_VISIBLE_DEVICES"
 def run(
     command: str,
     given: dict[str, Any],
-    config: planning.StudyConfig,
-    plan: Callable[[planning.StudyConfig], list[Trial]],
-    then: Callable[[Any, str, planning.StudyConfig], None] | None = None,
-    beside: Callable[[Any, planning.StudyConfig], list[Trial]] | None = None,
+    config: StudyConfig,
+    plan: Callable[[StudyConfig], list[Trial]],
+    then: Callable[[Any, str, StudyConfig], None] | None = None,
+    beside: Callable[[Any, StudyConfig], list[Trial]] | None = None,
 ) -> int:
     """Have the plan's trials finished under one parent run, then do what follows; the exit code.
 
@@ -39,7 +41,7 @@ def run(
     """
     planned = plan(config)  # a wish that cannot be met ends here, before anything that takes seconds
     if given.get("learning_rates") != PROPOSED:  # proposed rates are not known yet
-        planning.check_rates(config, planned)
+        rate_checks.check_rates(config, planned)
     data_dir = given["data_dir"] or paths.usual_data_dir()
     _check_ranks(given, planned)
     if distributed.follows():
@@ -57,8 +59,8 @@ def run(
         if "learning_rates" in given:
             config = at_proposed_rates(given, store, paper, config)
             planned = plan(config)
-            planning.check_rates(config, planned)
-        for what in planning.idle(config, planned):
+            rate_checks.check_rates(config, planned)
+        for what in rate_checks.list_without_effect(config, planned):
             say(what)
         engine, ground = prepare(store)
         config = config.model_copy(update={"engine": engine})
@@ -239,15 +241,13 @@ def jobs(wanted: int | None) -> int:
     return wanted or cores
 
 
-def wished(given: dict[str, Any]) -> planning.StudyConfig:
+def wished(given: dict[str, Any]) -> StudyConfig:
     """What the options ask for, as the study understands it."""
-    fields = {
-        key: given[key] for key in planning.StudyConfig.model_fields if given.get(key) not in (None, AUTO, PROPOSED)
-    }
+    fields = {key: given[key] for key in StudyConfig.model_fields if given.get(key) not in (None, AUTO, PROPOSED)}
     if given.get("scheduler", "all") != "all":
         fields["schedulers"] = (given["scheduler"],)
     own = {key: given[key] for key in SCHEDULE_PARAMETERS if given.get(key) is not None}
-    return planning.StudyConfig(**fields, schedule_parameters=own)
+    return StudyConfig(**fields, schedule_parameters=own)
 
 
 def heeded(command: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -266,9 +266,7 @@ def smoothing_of(given: dict[str, Any], paper: Paper) -> float:
     return given["smoothing"] if given.get("smoothing") is not None else paper.range_test.smoothing
 
 
-def at_proposed_rates(
-    given: dict[str, Any], store: Any, paper: Paper, config: planning.StudyConfig
-) -> planning.StudyConfig:
+def at_proposed_rates(given: dict[str, Any], store: Any, paper: Paper, config: StudyConfig) -> StudyConfig:
     """The config with each seed's proposed rate, ten times it and a tenth of it, where that is asked for."""
     if given["learning_rates"] != PROPOSED:
         return config
@@ -281,7 +279,7 @@ def at_proposed_rates(
                 f"{test.train_size} images, batches of {test.batch_size} and seed {test.seed} proposes, and "
                 f"{_why_none(found, _range_test_command(paper, config))}"
             )
-        rates[test.seed] = tuple(planning.as_printed(found.learning_rate * factor) for factor in (1, 10, 0.1))
+        rates[test.seed] = tuple(planning.round_rate(found.learning_rate * factor) for factor in (1, 10, 0.1))
         ground = f", on weak ground: {found.reason}" if found.reason else ""
         say(f"seed {test.seed}: {format_rate(found.learning_rate, 3)} is what run {found.run_id} proposes{ground}")
     return config.model_copy(update={"rates_by_seed": rates})
@@ -294,10 +292,10 @@ def _why_none(found: Any, command: str) -> str:
     return f"run {found.run_id} has none: {found.reason} (run {command} so changed, then this again)"
 
 
-def _range_test_command(paper: Paper, config: planning.StudyConfig) -> str:
+def _range_test_command(paper: Paper, config: StudyConfig) -> str:
     """What to type for the range tests that the config want, with only the options that are not the paper's."""
     own = {key: getattr(config, key) for key in ("dataset", "optimizer", "batch_size", "train_size", "seeds")}
-    return " ".join(["reproduce range_test", *planning.as_options(paper, planning.StudyConfig(**own))])
+    return " ".join(["reproduce range_test", *option_words(paper, StudyConfig(**own))])
 
 
 def texts(given: dict[str, Any]) -> dict[str, str]:
@@ -312,34 +310,34 @@ def texts(given: dict[str, Any]) -> dict[str, str]:
     return {key: text(key, value) for key, value in given.items()}
 
 
-def recorded(given: dict[str, Any], store: Any, paper: Paper, config: planning.StudyConfig) -> planning.StudyConfig:
+def recorded(given: dict[str, Any], store: Any, paper: Paper, config: StudyConfig) -> StudyConfig:
     """The config as the store has runs of them, where the same options mean different things to different commands.
 
     An engine of auto is the one of which there are more runs. `range_test` takes --epochs for its own: where a range
     test is of that length, so it is meant. `grid` takes --learning-rates for its own: where a grid was run and no model
     with a schedule, they are meant.
     """
-    config, finished = planning.recordable(paper, config), store.reader.finished_runs().keys()
+    config, finished = planning.trainable_config(paper, config), store.reader.finished_runs().keys()
 
     def count(trials: list[Trial]) -> int:
         return sum(trial.config_hash in finished for trial in trials)
 
-    def of_any_length(config: planning.StudyConfig) -> list[planning.StudyConfig]:
+    def of_any_length(config: StudyConfig) -> list[StudyConfig]:
         as_long = config.model_copy(update={"range_test_epochs": config.epochs})
         return [config, as_long] if config.epochs and not config.range_test_epochs else [config]
 
-    def everything(config: planning.StudyConfig) -> int:
+    def everything(config: StudyConfig) -> int:
         tests = sum(count(planning.range_tests(paper, like)) for like in of_any_length(config))
-        return tests + count(planning.trials(paper, config)) + count(planning.grid(paper, config))
+        return tests + count(planning.trials(paper, config)) + count(planning.grid_trials(paper, config))
 
     if given["engine"] == AUTO:
         config = max((config.model_copy(update={"engine": engine}) for engine in ("fused", "torch")), key=everything)
     config = max(of_any_length(config), key=lambda like: count(planning.range_tests(paper, like)))
-    if planning.may_be_of_grid(paper, config) and count(planning.range_tests(paper, config)):
+    if may_be_of_grid(paper, config) and count(planning.range_tests(paper, config)):
         with_schedule = tuple(name for name in config.schedulers if name != "none")
         trained = count(planning.trials(paper, config.model_copy(update={"schedulers": with_schedule})))
-        if not trained and count(planning.grid(paper, config)):
-            return planning.of_grid(paper, config)
+        if not trained and count(planning.grid_trials(paper, config)):
+            return planning.grid_config(paper, config)
     return config
 
 

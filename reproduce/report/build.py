@@ -26,6 +26,7 @@ from reproduce.results import archive, comparisons, verdicts
 from reproduce.results.archive import Archive
 from reproduce.results.run_collection import RunCollection
 from reproduce.study import planning
+from reproduce.study.config import command_line
 from reproduce.study.schema import load_paper
 from reproduce.tracking.reader import Result
 
@@ -105,7 +106,7 @@ def _kept(output: Path) -> UserError:
 def command(output: Path) -> str:
     """What a user types to have the report that is in `output` written anew there. UserError where it has no record."""
     recorded = Archive(output / archive.NAME)
-    again = planning.command("report", load_paper(), recorded.config, recorded.smoothing)
+    again = command_line("report", load_paper(), recorded.config, recorded.smoothing)
     return f"{again} --output {shlex.quote(str(output))}"
 
 

@@ -14,7 +14,8 @@ from reproduce.data import datasets
 from reproduce.report import crate, html, tables
 from reproduce.report.report_data import ReportData
 from reproduce.results import comparisons, verdicts
-from reproduce.study import planning
+from reproduce.study.config import StudyConfig, command_line
+from reproduce.study.departures import main_trains
 from reproduce.study.schema import Model
 from reproduce.study.trial import format_rate
 from reproduce.training.provenance import ROOT
@@ -267,11 +268,11 @@ def _tables(content: ReportData) -> list[html.Table]:
 def _commands(content: ReportData) -> tuple[tuple[str, str], ...]:
     """What gives the runs again, where one command does, and this page."""
     paper, config, smoothing = content.collection.paper, content.collection.config, content.collection.smoothing
-    is_whole = planning.is_trained_by_main(paper, config, smoothing)
+    is_whole = main_trains(paper, config, smoothing)
     if content.departures:
         whole = [("main", "the range test, all 15 models and this page")] * is_whole
         return tuple(
-            (what, planning.command(name, paper, config, smoothing))
+            (what, command_line(name, paper, config, smoothing))
             for name, what in (*whole, ("report", "the same page again"))
         )
     seeds = ",".join(map(str, sorted({row.trial.seed for row in content.rows})))
@@ -279,9 +280,9 @@ def _commands(content: ReportData) -> tuple[tuple[str, str], ...]:
                for command in verdicts.commands(judgement.claim.measure, seeds)}  # fmt: skip
     further = [command for command in settled if any(word in command for word in BEYOND_MAIN)]
 
-    def of_seeds(name: str, like: planning.StudyConfig) -> str:
+    def of_seeds(name: str, like: StudyConfig) -> str:
         """The seeds are named even where they are the paper's."""
-        return planning.command(name, paper, like.model_copy(update={"seeds": None}), smoothing) + f" --seeds {seeds}"
+        return command_line(name, paper, like.model_copy(update={"seeds": None}), smoothing) + f" --seeds {seeds}"
 
     everything = ("the range test, all 15 models and this page", of_seeds("main", config))
     return (
@@ -290,7 +291,7 @@ def _commands(content: ReportData) -> tuple[tuple[str, str], ...]:
             (f"what further claims rest on, {number} of {len(further)}", command)
             for number, command in enumerate(further, 1)
         ),
-        ("the verdicts alone", of_seeds("verify", planning.StudyConfig(engine=config.engine))),
+        ("the verdicts alone", of_seeds("verify", StudyConfig(engine=config.engine))),
         ("the same page again", of_seeds("report", config)),
     )
 

@@ -10,6 +10,7 @@ from reproduce.report.tables import Row
 from reproduce.results import comparisons, verdicts
 from reproduce.results.run_collection import RunCollection
 from reproduce.study import planning
+from reproduce.study.departures import list_departures
 from reproduce.study.trial import Trial
 from reproduce.tracking.reader import RANKS, Result
 
@@ -53,7 +54,7 @@ def gather(collection: RunCollection, ui: str | None = None) -> ReportData:
             position = positions[trial.seed] = positions.get(trial.seed, -1) + 1
             result, reported = collection.result(trial), paper.reported(trial)
             rows.append(Row(trial, (scheduler, position), config.protocol, result, reported))
-    departures = planning.departures(paper, config)
+    departures = list_departures(paper, config)
     judged = not departures  # what departs from the paper's study says nothing about the paper's claims
     if departures:
         tests, rows, left_out = _what_was_run(collection, tests, rows)

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from reproduce.analysis.lr_range_test import Curve
 from reproduce.errors import UserError, shown
-from reproduce.study.planning import StudyConfig
+from reproduce.study.config import StudyConfig
 from reproduce.study.trial import MAX_EPOCHS, Frozen, Rate, Trial
 from reproduce.tracking.reader import METRICS, Result
 

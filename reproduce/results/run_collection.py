@@ -7,7 +7,7 @@ from reproduce.analysis import lr_range_test, regret, suggestion_rules
 from reproduce.analysis.lr_range_test import PAPERS_RULE, Curve, Proposal, Reading
 from reproduce.results.archive import Archive
 from reproduce.study import planning
-from reproduce.study.planning import StudyConfig
+from reproduce.study.config import StudyConfig
 from reproduce.study.schema import Paper
 from reproduce.study.trial import Optimizer, Trial, can_be_held
 from reproduce.tracking.reader import DIVERGED, Result, RunReader
@@ -68,11 +68,11 @@ class RunCollection:
 
     def grid(self, optimizer: Optimizer, seed: int) -> list[Trial]:
         """The trials of the grid."""
-        return planning.grid(self.paper, self.like(optimizer, seed))
+        return planning.grid_trials(self.paper, self.like(optimizer, seed))
 
     def at_rate(self, optimizer: Optimizer, seed: int, proposal: Proposal, factor: float = 1) -> Trial | None:
         """The trial at a proposed rate, or so many times it, without a schedule; None where nothing trains at that."""
-        rate = planning.as_printed(proposal.learning_rate * factor)
+        rate = planning.round_rate(proposal.learning_rate * factor)
         if not can_be_held(rate):
             return None
         config = self.like(optimizer, seed).model_copy(update={"schedulers": ("none",), "learning_rates": (rate,)})

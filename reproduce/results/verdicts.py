@@ -96,7 +96,9 @@ def _term(kind: str, term: Model | Test, seed: int, used: _Used) -> float | None
     test = collection.test(term.optimizer, seed)
     if isinstance(term, Model):
         if term.learning_rate != "proposed":
-            trial = planning.of_model(collection.paper, collection.like(term.optimizer, seed), term, term.learning_rate)
+            trial = planning.trial_of_model(
+                collection.paper, collection.like(term.optimizer, seed), term, term.learning_rate
+            )
         elif not used.has(test):
             return None
         else:

@@ -21,7 +21,7 @@ from reproduce import paths
 from reproduce.cli import main, options, process, run_command, terminal
 from reproduce.cli.options import COMMANDS
 from reproduce.errors import UserError
-from reproduce.study import planning
+from reproduce.study import planning, rate_checks
 from reproduce.tracking import remedies
 
 # Of a command's options: all but --help, which is click's.
@@ -187,7 +187,7 @@ def test_what_is_no_command_and_no_option_is_told_in_one_line(monkeypatch, capsy
 def test_what_comes_after_the_end_is_told_once_and_only_if_it_was_asked_for(paper):
     def told(plan, **config):
         asked = small_config(**config)  # 2 epochs of 5 steps
-        return planning.idle(asked, plan(paper, asked))
+        return rate_checks.list_without_effect(asked, plan(paper, asked))
 
     assert told(planning.trials, schedulers=("multistep",), schedule_parameters={"milestones": (3, 9, 10, 4000)}) == [
         "--milestones 10,4000 comes after the last step, 9, and has no effect"

@@ -17,8 +17,9 @@ from reproduce.cli.options import COMMANDS, WITHOUT_EFFECT
 from reproduce.errors import UserError
 from reproduce.report import build
 from reproduce.results import verdicts
-from reproduce.study import planning
-from reproduce.study.planning import StudyConfig
+from reproduce.study import planning, rate_checks
+from reproduce.study.config import StudyConfig, command_line, option_words, seed_spans
+from reproduce.study.departures import list_departures, main_trains
 from reproduce.study.trial import OPTIMIZERS, SCHEDULERS
 from reproduce.tracking.reader import Recorded
 
@@ -130,7 +131,7 @@ def commands(monkeypatch, tmp_path, paper):
             config = run_command.at_proposed_rates(given, seen["store"], paper, config)
         engine = "fused" if given["engine"] == "auto" else given["engine"]
         planned = plan(config.model_copy(update={"engine": engine}))
-        planning.check_rates(config, planned)
+        rate_checks.check_rates(config, planned)
         return planned
 
     return command
@@ -139,12 +140,12 @@ def commands(monkeypatch, tmp_path, paper):
 def on_the_page(found):
     """Which of the trials that a report looks for there are, the grid's included; and all that it names."""
     wanted = planning.range_tests(found.paper, found.config) + planning.trials(found.paper, found.config)
-    return {trial for trial in wanted + planning.grid(found.paper, found.config) if found.has(trial)}, wanted
+    return {trial for trial in wanted + planning.grid_trials(found.paper, found.config) if found.has(trial)}, wanted
 
 
 def advised(name, found):
     """The options of the command that the page of these runs gives."""
-    program, command, *options = shlex.split(planning.command(name, found.paper, found.config, found.smoothing))
+    program, command, *options = shlex.split(command_line(name, found.paper, found.config, found.smoothing))
     assert (program, command) == ("reproduce", name)
     return options
 
@@ -162,17 +163,17 @@ def test_whatever_a_command_was_given_report_and_verify_take_and_find_its_trials
         assert there == set(trained), (name, options)
         if name == "sweep":
             assert [trial for trial in wanted if not trial.is_range_test] == trained, (name, options)
-        if name == "main" or (name == "grid" and planning.departures(paper, found.config)):
+        if name == "main" or (name == "grid" and list_departures(paper, found.config)):
             assert set(wanted) == set(trained), (name, options)
         # The page's own command gives the same page, and that for training it, where there is one, trains just that.
         again = commands("report", advised("report", found), trained)
         assert on_the_page(again) == (there, wanted), (name, options)
         assert again.smoothing == found.smoothing
-        if planning.is_trained_by_main(paper, found.config, found.smoothing):
+        if main_trains(paper, found.config, found.smoothing):
             whole = commands("main", advised("main", found))
             assert {trial.model_copy(update={"engine": found.config.engine}) for trial in whole} == set(wanted)
         about = commands("verify", options, trained)
-        own = not planning.as_options(paper, found.config.model_copy(update={"seeds": None}))
+        own = not option_words(paper, found.config.model_copy(update={"seeds": None}))
         assert about is None if own and "proposed" not in options else about >= set(trained), (name, options)
     assert tried == 347  # the others are refused, as --gamma without a schedule that has one
 
@@ -180,10 +181,10 @@ def test_whatever_a_command_was_given_report_and_verify_take_and_find_its_trials
 def test_as_many_seeds_as_a_range_test_may_have_are_reported_on_though_no_sweep_has_them(paper):
     many = StudyConfig(seeds=tuple(range(1000)))
     with pytest.raises(UserError, match="make 3000 trials of every schedule, in all more than 10000"):
-        planning.asked(paper, many)
+        planning.requested_trials(paper, many)
     planning.refuse_what_never_ran(paper, many)
     with pytest.raises(UserError, match="make 11000 trials of every schedule"):
-        planning.refuse_what_never_ran(paper, planning.of_grid(paper, many))
+        planning.refuse_what_never_ran(paper, planning.grid_config(paper, many))
 
 
 def test_every_option_of_a_command_that_trains_is_one_of_those_that_follow():
@@ -233,14 +234,14 @@ def parsed(name, options):
 
 
 def test_the_seeds_of_an_advised_command_are_spans():
-    assert planning.as_spans((0, 1, 2, 3, 4)) == "0-4"
-    assert planning.as_spans((0, 1, 7, 2**32 - 3, 2**32 - 2, 2**32 - 1)) == "0,1,7,4294967293-4294967295"
-    assert planning.as_spans((2, 1, 0)) == "2,1,0"
+    assert seed_spans((0, 1, 2, 3, 4)) == "0-4"
+    assert seed_spans((0, 1, 7, 2**32 - 3, 2**32 - 2, 2**32 - 1)) == "0,1,7,4294967293-4294967295"
+    assert seed_spans((2, 1, 0)) == "2,1,0"
 
 
 def test_a_page_of_too_many_seeds_names_no_command_that_would_be_refused(paper):
-    assert planning.is_trained_by_main(paper, StudyConfig(seeds=tuple(range(600))), 0.98)
-    assert not planning.is_trained_by_main(paper, StudyConfig(seeds=tuple(range(700))), 0.98)
+    assert main_trains(paper, StudyConfig(seeds=tuple(range(600))), 0.98)
+    assert not main_trains(paper, StudyConfig(seeds=tuple(range(700))), 0.98)
 
 
 @pytest.fixture
@@ -331,7 +332,7 @@ def test_a_grid_is_followed_by_a_page_of_its_rates(store, paper, followed, tmp_p
     config = StudyConfig(
         train_size=640, epochs=1, range_test_epochs=2, learning_rates=(1e-3, 1e-2), optimizer="sgd", engine="fused"
     )
-    train(store, paper, config, lambda *of: planning.range_tests(*of) + planning.grid(*of))
+    train(store, paper, config, lambda *of: planning.range_tests(*of) + planning.grid_trials(*of))
     assert followed("report", *options)[::2] == (0, "")
     assert rows(tmp_path / "report" / "output") == [("none", rate, 0, "finished") for rate in (1e-3, 1e-2)]
     assert build.check(tmp_path / "report" / "output") == {}

@@ -8,11 +8,9 @@ from helpers import CACHE
 
 def small_config(**changes):
     """Two epochs of 640 real images, five steps each: enough to tell right from wrong, in a tenth of a second."""
-    from reproduce.study import planning
+    from reproduce.study.config import StudyConfig
 
-    return planning.StudyConfig(
-        **({"epochs": 2, "train_size": 640, "range_test_epochs": 2, "engine": "fused"} | changes)
-    )
+    return StudyConfig(**({"epochs": 2, "train_size": 640, "range_test_epochs": 2, "engine": "fused"} | changes))
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from reproduce.report import trial_artifacts
 from reproduce.studies.lenet5_mnist.network import LeNet5
 from reproduce.study import planning
+from reproduce.study.config import StudyConfig
 from reproduce.study.schema import load_paper
 from reproduce.study.trial import Trial
 from reproduce.tracking.parent_run import log_outcomes, open_parent_run
@@ -30,8 +31,8 @@ SMOOTHING = 0.9
 
 def trials() -> list[Trial]:
     """The paper's own study, a range test and 15 models, and last a short trial of another seed."""
-    paper, config = load_paper(), planning.StudyConfig(engine="fused")
-    short = planning.StudyConfig(engine="fused", schedulers=("step",), learning_rates=(6e-4,), seeds=(1,), epochs=3)
+    paper, config = load_paper(), StudyConfig(engine="fused")
+    short = StudyConfig(engine="fused", schedulers=("step",), learning_rates=(6e-4,), seeds=(1,), epochs=3)
     return planning.range_tests(paper, config) + planning.trials(paper, config) + planning.trials(paper, short)
 
 

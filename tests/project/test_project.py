@@ -20,6 +20,7 @@ from reproduce.cli.main import cli
 from reproduce.cli.options import COMMANDS
 from reproduce.report import build
 from reproduce.study import planning
+from reproduce.study.config import StudyConfig
 from reproduce.study.schema import load_paper
 from reproduce.training import provenance
 from tools import readme_results
@@ -212,7 +213,7 @@ def test_the_speeds_are_those_of_the_last_bench():
 def test_the_archived_run_is_the_papers_own_study_whole():
     summary = json.loads((REFERENCE / "summary.json").read_text())
     assert summary["departures"] == []
-    wanted = planning.trials(load_paper(), planning.StudyConfig(engine="fused", seeds=SEEDS))
+    wanted = planning.trials(load_paper(), StudyConfig(engine="fused", seeds=SEEDS))
     assert [row["parameters"] for row in summary["trials"]] == [json.loads(json.dumps(t.parameters())) for t in wanted]
     with (REFERENCE / "summary.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

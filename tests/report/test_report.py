@@ -19,7 +19,7 @@ from reproduce.results import comparisons
 from reproduce.results.archive import Archive
 from reproduce.results.run_collection import RunCollection
 from reproduce.study import planning
-from reproduce.study.planning import StudyConfig
+from reproduce.study.config import StudyConfig
 from reproduce.study.trial import format_rate
 
 WISHES = small_config(learning_rates=(6e-4,), schedulers=("step", "multistep"))

@@ -10,7 +10,7 @@ from reproduce.cli.main import cli
 from reproduce.results import verdicts
 from reproduce.results.run_collection import RunCollection
 from reproduce.study import planning
-from reproduce.study.planning import StudyConfig
+from reproduce.study.config import StudyConfig
 from reproduce.study.schema import Model
 
 FAST, SLOW = Model(scheduler="none", learning_rate=6e-5), Model(scheduler="none", learning_rate=6e-6)
@@ -24,7 +24,9 @@ def add(store, paper):
     def add(model, accuracies, seeds=SEEDS):
         ids = []
         for seed in seeds:
-            trial = planning.of_model(paper, StudyConfig(seeds=(seed,), engine="fused"), model, model.learning_rate)
+            trial = planning.trial_of_model(
+                paper, StudyConfig(seeds=(seed,), engine="fused"), model, model.learning_rate
+            )
             tags = {
                 "specification": trial.config_hash, "outcome": "finished", "seed": str(trial.seed), "kind": "trial",
             }  # fmt: skip

@@ -8,7 +8,8 @@ from reproduce.cli.main import cli
 from reproduce.cli.options import COMMANDS
 from reproduce.errors import UserError
 from reproduce.study import planning
-from reproduce.study.planning import StudyConfig
+from reproduce.study.config import StudyConfig, option_words
+from reproduce.study.departures import MAIN_FIELDS, fits_main, list_departures
 from reproduce.study.trial import StepDecay, format_rate
 
 
@@ -79,7 +80,7 @@ def test_the_fingerprint_depends_on_the_surroundings_and_the_specification_does_
 )
 def test_what_cannot_be_is_refused_in_one_line(paper, config, message):
     with pytest.raises(UserError) as refused:
-        planning.asked(paper, StudyConfig(**config))
+        planning.requested_trials(paper, StudyConfig(**config))
     assert str(refused.value) == message
 
 
@@ -94,8 +95,8 @@ def test_a_onecycle_too_short_to_rise_is_refused(paper):
 
 
 def test_the_papers_own_study_departs_in_nothing_and_a_quick_one_says_in_what(paper):
-    assert planning.departures(paper, StudyConfig()) == []
-    assert planning.departures(paper, StudyConfig(epochs=1, train_size=10_000, protocol="as-written")) == [
+    assert list_departures(paper, StudyConfig()) == []
+    assert list_departures(paper, StudyConfig(epochs=1, train_size=10_000, protocol="as-written")) == [
         "10000 training images instead of 60000",
         "1 epoch instead of 30",
         "schedules as written instead of as drawn",
@@ -103,7 +104,7 @@ def test_the_papers_own_study_departs_in_nothing_and_a_quick_one_says_in_what(pa
 
 
 @pytest.mark.parametrize(
-    ("options", "is_of_main"),
+    ("options", "expected"),
     [
         ("", True),
         ("--epochs 1 --train-size 10000", True),
@@ -114,12 +115,12 @@ def test_the_papers_own_study_departs_in_nothing_and_a_quick_one_says_in_what(pa
         ("--lr-start 1e-05 --lr-end 0.5 --validation-size 100 --validation-interval 5 --stop-factor 4.0", False),
     ],
 )  # fmt: skip
-def test_wishes_are_told_as_the_options_that_make_them(paper, options, is_of_main):
+def test_wishes_are_told_as_the_options_that_make_them(paper, options, expected):
     config = wishes_of(options)
-    told = planning.as_options(paper, config)
+    told = option_words(paper, config)
     assert sorted(" ".join(told).split()) == sorted(options.split())
     assert wishes_of(" ".join(told)) == config
-    assert planning.is_of_main(config) is is_of_main
+    assert fits_main(config) is expected
 
 
 def wishes_of(options):
@@ -129,12 +130,12 @@ def wishes_of(options):
 
 def test_what_is_the_papers_and_what_the_store_knows_is_not_told(paper):
     config = StudyConfig(epochs=30, seeds=(0,), engine="fused", rates_by_seed={0: (1e-3,)})
-    assert planning.as_options(paper, config) == ["--learning-rates proposed"]
-    assert not planning.is_of_main(config)
+    assert option_words(paper, config) == ["--learning-rates proposed"]
+    assert not fits_main(config)
 
 
 def test_main_can_be_asked_for_what_its_options_say():
-    assert set(planning.OF_MAIN) == set(COMMANDS["main"]) & set(StudyConfig.model_fields)
+    assert set(MAIN_FIELDS) == set(COMMANDS["main"]) & set(StudyConfig.model_fields)
 
 
 def test_rates_are_written_as_the_field_writes_them():

@@ -11,8 +11,8 @@ from helpers.small import small_config
 from reproduce.analysis.lr_range_test import NoProposal, Proposal
 from reproduce.cli import run_command
 from reproduce.results.run_collection import RunCollection
-from reproduce.study import planning, rate_limits
-from reproduce.study.planning import StudyConfig
+from reproduce.study import planning, rate_checks, rate_limits
+from reproduce.study.config import StudyConfig
 from reproduce.study.schema import PROTOCOLS
 from reproduce.study.trial import (
     MAX_RATE,
@@ -82,8 +82,8 @@ def test_a_rate_that_comes_to_a_bound_within_rounding_is_at_the_bound():
 def test_whatever_the_paper_and_the_archive_have_is_trained(paper):
     for protocol in PROTOCOLS:
         config = StudyConfig(protocol=protocol)
-        planning.check_rates(config, planning.asked(paper, config) + planning.range_tests(paper, config))
-    planning.check_rates(StudyConfig(), planning.grid(paper, StudyConfig()))
+        rate_checks.check_rates(config, planning.requested_trials(paper, config) + planning.range_tests(paper, config))
+    rate_checks.check_rates(StudyConfig(), planning.grid_trials(paper, StudyConfig()))
     lowest = min(
         rate_limits.rate_at(trial, trial.total_steps - 1)
         for trial in planning.trials(paper, StudyConfig(protocol="as-written"))
@@ -93,14 +93,19 @@ def test_whatever_the_paper_and_the_archive_have_is_trained(paper):
 
 def test_the_papers_own_decay_in_a_long_run_is_told_and_trained(paper):
     config = StudyConfig(epochs=400, schedulers=("step",))
-    planned = planning.asked(paper, config)
-    planning.check_rates(config, planned)
-    assert planning.idle(config, planned) == [
+    planned = planning.requested_trials(paper, config)
+    rate_checks.check_rates(config, planned)
+    assert rate_checks.list_without_effect(config, planned) == [
         f"scheduler step at {rate}: the paper's decay brings the rate below 1e-38 at step {step} of 187600, and no "
         "weight moves from there on"
         for rate, step in (("0.6", 171000), ("6e-4", 157500), ("6e-6", 148500))
     ]
-    assert planning.idle(StudyConfig(epochs=300), planning.asked(paper, StudyConfig(epochs=300))) == []
+    assert (
+        rate_checks.list_without_effect(
+            StudyConfig(epochs=300), planning.requested_trials(paper, StudyConfig(epochs=300))
+        )
+        == []
+    )
 
 
 SMALL = ("--train-size", "640", "--epochs", "2")  # ten steps
@@ -257,7 +262,7 @@ def test_where_nothing_trains_at_a_derived_rate_there_is_no_trial_and_no_error(s
     assert collection.at_rate("adam", 0, Proposal(2.51e-38, 3), 0.1) is None
     assert collection.at_rate("adam", 0, Proposal(2.51e37, 3), 10) is None
     assert collection.at_rate("adam", 0, Proposal(2.51e-38, 3)).learning_rate == 2.51e-38
-    beside = planning.beside_grid(paper, small_config(), {0: [2.51e-38, 2.51e-39, 2.5e38, 1e-3]})
+    beside = planning.trials_beside_grid(paper, small_config(), {0: [2.51e-38, 2.51e-39, 2.5e38, 1e-3]})
     assert [trial.learning_rate for trial in beside] == [2.51e-38]
 
 

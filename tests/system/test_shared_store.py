@@ -24,7 +24,7 @@ from reproduce.data import datasets
 from reproduce.errors import UserError
 from reproduce.results import verdicts
 from reproduce.results.run_collection import RunCollection
-from reproduce.study import planning
+from reproduce.study.config import StudyConfig
 from reproduce.study.schema import load_paper
 from reproduce.tracking.reader import VALIDATION, of_kind
 from reproduce.tracking.store import open_store
@@ -150,7 +150,7 @@ def test_the_study_is_read_back_and_judged_from_it(reader, written):
             assert all(map(same, result.epochs[name], [getattr(record, name) for record in history(trial)]))
     assert reader.reader.seeds() == (0, 1)
     paper = load_paper()
-    collection = RunCollection(reader.reader, paper, planning.StudyConfig(engine="fused"), paper.range_test.smoothing)
+    collection = RunCollection(reader.reader, paper, StudyConfig(engine="fused"), paper.range_test.smoothing)
     judgements = verdicts.judge_all(collection, (0,))
     assert {run for judgement in judgements for run in judgement.runs.values()} == set(study_runs.values())
 

@@ -25,6 +25,7 @@ from reproduce.analysis import lr_range_test
 from reproduce.data import datasets
 from reproduce.errors import UserError
 from reproduce.study import planning
+from reproduce.study.config import StudyConfig
 from reproduce.tracking import heartbeat, local_store, reader, retrying_client
 from reproduce.tracking import store as tracking_store
 from reproduce.tracking.locks import trial_lock
@@ -159,9 +160,7 @@ def test_a_trial_killed_with_sigkill_goes_on_in_its_run_to_the_same_bits(own_hom
     environment = os.environ | {
         "REPRODUCE_HOME": str(own_home), "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
     }  # fmt: skip
-    config = planning.StudyConfig(
-        schedulers=("step",), learning_rates=(6e-3,), epochs=8, train_size=6400, engine="fused"
-    )
+    config = StudyConfig(schedulers=("step",), learning_rates=(6e-3,), epochs=8, train_size=6400, engine="fused")
     trial = planning.trials(paper, config)[0]
     running = subprocess.Popen(
         command,

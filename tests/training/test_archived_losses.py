@@ -13,6 +13,7 @@ import pytest
 from helpers import ROOT
 from helpers.small import kernel
 from reproduce.study import planning
+from reproduce.study.config import StudyConfig
 from reproduce.study.schema import load_paper
 from reproduce.training import loop, provenance
 
@@ -38,7 +39,7 @@ def same_kind_of_machine(made_with):
     ],
 )  # fmt: skip
 def test_the_first_epoch_of_an_archived_run_has_its_losses(whole_mnist, tmp_path, label, engine):
-    paper, config = load_paper(), planning.StudyConfig(engine=engine, seeds=(0, 1, 2))
+    paper, config = load_paper(), StudyConfig(engine=engine, seeds=(0, 1, 2))
     of_study = planning.range_tests(paper, config) + planning.trials(paper, config)
     (trial,) = [trial for trial in of_study if trial.label == label]
     (run,) = [run for run in RUNS["runs"] if run["name"] == label]

@@ -15,6 +15,7 @@ from helpers.small import kernel
 from reproduce.errors import UserError
 from reproduce.studies.lenet5_mnist.network import LeNet5
 from reproduce.study import planning
+from reproduce.study.config import StudyConfig
 from reproduce.training import engines, loop
 from reproduce.training.fused import library
 from reproduce.training.fused.library import Kernel
@@ -238,9 +239,7 @@ def test_each_stage_by_itself(compiled, layer):
 def test_fifty_steps_of_adam_stay_with_the_plain_network(paper, whole_mnist, tmp_path):
     losses = {}
     for engine in engines.ENGINES:
-        config = planning.StudyConfig(
-            engine=engine, schedulers=("none",), learning_rates=(6e-5,), epochs=1, train_size=6400
-        )
+        config = StudyConfig(engine=engine, schedulers=("none",), learning_rates=(6e-5,), epochs=1, train_size=6400)
         (record,) = loop.train(planning.trials(paper, config)[0], whole_mnist, tmp_path / engine, kernel=kernel())
         losses[engine] = record.step_losses
     assert len(losses["torch"]) == 50

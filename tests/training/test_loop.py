@@ -14,6 +14,7 @@ from reproduce.analysis import lr_range_test
 from reproduce.data import datasets
 from reproduce.studies.lenet5_mnist.network import LeNet5
 from reproduce.study import planning
+from reproduce.study.config import StudyConfig
 from reproduce.training import checkpoints, loop
 
 
@@ -54,7 +55,7 @@ def test_lenet5_learns_32_images_by_heart(whole_mnist):
 
 def test_the_first_losses_are_those_of_a_plain_pytorch_loop(paper, whole_mnist, tmp_path):
     trial = planning.trials(
-        paper, planning.StudyConfig(schedulers=("step",), learning_rates=(6e-4,), epochs=1, train_size=5120)
+        paper, StudyConfig(schedulers=("step",), learning_rates=(6e-4,), epochs=1, train_size=5120)
     )[0]
     (record,) = train(trial, whole_mnist, tmp_path)
 
@@ -130,9 +131,7 @@ def test_the_rate_falls_after_the_very_step_that_was_asked_for(paper, whole_mnis
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "radam", "lamb", "lars"])
 def test_every_optimizer_trains_through_the_booster(name, paper, whole_mnist, tmp_path):
     rate = {"sgd": 0.05, "lars": 1.0, "lamb": 0.01}.get(name, 2e-3)
-    config = planning.StudyConfig(
-        optimizer=name, epochs=2, train_size=2560, schedulers=("none",), learning_rates=(rate,)
-    )
+    config = StudyConfig(optimizer=name, epochs=2, train_size=2560, schedulers=("none",), learning_rates=(rate,))
     first, second = train(planning.trials(paper, config)[0], whole_mnist, tmp_path)
     assert second.train_loss < first.train_loss < 2.31
 

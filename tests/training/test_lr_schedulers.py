@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from reproduce.errors import UserError
 from reproduce.study import planning
+from reproduce.study.config import StudyConfig
 from reproduce.study.trial import ExponentialDecay, MultiStepDecay, OneCycle, Ramp, StepDecay
 from reproduce.training import lr_schedulers, optimizers
 
@@ -10,7 +12,7 @@ STEPS = np.arange(30 * 469)  # the paper's 14,070
 
 
 def of_paper(paper, name):
-    return planning.trials(paper, planning.StudyConfig(schedulers=(name,), learning_rates=(0.6,)))[0].schedule
+    return planning.trials(paper, StudyConfig(schedulers=(name,), learning_rates=(0.6,)))[0].schedule
 
 
 def test_no_schedule_keeps_the_rate(paper):
@@ -88,7 +90,7 @@ def test_sgd_has_momentum_and_the_others_their_librarys_defaults():
 
 
 def test_hybridadam_without_a_gpu_is_refused_in_one_line():
-    with pytest.raises(planning.UserError, match="optimizer hybridadam needs a CUDA device"):
+    with pytest.raises(UserError, match="optimizer hybridadam needs a CUDA device"):
         optimizers.check_device("hybridadam", "cpu")
 
 

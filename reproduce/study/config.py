@@ -1,0 +1,89 @@
+"""What a user asks to have studied, and the words that a user types for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from reproduce.study.schema import Paper, Protocol
+from reproduce.study.trial import (
+    SCHEDULERS,
+    Count,
+    Dataset,
+    Engine,
+    Epochs,
+    Frozen,
+    Optimizer,
+    Rate,
+    Scheduler,
+    Seed,
+)
+
+
+class StudyConfig(Frozen):
+    """What a user asks for; None is the paper's. Schedule parameters are set only for the schedules that have them.
+
+    `rates_by_seed` are rates of each seed's own, as its range test proposes them, in place of `learning_rates`.
+    The engine, which computes the same within rounding, is the machine's to say and no departure from the paper.
+    """
+
+    dataset: Dataset | None = None
+    optimizer: Optimizer | None = None
+    epochs: Epochs | None = None
+    batch_size: Count | None = None
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
+    train_size: Count | None = None
+    engine: Engine = "torch"
+    protocol: Protocol = "as-drawn"
+    schedulers: Annotated[tuple[Scheduler, ...], Field(min_length=1)] = SCHEDULERS
+    learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1)] | None = None
+    rates_by_seed: dict[Seed, tuple[Rate, ...]] | None = None
+    schedule_parameters: dict[str, Any] = Field(default_factory=dict)
+    lr_start: Rate | None = None
+    lr_end: Rate | None = None
+    range_test_epochs: Epochs | None = None
+    validation_size: Count | None = None
+    validation_interval: Count | None = None
+    stop_factor: Rate | None = None
+
+
+def option_name(field: str) -> str:
+    """What a user types for it."""
+    return "--" + field.replace("_", "-")
+
+
+def option_words(paper: Paper, config: StudyConfig) -> list[str]:
+    """What a user types for this configuration, as `--epochs 1`, without the engine and without what is the paper's."""
+    given = config.model_dump(exclude_defaults=True, exclude={"engine", "schedulers", "rates_by_seed"})
+    own = given.pop("schedule_parameters", {})
+    found = {key: value for key, value in given.items() if value != getattr(paper.protocol, key, None)}
+    if len(config.schedulers) == 1:
+        found["scheduler"] = config.schedulers
+    if config.rates_by_seed:
+        found["learning_rates"] = "proposed"
+    if config.seeds and "seeds" in found:
+        found["seeds"] = seed_spans(config.seeds)
+    return [
+        f"{option_name(key)} {','.join(map(str, value)) if isinstance(value, (tuple, list)) else value}"
+        for key, value in (found | own).items()
+    ]
+
+
+def seed_spans(seeds: Iterable[int]) -> str:
+    """Seeds as they are typed, three or more in a row as a span: 0-4,7,9."""
+    spans: list[list[int]] = []
+    for seed in seeds:
+        if spans and seed == spans[-1][-1] + 1:
+            spans[-1].append(seed)
+        else:
+            spans.append([seed])
+    return ",".join(f"{span[0]}-{span[-1]}" if len(span) > 2 else ",".join(map(str, span)) for span in spans)
+
+
+def command_line(name: str, paper: Paper, config: StudyConfig, smoothing: float) -> str:
+    """What a user types to have `report`, `verify` or `main` take exactly these config."""
+    options = option_words(paper, config) + ["--engine torch"] * (config.engine == "torch")  # fused is what auto takes
+    own_smoothing = [f"--smoothing {smoothing}"] if smoothing != paper.range_test.smoothing else []
+    return " ".join(["reproduce", name, *options, *own_smoothing])

@@ -1,0 +1,100 @@
+"""Rates that training cannot hold, and what planned trials do without effect: told before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from typing import Any
+
+from reproduce.errors import UserError
+from reproduce.study import rate_limits
+from reproduce.study.config import StudyConfig, option_name
+from reproduce.study.trial import MAX_RATE, MIN_RATE, MultiStepDecay, OneCycle, Ramp, StepDecay, Trial, format_rate
+
+SHOWN_STEPS = 5  # of a list of milestones, in a message
+
+
+def check_rates(config: StudyConfig, planned: Iterable[Trial]) -> None:
+    """UserError where a trial would come to a rate that training cannot hold, naming what makes it and at which step.
+
+    Where the paper's own decay comes to one, in a run much longer than the paper's, `idle` tells it instead.
+    """
+    for trial, (step, rate) in _trials_beyond(planned):
+        if not _is_decay_of_the_paper(config, trial, rate):
+            raise UserError(_describe_beyond(config, trial, step, rate))
+
+
+def list_without_effect(config: StudyConfig, planned: Iterable[Trial]) -> list[str]:
+    """What the planned trials do to no effect, one phrase each: what comes after their end, and rates that are nothing.
+
+    What the paper's own schedules would do after the end of a shorter run is not asked for, and not told.
+    """
+    planned, found = list(planned), {}
+    for trial in planned:
+        schedule, last = trial.schedule, trial.total_steps - 1
+        if isinstance(schedule, MultiStepDecay) and "milestones" in config.schedule_parameters:
+            late = [step for step in schedule.milestones if step > last]
+            if late:
+                found[f"--milestones {','.join(map(str, late))}"] = last
+        own_decay = "decay_steps" in config.schedule_parameters
+        if isinstance(schedule, StepDecay) and own_decay and schedule.decay_steps > last:
+            found[f"--decay-steps {schedule.decay_steps}"] = last
+        if isinstance(schedule, Ramp) and config.validation_interval and config.validation_interval > last:
+            found[f"--validation-interval {config.validation_interval}"] = last
+    told = [f"{what} comes after the last step, {last}, and has no effect" for what, last in found.items()]
+    for trial, (step, rate) in _trials_beyond(planned):
+        if _is_decay_of_the_paper(config, trial, rate):
+            told.append(
+                f"scheduler {trial.schedule.name} at {format_rate(trial.learning_rate)}: the paper's decay brings the "
+                f"rate below {MIN_RATE:g} at step {step} of {trial.total_steps}, and no weight moves from there on"
+            )
+    return told
+
+
+def _trials_beyond(planned: Iterable[Trial]) -> Iterator[tuple[Trial, tuple[int, Decimal]]]:
+    """The trials that come to a rate which training cannot hold, the first of several seeds; the step and the rate."""
+    different: dict[Any, Trial] = {}
+    for trial in planned:
+        different.setdefault((trial.schedule, trial.learning_rate, trial.total_steps), trial)
+    for trial in different.values():
+        if found := rate_limits.first_beyond(trial):
+            yield trial, found
+
+
+def _is_decay_of_the_paper(config: StudyConfig, trial: Trial, rate: Decimal) -> bool:
+    """Whether nothing but the paper's own decay, going on for long, brings the rate down."""
+    falls = not isinstance(trial.schedule, OneCycle) and rate < trial.learning_rate
+    return falls and not config.schedule_parameters.keys() & type(trial.schedule).model_fields.keys()
+
+
+def _describe_beyond(config: StudyConfig, trial: Trial, step: int, rate: Decimal) -> str:
+    schedule, above = trial.schedule, rate > trial.learning_rate
+    whose = "PyTorch's" if isinstance(schedule, OneCycle) else "the paper's"
+
+    def made_by(key: str) -> str:
+        value = getattr(schedule, key)
+        if isinstance(value, tuple):
+            text = ",".join(map(str, value[:SHOWN_STEPS])) + ",…" * (len(value) > SHOWN_STEPS)
+        else:
+            text = format_rate(value) if isinstance(value, float) else str(value)
+        own = key in config.schedule_parameters
+        return f"{option_name(key)} {text}" if own else f"{whose} {option_name(key)} {text}"
+
+    match schedule:
+        case OneCycle():
+            keys = ("div_factor", "final_div_factor")[: 1 if step == 0 else 2]
+            change, other = ("raise", "lower") if above else ("lower", "raise")
+            remedy = f"{change} {' or '.join(map(option_name, keys))}, or {other} the rate"
+        case MultiStepDecay():
+            keys = ("gamma", "milestones")
+            remedy = f"{'lower' if above else 'raise'} --gamma, or give fewer --milestones"
+        case _:
+            keys = ("gamma", "decay_steps")
+            remedy = "lower --gamma, or raise --decay-steps" if above else "raise --gamma or --decay-steps"
+    makers = " with ".join(map(made_by, keys))
+    bound = f"above the {MAX_RATE:g}" if above else f"below the {MIN_RATE:g}"
+    return (
+        f"scheduler {schedule.name} at {format_rate(trial.learning_rate)}: {makers} makes the rate "
+        f"{rate_limits.as_text(rate)} at step {step} of {trial.total_steps}, {bound} that float32 weights can be "
+        f"trained at: {remedy}"
+    )
