@@ -221,7 +221,7 @@ def open_store(command: str) -> Any:
     place = paths.own(home(), paths.HOME)
     from reproduce.tracking import store
 
-    return store.open_store(place, command=command, must_exist=command in ("report", "verify"))
+    return store.open_store(place, command=command, trains=command not in ("report", "verify"))
 
 
 def jobs(wanted: int | None) -> int:

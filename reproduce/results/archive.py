@@ -108,7 +108,7 @@ class Archive:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.source = path, str(path)
         if not path.is_file():
             raise UserError(f"there is no {path}, in which a report keeps its runs: write one with reproduce report")
         try:

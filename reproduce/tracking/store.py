@@ -70,9 +70,7 @@ class TrackingStore:
             )
 
 
-def open_store(
-    home: Path, uri: str | None = None, command: str | None = None, must_exist: bool = False
-) -> TrackingStore:
+def open_store(home: Path, uri: str | None = None, command: str | None = None, trains: bool = True) -> TrackingStore:
     """Open the store for a command, and make the store and the experiment where they do not exist.
 
     UserError where the store cannot be used, is away, or holds no experiment of that name, and where the home cannot be
@@ -82,7 +80,7 @@ def open_store(
         home: the folder of caches, checkpoints and locks.
         uri: the store's address; None for what MLflow's variables name, by default SQLite in this directory.
         command: the command that records in it, for which `mlflow run` may have made a run.
-        must_exist: whether a SQLite store that does not exist is a UserError, as for a command that only reads.
+        trains: whether the command trains. For one that does not, a SQLite store that does not exist is a UserError.
     """
     configure_mlflow()
     if uri is not None:
@@ -98,7 +96,7 @@ def open_store(
                 local_store.check(file)
                 client.call(relocation.relocate, file, home)
             else:
-                _make(file, home_id, must_exist)
+                _make(file, home_id, trains)
             experiment_id = client.call(lambda: mlflow_variables.choose_experiment(client.mlflow, file, command))
         except UserError:
             raise
@@ -106,7 +104,7 @@ def open_store(
             raise UserError(f"{error}: {suggest_for_store(client.shown_uri, error)}") from error
         except Exception as error:
             raise _cannot_be_used(uri, error) from error
-    return _assemble(home, home_id, file, experiment_id, client)
+    return _assemble(home, home_id, file, experiment_id, client, trains)
 
 
 def reopen_store(home: Path, uri: str, experiment_id: str) -> TrackingStore:
@@ -117,22 +115,25 @@ def reopen_store(home: Path, uri: str, experiment_id: str) -> TrackingStore:
     return _assemble(home, _read_home_id(home), file, experiment_id, RetryingClient(uri, retry_timeout()))
 
 
-def _assemble(home: Path, home_id: str, file: Path | None, experiment_id: str, client: RetryingClient) -> TrackingStore:
+def _assemble(
+    home: Path, home_id: str, file: Path | None, experiment_id: str, client: RetryingClient, trains: bool = True
+) -> TrackingStore:
     client = client.with_timeout(retry_timeout())
     client.call(lambda: client.mlflow)
+    reader = RunReader(client, once=not trains)
     heartbeat = Heartbeat(client, home, home_id)
     writer = RunWriter(client, heartbeat, experiment_id)
     return TrackingStore(
-        home, home_id, client.uri, client.shown_uri, file, experiment_id, client, RunReader(client), writer, heartbeat
+        home, home_id, client.uri, client.shown_uri, file, experiment_id, client, reader, writer, heartbeat
     )
 
 
-def _make(file: Path, home_id: str, must_exist: bool) -> None:
+def _make(file: Path, home_id: str, trains: bool) -> None:
     """Make a new SQLite store, once it is certain that the command can use it."""
-    if must_exist:
+    if not trains:
         raise UserError(
-            f"there is no tracking store {file}, and this command only reads one: have {mlflow_variables.STORE} name "
-            "the store that has the runs, or train them first, as with reproduce main"
+            f"there is no tracking store {file}, expected one that has runs: have {mlflow_variables.STORE} name it, or "
+            "make the runs first, as with reproduce main"
         )
     local_store.check(file)
     mlflow_variables.check_for_new_store()

@@ -34,7 +34,7 @@ from reproduce.tracking.reader import (
     TRIAL,
     VALIDATION,
     is_finished,
-    of_kind,
+    metrics_of_kind,
     proposal_tags,
     search_trial_runs,
 )
@@ -69,19 +69,19 @@ class RunWriter:
         return str(made.info.run_id)
 
     def mark_reused(self, run: Run, parent_id: str) -> None:
-        """Have a finished run say that another command took it for its own, and which did last."""
+        """Record in a finished run how often other commands reused it, and which did last."""
         times = int(run.data.tags.get("times_reused", 0)) + 1
         tags = {"times_reused": str(times), "last_reused_by": parent_id}
         self.client.set_tags(run.info.run_id, tags)
 
     def open_trial(self, trial: Trial, cache_key: str, parent_id: str) -> tuple[str, bool]:
-        """The run to record that trial in, and whether it is one that was interrupted and now goes on."""
+        """Return the run to record that trial in, and whether it resumes one that was interrupted."""
         for run in search_trial_runs(self.client, cache_key):
             if not is_finished(run) and not self.heartbeat.is_running_elsewhere(run):
                 run_id, resumed = run.info.run_id, True
                 times = int(run.data.tags.get("times_resumed", 0)) + 1
                 tags = {MLFLOW_PARENT_RUN_ID: parent_id, "times_resumed": str(times)}
-                tags |= _gone_on(run.data.tags)
+                tags |= _changed_provenance(run.data.tags)
                 # The heartbeat comes first, for processes of another home.
                 self.client.set_tags(run_id, tags | self.heartbeat.tags())
                 self.client.call(self.client.mlflow.update_run, run_id, status="RUNNING")
@@ -103,21 +103,21 @@ class RunWriter:
         return run_id, resumed
 
     def record_ranks(self, run_id: str, size: int) -> None:
-        """Have a trial's run say over how many ranks its batches are split; one that went on, also over how many then.
+        """Record over how many ranks a trial's batches are split; of one that was resumed, over how many before.
 
-        As part of its environment: a report that puts runs together tells where they differ.
+        It is a part of the run's environment: a report says where the environments of its runs differ.
         """
         before = self.client.call(self.client.mlflow.get_run, run_id).data.tags.get(RANKS)
         now = f"{before}, then {size}" if before and before.split(" ")[-1] != str(size) else before or str(size)
         self.client.set_tags(run_id, {RANKS: now})
 
     def log_dataset(self, run_id: str, name: str) -> None:
-        """Write which data set a run is about, with its full hash."""
-        # Two runs that are the first to name a data set collide; for the second it is there now.
+        """Log which data set a run uses, with its full hash."""
+        # Two runs that are the first with a data set collide. A second try finds the other's.
         self._call_despite_collisions(self.client.mlflow.log_inputs, run_id, [_dataset_input(name)])
 
     def _call_despite_collisions(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Repeat a call that the store refuses, as it does where a row exists already that the call would add."""
+        """Repeat a call that the store refuses, as it does where the row to be added exists already."""
         for left in reversed(range(COLLISIONS + 1)):
             try:
                 self.client.call(function, *args, **kwargs)
@@ -128,22 +128,23 @@ class RunWriter:
                 return
 
     def logged_epochs(self, run_id: str) -> set[int]:
-        """The epochs that the run already holds."""
+        """Return the epochs that the run has already."""
         history = self.client.call(self.client.mlflow.get_metric_history, run_id, LAST_LOGGED)
         return {metric.step for metric in history}
 
     def log_epoch(self, run_id: str, record: EpochRecord) -> None:
-        """Write one epoch's metrics: those of METRICS together or not at all, and after all others."""
+        """Log one epoch's metrics. Those of METRICS come last, together or not at all."""
         timestamp = int(record.finished_at * 1000)
         kind = RANGE_TEST if np.isnan(record.test_accuracy) else TRIAL
-        values = {name: getattr(record, name) for name in (*of_kind(kind), "wall_seconds")}
-        judged = [  # of a range test that holds images out: by step, not epoch
+        values = {name: getattr(record, name) for name in (*metrics_of_kind(kind), "wall_seconds")}
+        # A range test that holds images out is evaluated on them by step.
+        validation = [
             Metric(name, value, timestamp, int(step))
             for step, *both in record.validation.tolist()
             for name, value in zip(VALIDATION, both, strict=True)
         ]
-        for start in range(0, len(judged), BATCH):
-            self.client.call(self.client.mlflow.log_batch, run_id, metrics=judged[start : start + BATCH])
+        for start in range(0, len(validation), BATCH):
+            self.client.call(self.client.mlflow.log_batch, run_id, metrics=validation[start : start + BATCH])
         metrics = [Metric(name, value, timestamp, record.epoch) for name, value in values.items()]
         self.client.call(self.client.mlflow.log_batch, run_id, metrics=metrics)
 
@@ -156,13 +157,19 @@ class RunWriter:
         weights: Path | None,
         tags: dict[str, str],
     ) -> None:
-        """Write what a trial leaves behind: the folder `files`, the network, provenance; then call the run finished.
+        """Log everything of a trial that is not logged yet, and mark its run as finished.
 
-        First the store is asked for every epoch, and told again of what it has not.
+        Args:
+            run_id: the trial's run.
+            trial: the trial.
+            history: the records of all its epochs. An epoch that the store does not have is logged again.
+            files: a folder whose files are logged; the curve and the provenance are written into it.
+            weights: the weights of the network, a safetensors file; None for a trial whose network is not kept.
+            tags: tags for the run.
         """
-        held = self.logged_epochs(run_id)
+        logged = self.logged_epochs(run_id)
         for record in history:
-            if record.epoch not in held:
+            if record.epoch not in logged:
                 self.log_epoch(run_id, record)
         write_curve(files / CURVE_FILE, history)
         (files / "environment.json").write_text(json.dumps(provenance.environment(), indent=1), encoding="utf-8")
@@ -170,33 +177,40 @@ class RunWriter:
             (files / "uncommitted.diff").write_bytes(diff)
         self.client.call(self.client.mlflow.log_artifacts, run_id, str(files))
         if weights is not None:
-            # MLflow cannot say twice that a run made a network, as where the answer to the first time was lost.
+            # MLflow refuses to log a run's network again, as after an answer that was lost.
             self._call_despite_collisions(log_model, self.client.mlflow, run_id, weights)
         outcome = DIVERGED if history[-1].diverged else "finished"
         self.client.set_tags(run_id, tags | {"outcome": outcome})
         self.client.call(self.client.mlflow.set_terminated, run_id, "FINISHED")
 
     def fail_trial(self, run_id: str, error: BaseException) -> None:
-        """Mark a trial's run as failed, with the reason."""
+        """Mark a trial's run as failed, and record the error."""
         self.client.set_tags(run_id, {"error": describe_error(error)})
         self.client.call(self.client.mlflow.set_terminated, run_id, "FAILED")
 
-    def log_folder(self, run_id: str, folder: Path, under: str) -> None:
-        """Write the files of a folder to a run."""
-        self.client.call(self.client.mlflow.log_artifacts, run_id, str(folder), under)
+    def log_folder(self, run_id: str, folder: Path, name: str) -> None:
+        """Log the files of a folder, as artifacts in a folder of that name."""
+        self.client.call(self.client.mlflow.log_artifacts, run_id, str(folder), name)
 
     def log_proposals(self, run_id: str, smoothing: float, proposals: dict[str, tuple[int, Reading]]) -> None:
-        """Write what range tests, by run id, propose for their seed: to each, and to the parent by seed."""
+        """Record what range tests propose, in the run of each, and by seed in their parent.
+
+        Args:
+            run_id: the parent's run.
+            smoothing: the smoothing of the loss with which the proposals were read.
+            proposals: seed and proposal, by the id of the range test's run.
+        """
         now = int(time.time() * 1000)
         metrics = [Metric(PROPOSED, found.learning_rate, now, seed) for seed, found in proposals.values() if found]
         self.client.call(self.client.mlflow.log_batch, run_id, metrics=metrics)
         self.client.set_tags(run_id, {"smoothing_used": str(smoothing)})
-        for test_id, (_, found) in proposals.items():  # a finished test may have been read with another smoothing
+        # A range test that was reused may have been read with another smoothing.
+        for test_id, (_, found) in proposals.items():
             self.client.set_tags(test_id, proposal_tags(found, smoothing))
 
 
 def write_curve(path: Path, history: list[EpochRecord]) -> None:
-    """Every step's number, rate and raw loss as CSV, with the digits that give the same floats back."""
+    """Write every step's number, rate and raw loss as CSV, with the digits that give the same floats back."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["step", "learning_rate", "loss"])
@@ -210,8 +224,9 @@ def write_curve(path: Path, history: list[EpochRecord]) -> None:
 def provenance_tags() -> dict[str, str]:
     """Return the tags that say where a run's numbers come from: commit, changes, code and environment."""
     source = provenance.source()
+    # MLflow's UI shows the first of these.
     return {
-        **({MLFLOW_GIT_COMMIT: source.commit} if source.commit != provenance.UNKNOWN else {}),  # MLflow's UI shows it
+        **({MLFLOW_GIT_COMMIT: source.commit} if source.commit != provenance.UNKNOWN else {}),
         "commit": source.commit,
         "uncommitted_changes": source.uncommitted_changes,
         "code_sha256": provenance.code_sha256(),
@@ -219,13 +234,13 @@ def provenance_tags() -> dict[str, str]:
     }
 
 
-def _gone_on(begun: dict[str, str]) -> dict[str, str]:
-    """Where a run that goes on comes from elsewhere than it was begun with: both, in their order."""
+def _changed_provenance(tags: dict[str, str]) -> dict[str, str]:
+    """Return the tags of provenance that change as a run is resumed: the first value and the last, as "A, then B"."""
     now = {key: value for key, value in provenance_tags().items() if key != MLFLOW_GIT_COMMIT}
     return {
-        key: f"{begun[key].partition(', then ')[0]}, then {value}"  # the first and the last: a tag has little room
+        key: f"{tags[key].partition(', then ')[0]}, then {value}"
         for key, value in now.items()
-        if begun.get(key, value).rpartition(", then ")[2] != value
+        if tags.get(key, value).rpartition(", then ")[2] != value
     }
 
 
@@ -233,7 +248,8 @@ def _dataset_input(name: str) -> DatasetInput:
     full = datasets.data_sha256(name)
     info = DatasetInfo(
         name=name,
-        digest=full[:36],  # all that MLflow has room for; the files' own hashes stand in the source
+        # MLflow has room for no more. The hashes of the files are in the source.
+        digest=full[:36],
         source_type="sha256",
         source=json.dumps(datasets.SHA256[name]),
         schema=json.dumps({"images": f"uint8 (n, 1, {datasets.SIDE}, {datasets.SIDE})", "labels": "int64 (n,)"}),

@@ -21,7 +21,7 @@ from reproduce.study import planning, rate_checks
 from reproduce.study.config import StudyConfig, command_line, option_words, seed_spans
 from reproduce.study.departures import list_departures, main_trains
 from reproduce.study.trial import OPTIMIZERS, SCHEDULERS
-from reproduce.tracking.reader import Recorded
+from reproduce.tracking.reader import RecordedProposal
 
 TRAINING = ("main", "range_test", "sweep", "grid")
 # One value each that is not the default; the train size is one that OneCycle rises in, with two epochs.
@@ -95,7 +95,7 @@ class Trained:
         return tuple(sorted({trial.seed for trial in self.finished.values()}))
 
     def newest_proposal(self, test):
-        return Recorded("a run", 1.23e-3 * (test.seed + 1))
+        return RecordedProposal("a run", 1.23e-3 * (test.seed + 1))
 
     def close_abandoned(self):
         pass
@@ -344,8 +344,8 @@ def test_a_report_of_what_was_not_run_leaves_the_one_that_is_there_and_no_failed
     before = (tmp_path / "report" / "output" / "report.md").read_bytes()
     code, _, told = followed("report", *SMALL, "--seeds", "7")
     assert (code, told) == (2, (
-        "error: the store has no run of this kind, and report/output holds a report, which is kept: "
-        "give the options that the runs were made with, as --epochs 1 --train-size 10000\n"
+        f"error: the tracking store {store.uri} has no run of this kind, and report/output holds a report, "
+        "which is kept: give the options that the runs were made with, as --epochs 1 --train-size 10000\n"
     ))  # fmt: skip
     assert (tmp_path / "report" / "output" / "report.md").read_bytes() == before
     assert parents(store) == ["FINISHED", "FINISHED"]

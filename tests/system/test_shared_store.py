@@ -26,7 +26,7 @@ from reproduce.results import verdicts
 from reproduce.results.run_collection import RunCollection
 from reproduce.study.config import StudyConfig
 from reproduce.study.schema import load_paper
-from reproduce.tracking.reader import VALIDATION, of_kind
+from reproduce.tracking.reader import VALIDATION, metrics_of_kind
 from reproduce.tracking.store import open_store
 
 WRITERS = 8
@@ -93,7 +93,7 @@ def points(run_id, trial):
     """Every (run, metric, step) of a trial, with its value."""
     kind = "range_test" if trial.is_range_test else "trial"
     for record in history(trial):
-        for name in (*of_kind(kind), "wall_seconds"):
+        for name in (*metrics_of_kind(kind), "wall_seconds"):
             yield (run_id, name, record.epoch), getattr(record, name)
         for step, *both in record.validation.tolist():
             yield from (((run_id, name, int(step)), value) for name, value in zip(VALIDATION, both, strict=True))
@@ -146,7 +146,7 @@ def test_the_study_is_read_back_and_judged_from_it(reader, written):
     results = reader.reader.results(trials())
     assert {trial: result.run_id for trial, result in results.items() if trial in study_runs} == study_runs
     for trial, result in results.items():
-        for name in of_kind(result.tags["kind"]):
+        for name in metrics_of_kind(result.tags["kind"]):
             assert all(map(same, result.epochs[name], [getattr(record, name) for record in history(trial)]))
     assert reader.reader.seeds() == (0, 1)
     paper = load_paper()

@@ -1,9 +1,9 @@
+"""What a trial and its command leave in the store, also after a kill, a failure or a lost answer."""
+
 import csv
 import json
 import os
-import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -13,25 +13,15 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
-import requests
-from filelock import FileLock
-from mlflow.entities import Metric
 
 from helpers import ROOT
-from helpers.faults import PATIENCE_SECONDS
 from helpers.small import kernel, run, small_config
-from reproduce import paths
 from reproduce.analysis import lr_range_test
 from reproduce.data import datasets
-from reproduce.errors import UserError
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig
-from reproduce.tracking import heartbeat, local_store, reader, retrying_client
-from reproduce.tracking import store as tracking_store
 from reproduce.tracking.locks import trial_lock
 from reproduce.tracking.reader import METRICS, VALIDATION, RunReader
-from reproduce.tracking.retrying_client import RetryingClient
-from reproduce.tracking.store import open_store, reopen_store
 from reproduce.training import checkpoints, loop
 
 
@@ -224,22 +214,6 @@ def test_a_trial_that_another_process_holds_is_waited_for_and_then_reused(finish
     assert (again.how, again.run_id) == ("reused", done[1].run_id)
 
 
-def test_processes_that_start_at_once_on_a_new_store_do_not_collide(tmp_path):
-    program = (
-        "from pathlib import Path\nfrom reproduce.tracking.store import open_store\n"
-        "print(open_store(Path('home')).experiment_id)"
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"}
-    command = [sys.executable, "-c", program]
-    started = [
-        subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        for _ in range(3)
-    ]
-    assert [process.communicate()[0].strip() for process in started] == ["1", "1", "1"]
-
-
 def test_a_range_tests_validation_stands_in_its_run_by_step(store, paper):
     config = small_config(validation_size=128, validation_interval=3)
     (item,) = run(store, planning.range_tests(paper, config))[1]  # 512 images in 2 epochs: 8 steps
@@ -278,69 +252,6 @@ def test_an_epoch_that_the_store_has_lost_is_written_again_at_the_end(store, sma
     assert losses == {record.epoch: record.train_loss for record in history}
 
 
-@pytest.mark.parametrize(("silent_for", "status"), [(400, "RUNNING"), (430, "KILLED")])
-def test_of_a_run_from_another_home_its_signs_of_life_tell(store, small_trial, tmp_path, silent_for, status):
-    other = open_store(tmp_path / "other", store.uri)
-    run_id, _ = other.writer.open_trial(small_trial, "fingerprint", "parent")
-    store.mlflow.set_tag(run_id, "alive_at", str(int(time.time()) - silent_for))
-    assert bool(store.heartbeat.find_running_elsewhere("fingerprint")) is (status == "RUNNING")
-    assert other.heartbeat.find_running_elsewhere("fingerprint") is None  # its own it knows by the lock
-    with trial_lock(store.home, "fingerprint"):  # as of a command that waited here; the file stays
-        pass
-    store.heartbeat.end_stale_runs()
-    assert store.mlflow.get_run(run_id).info.status == status
-    mine, resumed = store.writer.open_trial(small_trial, "fingerprint", "parent")
-    assert (mine == run_id, resumed) == ((False, False) if status == "RUNNING" else (True, True))
-
-
-def test_a_run_that_goes_on_in_another_home_is_that_homes_from_the_first_moment(store, small_trial, tmp_path):
-    run_id, _ = store.writer.open_trial(small_trial, "fingerprint", "parent")
-    store.mlflow.set_terminated(run_id, "KILLED")
-    other = open_store(tmp_path / "other", store.uri)
-    assert other.writer.open_trial(small_trial, "fingerprint", "parent") == (run_id, True)
-    assert store.heartbeat.find_running_elsewhere("fingerprint").info.run_id == run_id
-    store.heartbeat.end_stale_runs()
-    assert store.mlflow.get_run(run_id).info.status == "RUNNING"
-
-
-@pytest.mark.parametrize(("telling", "said"), [(True, ["away", "back"]), (False, [])])
-def test_a_command_whose_workers_nobody_hears_tells_of_a_store_that_is_away(store, monkeypatch, capfd, telling, said):
-    monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.01)
-    monkeypatch.setattr(retrying_client, "NO_WAIT_SECONDS", 0)
-    run_id, calls, there = store.writer.create_run({}, "a run"), [], threading.Event()
-
-    class Away:
-        def log_batch(self, run_id, tags):
-            calls.append(run_id)
-            if len(calls) in (2, 3):  # the first is made before the run begins
-                raise requests.ConnectionError("refused")
-            if len(calls) > 5:
-                there.set()
-
-    store.client.mlflow = Away()
-    with store.heartbeat.record_heartbeat(run_id, telling):
-        assert there.wait(PATIENCE_SECONDS)
-    lines = capfd.readouterr().err.splitlines()
-    assert [line.rpartition(" ")[2] if line.endswith("back") else "away" for line in lines] == said
-    if telling:
-        assert lines == [
-            f"the tracking store {store.shown_uri} does not answer (refused); the trials wait for it, each for up to "
-            "300 s",
-            f"the tracking store {store.shown_uri} is back",
-        ]
-
-
-def test_a_run_that_ends_while_it_is_looked_at_stays_finished(store, small_trial, monkeypatch):
-    run_id, _ = store.writer.open_trial(small_trial, "fingerprint", "parent")
-    with trial_lock(store.home, "fingerprint"):
-        pass
-    listed = store.client.search_runs("attributes.status = 'RUNNING'")
-    store.mlflow.set_terminated(run_id, "FINISHED")
-    monkeypatch.setattr(RetryingClient, "search_runs", lambda self, condition: listed)
-    store.heartbeat.end_stale_runs()
-    assert store.mlflow.get_run(run_id).info.status == "FINISHED"
-
-
 def test_what_a_kill_left_of_a_finished_trial_is_cleared_and_force_trains_again(finished, trials, whole_mnist):
     store, _, done = finished
     directory = store.home / "trials" / store.mlflow.get_run(done[1].run_id).data.tags["fingerprint"]
@@ -353,58 +264,6 @@ def test_what_a_kill_left_of_a_finished_trial_is_cleared_and_force_trains_again(
     _, (forced,) = run(store, trials[1:2], force=True, jobs=1)
     assert all(metric.timestamp >= started for metric in store.mlflow.get_metric_history(forced.run_id, "train_loss"))
     assert checkpoints.saved_epochs(directory) == []
-
-
-def test_a_new_store_appears_with_all_its_tables_or_not_at_all(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    search, seen = mlflow.MlflowClient.search_experiments, []
-
-    def looking(self, *arguments, **named):
-        seen.append((tmp_path / "whole.db").exists())
-        return search(self, *arguments, **named)
-
-    monkeypatch.setattr(mlflow.MlflowClient, "search_experiments", looking)
-    begun = tmp_path / f".whole.db-{open_store(tmp_path / 'home', 'sqlite:///before.db').home_id}"
-    begun.mkdir()
-    (begun / "whole.db").write_bytes(b"half")
-    open_store(tmp_path / "home", "sqlite:///whole.db")
-    assert seen == [False, False]
-    assert not begun.exists()
-    with sqlite3.connect("whole.db") as database:
-        assert database.execute("SELECT version_num FROM alembic_version").fetchall()
-    mlflow.set_tracking_uri(None)
-
-
-def test_runs_are_found_on_every_page_of_every_page_of_experiments(store, monkeypatch):
-    monkeypatch.setattr(retrying_client, "PAGE", 2)
-    made = set()
-    for number in range(5):
-        store.writer.experiment_id = store.mlflow.create_experiment(f"experiment {number}")
-        made.add(store.writer.create_run({"kind": "trial", "wanted": "yes"}, "a trial"))
-    found = [run.info.run_id for run in store.client.search_runs("tags.wanted = 'yes'")]
-    assert (len(found), set(found)) == (5, made)
-
-
-@pytest.mark.parametrize("by_name", [0, 100], ids=["read through", "by name"])
-def test_of_many_trials_the_newest_finished_runs_are_found(store, small_trial, monkeypatch, by_name):
-    monkeypatch.setattr(reader, "ASKED_FOR_BY_NAME", by_name)
-
-    def made(cache_key, **more):
-        tags = {"kind": "trial", "specification": "the same", "outcome": "finished"} | cache_key | more
-        run_id = store.writer.create_run(tags, "a trial")
-        store.mlflow.log_batch(run_id, metrics=[Metric(name, 0.5, 0, 1) for name in reader.METRICS])
-        store.mlflow.set_terminated(run_id, "FINISHED")
-        time.sleep(0.002)  # runs are told apart by the millisecond that they began in
-        return run_id
-
-    made({"fingerprint": "a"})
-    newest = made({"fingerprint": "a"})
-    store.mlflow.set_terminated(made({"fingerprint": "a"}), "KILLED")
-    other = made({"fingerprint": "b"})
-    made({"fingerprint": "c"})
-    made({})
-    found = store.reader.find_finished_runs(["a", "b", "d"])
-    assert {cache_key: run.info.run_id for cache_key, run in found.items()} == {"a": newest, "b": other}
 
 
 def test_a_network_is_recorded_once_where_the_answer_that_it_was_is_lost(finished, monkeypatch):
@@ -424,44 +283,3 @@ def test_a_network_is_recorded_once_where_the_answer_that_it_was_is_lost(finishe
         [run_of_it.info.experiment_id], filter_string=f"source_run_id = '{again.run_id}'"
     )
     assert (run_of_it.info.status, network.status) == ("FINISHED", "READY")
-
-
-def test_a_store_that_another_command_opens_is_not_waited_for_without_end(store, monkeypatch):
-    monkeypatch.setattr(tracking_store, "LOCK_SECONDS", 0)
-    with FileLock(store.home / paths.STORE_LOCK), pytest.raises(UserError) as refused:
-        open_store(store.home, store.uri)
-    assert str(refused.value) == (
-        f"another command of {store.home} is opening its store, and has been for 0 s: end it, as it may be suspended"
-    )
-
-
-def test_a_range_test_whose_curve_is_gone_is_trained_again_and_said(finished, trials, capfd):
-    store, _, done = finished
-    shutil.rmtree(local_store.path_of(store.mlflow.get_run(done[0].run_id).info.artifact_uri))
-    assert store.reader.result(done[0].trial, store.mlflow.get_run(done[0].run_id)) is None
-    assert capfd.readouterr().err == (
-        f"run {done[0].run_id} counts as missing, as its curve.csv is gone: put its artifacts back, or have the "
-        "command that trained range_test adam seed 0 train it again\n"
-    )
-    _, again = run(store, trials)
-    assert [item.how for item in again] == ["trained", "reused", "reused"]
-    np.testing.assert_array_equal(store.reader.curve(again[0].run_id)[1].size, 10)
-
-
-def test_artifacts_that_nobody_may_write_end_a_command_before_it_trains(store, tmp_path):
-    (tmp_path / "file").touch()
-    number = store.mlflow.create_experiment("mine", (tmp_path / "file" / "mlruns").as_uri())
-    mine = reopen_store(store.home, store.uri, number)
-    with pytest.raises(UserError) as refused:
-        mine.check_artifacts()
-    assert str(refused.value) == (
-        f"{tmp_path}/file/mlruns, where this experiment's artifacts go, cannot be written to (Not a directory): "
-        "make it writable, or have MLFLOW_EXPERIMENT_NAME name an experiment of your own"
-    )
-
-
-def test_variables_that_would_change_what_is_recorded_are_set_aside(store, monkeypatch):
-    for variable in retrying_client.REMOVED_VARIABLES:
-        monkeypatch.setenv(variable, "true")
-    open_store(store.home, store.uri)
-    assert not set(retrying_client.REMOVED_VARIABLES) & os.environ.keys()

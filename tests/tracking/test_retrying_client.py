@@ -14,7 +14,7 @@ from helpers.faults import PATIENCE_SECONDS
 from helpers.small import small_config
 from reproduce.errors import StoreAwayError, TrackingError, UserError
 from reproduce.study import planning
-from reproduce.tracking.retrying_client import RetryingClient, retry_timeout
+from reproduce.tracking.retrying_client import RetryingClient, configure_mlflow, retry_timeout
 from reproduce.tracking.store_errors import is_temporary
 
 
@@ -68,6 +68,17 @@ def test_a_server_that_is_not_there_is_away(monkeypatch):
     assert is_temporary(raised.value)
 
 
+class Refusing:
+    """Stands in for MLflow's own requests, and notes how often it would repeat each."""
+
+    def __init__(self):
+        self.retries = []
+
+    def __call__(self, method, url, max_retries, *rest, **named):
+        self.retries.append(max_retries)
+        raise requests.ConnectionError("refused")
+
+
 class Troubled:
     """Raises what it is given, one error a call, and then answers."""
 
@@ -89,6 +100,22 @@ def test_a_call_is_made_again_until_the_store_is_back_and_that_is_said_once(capf
         "the tracking store http://store does not answer (refused); waiting for it, for up to 60 s",
         "the tracking store http://store is back",
     ]
+
+
+def test_a_single_request_that_is_lost_is_made_again_without_a_word(capfd):
+    troubled = Troubled(requests.ConnectionError("refused"))
+    assert RetryingClient("http://store", 60).call(troubled.ask) == "answer"
+    assert (troubled.calls, capfd.readouterr().err) == (2, "")
+
+
+def test_mlflow_does_not_repeat_requests_itself(monkeypatch):
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    monkeypatch.setattr("mlflow.utils.rest_utils._get_http_response_with_retries", refuse := Refusing())
+    configure_mlflow()
+    client = RetryingClient("http://127.0.0.1:9", 0)
+    with pytest.raises(StoreAwayError):
+        client.call(lambda: client.mlflow.get_run("a run"))
+    assert refuse.retries == [0]
 
 
 def test_it_is_not_waited_for_longer_than_told():
