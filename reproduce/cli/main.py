@@ -219,7 +219,7 @@ def data_command(dataset: str, data_dir: Path | None) -> None:
     """Fetch, check and resize the images, and nothing else."""
     from reproduce.data import verified_cache
 
-    verified_cache.prepare(dataset, paths.own(run_command.home(), paths.HOME), data_dir or paths.usual_data_dir(), say)
+    verified_cache.prepare(dataset, paths.prepare_home(run_command.home()), data_dir or paths.default_data_dir(), say)
     click.echo(f"{dataset}: all four files are as they should be, in {run_command.home() / 'data' / dataset}")
 
 

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from reproduce import paths
 from reproduce.cli.options import AUTO, PROPOSED, RAY_ADDRESS, SCHEDULE_PARAMETERS, WITHOUT_EFFECT
 from reproduce.errors import TrialsFailedError, UserError, shown
-from reproduce.progress import said_if_slow, say
+from reproduce.progress import say, say_if_slow
 from reproduce.study import planning, rate_checks
 from reproduce.study.config import StudyConfig, option_words
 from reproduce.study.departures import may_be_of_grid
@@ -42,7 +42,7 @@ def run(
     planned = plan(config)  # a wish that cannot be met ends here, before anything that takes seconds
     if given.get("learning_rates") != PROPOSED:  # proposed rates are not known yet
         rate_checks.check_rates(config, planned)
-    data_dir = given["data_dir"] or paths.usual_data_dir()
+    data_dir = given["data_dir"] or paths.default_data_dir()
     _check_ranks(given, planned)
     if distributed.follows():
         with _no_gpu_seen_for(given["device"]):
@@ -109,7 +109,7 @@ def _here(given: dict[str, Any], data_dir: Path | None) -> Iterator[tuple[str, C
             from reproduce.execution import local
             from reproduce.training import engines
 
-            with said_if_slow("having the kernel of engine fused compiled, once for this machine, for up to 120 s"):
+            with say_if_slow("having the kernel of engine fused compiled, once for this machine, for up to 120 s"):
                 engine, kernel = engines.resolve(given["engine"], device, home(), say)
             verified_cache.prepare(given["dataset"], home(), data_dir, say)
             if distributed.size():
@@ -140,7 +140,7 @@ def _follow(given: dict[str, Any], data_dir: Path | None) -> int:
         """Rank 0 says it."""
 
     try:
-        (device, _), place = _device(given["device"]), paths.own(home(), paths.HOME)
+        (device, _), place = _device(given["device"]), paths.prepare_home(home())
         engine, kernel = engines.resolve(given["engine"], device, place, unsaid)
         verified_cache.prepare(given["dataset"], place, data_dir, unsaid)
         distributed.follow(place, kernel, lambda: _numerics_environment(given["dataset"], device, engine, kernel))
@@ -218,7 +218,7 @@ def home() -> Path:
 
 def open_store(command: str) -> Any:
     """The tracking store, for that command to record in. It takes seconds to import."""
-    place = paths.own(home(), paths.HOME)
+    place = paths.prepare_home(home())
     from reproduce.tracking import store
 
     return store.open_store(place, command=command, trains=command not in ("report", "verify"))

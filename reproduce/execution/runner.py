@@ -68,7 +68,7 @@ def run(
         def epochs_done() -> int:
             return sum(task.trial.epochs if task.trial in done else ground.epochs_done(task) for task in remaining)
 
-        with progress.watch(total, epochs_done):
+        with progress.show_progress(total, epochs_done):
             ground.run(remaining, done)
             busy = [task for task in remaining if done[task.trial].how == "busy"]
             if busy:

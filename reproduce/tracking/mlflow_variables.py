@@ -1,4 +1,4 @@
-"""What MLflow's variables choose: the store, the experiment, the run. Each is checked before it is recorded in."""
+"""What MLflow's variables choose: the store, the experiment, the run. Each is checked before anything is recorded."""
 
 import os
 from collections.abc import Callable
@@ -17,12 +17,14 @@ from reproduce.errors import UserError, shown
 from reproduce.escaping import without_credentials
 from reproduce.tracking import local_store
 
-EXPERIMENT = "lenet5-mnist"  # where runs go unless `mlflow run` or the usual variables choose
+# Where runs go unless `mlflow run` or the variables choose.
+EXPERIMENT = "lenet5-mnist"
 STORE, RUN = "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"
 EXPERIMENT_ID, EXPERIMENT_NAME = "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"
 SERVERS = ("http", "https", "databricks", "databricks-uc", "uc")
 EXPECTED = "a file, as sqlite:///mlflow.db, a server, as http://127.0.0.1:5000, or a database"
-DEFAULT_EXPERIMENT_ID = "0"  # which every store has
+# Every store has it.
+DEFAULT_EXPERIMENT_ID = "0"
 NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 T = TypeVar("T")
 MIGRATE = "bring the runs over with mlflow migrate-filestore"
@@ -33,10 +35,11 @@ def resolve_store(uri: str) -> tuple[str, Path | None]:
 
     UserError where no store can be there.
     """
-    file = local_store.file_of(uri)
+    file = local_store.find_file(uri)
     if file is not None:
-        address, query = local_store.address_of(file), uri.partition("?")[2]
-        if "/file:" in uri:  # SQLite's own address, which has its parameters within
+        address, query = local_store.make_uri(file), uri.partition("?")[2]
+        # SQLite's own address has its parameters within.
+        if "/file:" in uri:
             return uri, file
         return (f"{address}?{query}" if query else address), file
     try:
@@ -66,10 +69,10 @@ def check_for_new_store() -> None:
 
 
 def choose_experiment(client: MlflowClient, file: Path | None, command: str | None) -> str:
-    """Return the id of the experiment to record in, made where it is not there, by what MLflow's variables name.
+    """Return the id of the experiment that MLflow's variables name, created where it does not exist.
 
-    `file` is the store's where it is in SQLite. UserError where the store has none such, or a run is named that
-    `mlflow run` has not just made for this `command`.
+    `file` is the file of a SQLite store. UserError where the store has no such run or experiment, or where the run is
+    not one that `mlflow run` has just made for this `command`.
     """
     if named := os.environ.get(RUN):
         run = _find(RUN, named, client.get_run)
@@ -80,7 +83,7 @@ def choose_experiment(client: MlflowClient, file: Path | None, command: str | No
     name = _experiment_name()
     if found := client.get_experiment_by_name(name):
         return _active(found, EXPERIMENT_NAME)
-    return _create(client, name, local_store.next_artifacts(file) if file else None)
+    return _create(client, name, local_store.next_artifact_uri(file) if file else None)
 
 
 def _experiment_name() -> str:
@@ -91,18 +94,20 @@ def _experiment_name() -> str:
 
 
 def _create(client: MlflowClient, name: str, artifacts: str | None) -> str:
-    try:  # the tag tells the UI to show training runs first, not prompts and traces
-        return client.create_experiment(name, artifacts, tags={"mlflow.experimentKind": "custom_model_development"})
+    # With this tag the UI shows training runs first, not prompts and traces.
+    tags = {"mlflow.experimentKind": "custom_model_development"}
+    try:
+        return client.create_experiment(name, artifacts, tags=tags)
     except MlflowException as error:
         found = client.get_experiment_by_name(name)
-        # Somebody else may just have made it, or this was asked for twice as the first answer was lost.
+        # Another command may have created it just now, or the first answer of the store was lost.
         if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS) or found is None:
             raise
         return found.experiment_id
 
 
 def _check_own(run: Run, command: str | None) -> None:
-    """UserError unless `mlflow run` has just made that run, for this command: any other has a record of its own."""
+    """UserError unless `mlflow run` has just made that run for this command: any other has its own record."""
     tags, what = run.data.tags, None
     if run.info.lifecycle_stage != "active":
         what = "a deleted run"

@@ -1,4 +1,4 @@
-"""The trained network as an MLflow model: logged as this code over a safetensors file, so nothing is pickled.
+"""The trained network as an MLflow model: this code and a safetensors file, so that nothing is pickled.
 
 `mlflow.pyfunc.load_model("runs:/RUN/model").predict(images)` takes images (n, 1, 32, 32) float32 in [0, 1] and gives
 logits (n, 10) float32.

@@ -15,7 +15,7 @@ from filelock import Timeout
 
 from reproduce.errors import UserError
 from reproduce.progress import say
-from reproduce.tracking.local_store import ARTIFACTS, LOCKED_SECONDS, path_of
+from reproduce.tracking.local_store import ARTIFACTS, LOCKED_SECONDS, local_path
 from reproduce.tracking.locks import parent_lock
 
 # Without a heartbeat, which comes every minute, the command of a run has ended.
@@ -129,7 +129,7 @@ def _addresses_elsewhere(database: sqlite3.Connection, folder: Path) -> dict[Pat
         for row, value, is_open in _read_column(database, table, column):
             if value.startswith(right) or (value.startswith(plain) and "%" not in value):
                 continue
-            path = path_of(value)
+            path = local_path(value)
             if path is None or ARTIFACTS not in path.parts:
                 continue
             is_here = path.is_relative_to(folder)

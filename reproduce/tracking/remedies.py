@@ -1,7 +1,6 @@
-"""What to do about a cause: the one place that decides which remedy goes with what went wrong.
+"""What to do about an error: the one place that decides which remedy goes with which cause.
 
-A remedy is given only where it helps. That the same command goes on is said only after what the tests have broken and
-gone on from.
+A remedy is given only where it helps. That the same command goes on is said only after causes that the tests create.
 """
 
 import os
@@ -11,7 +10,7 @@ from importlib.util import find_spec
 from reproduce.errors import StoreAwayError, TrackingError, TrialsFailedError
 
 GO_ON = "what is done is recorded; the same command goes on from there"
-# Of a command that records no trials, in place of that.
+# What commands that record no trials say in its place.
 COMMANDS_WITHOUT_TRIALS = {
     "report": "nothing that was recorded is lost; the same command writes the report anew",
     "verify": "nothing is lost; the same command judges again",
@@ -21,7 +20,7 @@ COMMANDS_WITHOUT_TRIALS = {
 UNSET, NAME_ANOTHER = "correct MLFLOW_TRACKING_URI, or unset it", "have MLFLOW_TRACKING_URI name another store"
 NO_ROOM = ("disk is full", "no space left", "quota exceeded")
 NO_RIGHT = ("readonly database", "read-only", "permission denied", "operation not permitted")
-# What stores say of themselves, MLflow's own words among it, in lower case, and what then helps.
+# Words of stores and of MLflow in an error, in lower case, and what then helps.
 STORE_REMEDIES = (
     (("out-of-date database schema", "can't locate revision"), "make a copy of it, then run: mlflow db upgrade {uri}"),
     (("must be in the 'active' state",), "restore the experiment, or have MLFLOW_EXPERIMENT_NAME name another"),

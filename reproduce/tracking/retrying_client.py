@@ -21,7 +21,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 
 from reproduce.errors import StoreAwayError, TrackingError, UserError
 from reproduce.escaping import without_credentials
-from reproduce.progress import said_if_slow, say
+from reproduce.progress import say, say_if_slow
 from reproduce.tracking.store_errors import STORE_ERRORS, describe_error, is_temporary
 
 RETRY_TIMEOUT = "REPRODUCE_STORE_PATIENCE"  # seconds, in the environment
@@ -119,7 +119,7 @@ class RetryingClient:
         def attempt() -> T:
             if self.is_quiet:
                 return function(*args, **kwargs)
-            with said_if_slow(f"the tracking store {self.shown_uri} takes long to answer; {wait}", announced):
+            with say_if_slow(f"the tracking store {self.shown_uri} takes long to answer; {wait}", announced):
                 return function(*args, **kwargs)
 
         attempts = Retrying(

@@ -16,8 +16,8 @@ from mlflow.store.db.db_types import DATABASE_ENGINES
 from reproduce.data.verified_cache import write_atomically
 from reproduce.errors import TrackingError, UserError
 from reproduce.escaping import without_credentials
-from reproduce.paths import STORE_LOCK, unwritable
-from reproduce.progress import said_if_slow
+from reproduce.paths import STORE_LOCK, why_unwritable
+from reproduce.progress import say_if_slow
 from reproduce.tracking import local_store, mlflow_variables, relocation
 from reproduce.tracking.heartbeat import Heartbeat
 from reproduce.tracking.reader import RunReader
@@ -62,8 +62,8 @@ class TrackingStore:
     def check_artifacts(self) -> None:
         """UserError where the experiment's artifacts go to a place on this machine that cannot be written to."""
         location = self.client.call(self.mlflow.get_experiment, self.experiment_id).artifact_location
-        place = local_store.path_of(location)
-        if place is not None and (why := unwritable(place)) is not None:
+        place = local_store.local_path(location)
+        if place is not None and (why := why_unwritable(place)) is not None:
             raise UserError(
                 f"{place}, where this experiment's artifacts go, cannot be written to ({why}): "
                 f"make it writable, or have {mlflow_variables.EXPERIMENT_NAME} name an experiment of your own"
@@ -93,7 +93,7 @@ def open_store(home: Path, uri: str | None = None, command: str | None = None, t
             if file is None:
                 client.call(_reach_database, uri)
             elif os.path.lexists(file):
-                local_store.check(file)
+                local_store.check_file(file)
                 client.call(relocation.relocate, file, home)
             else:
                 _make(file, home_id, trains)
@@ -135,10 +135,10 @@ def _make(file: Path, home_id: str, trains: bool) -> None:
             f"there is no tracking store {file}, expected one that has runs: have {mlflow_variables.STORE} name it, or "
             "make the runs first, as with reproduce main"
         )
-    local_store.check(file)
+    local_store.check_file(file)
     mlflow_variables.check_for_new_store()
-    with said_if_slow(f"the tracking store {file} is new and is being made, which takes some seconds"):
-        local_store.make(file, home_id)
+    with say_if_slow(f"the tracking store {file} is new and is being made, which takes some seconds"):
+        local_store.make_store(file, home_id)
 
 
 def check_store_to_show(home: Path) -> str:
@@ -151,7 +151,7 @@ def check_store_to_show(home: Path) -> str:
     uri, file = mlflow_variables.resolve_store(mlflow.get_tracking_uri())
     if file is None:
         return uri
-    local_store.check(file)
+    local_store.check_file(file)
     if file.exists():
         with suppress(UserError):
             relocation.relocate(file, home)
@@ -196,7 +196,7 @@ def _lock_home(home: Path) -> Iterator[None]:
     lock = FileLock(home / STORE_LOCK)
     locked = f"another command of {home} is opening its store"
     try:
-        with said_if_slow(f"{locked}; waiting for it, for up to {LOCK_SECONDS} s"):
+        with say_if_slow(f"{locked}; waiting for it, for up to {LOCK_SECONDS} s"):
             lock.acquire(timeout=LOCK_SECONDS)
         _read_home_id(home)
     except Timeout as error:

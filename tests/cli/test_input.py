@@ -311,7 +311,7 @@ def test_a_port_that_is_taken_and_an_address_of_another_machine_are_told(monkeyp
         bound.listen()
         port = bound.getsockname()[1]
         code, printed = typed(monkeypatch, capsys, "ui", "--port", str(port))
-        taken = f"error: --port {port} cannot be had on 127.0.0.1 (Address already in use): name another\n"
+        taken = f"error: --port {port} is not free on 127.0.0.1 (Address already in use): name another\n"
         assert (code, printed) == (2, taken)
     paths.check_port("127.0.0.1", port)  # free again
     code, printed = typed(monkeypatch, capsys, "ui", "--host", "192.0.2.1")  # that of documentation

@@ -21,7 +21,7 @@ class StudyFolder:
         return self.folder / "mlflow.db"
 
     def open(self) -> TrackingStore:
-        return open_store(self.home, local_store.address_of(self.file))
+        return open_store(self.home, local_store.make_uri(self.file))
 
     def record(self, text: str = "1") -> str:
         """A finished run with an artifact; its id."""
@@ -40,7 +40,7 @@ class StudyFolder:
         with sqlite3.connect(self.file) as database:
             rows = [database.execute(f"SELECT {column} FROM {table}") for table, column in relocation.PLACES[:2]]
             values = [value for row in rows for (value,) in row]
-        return {Path(local_store.path_of(value)) for value in values}
+        return {Path(local_store.local_path(value)) for value in values}
 
     def moved_to(self, folder: Path, how=shutil.move) -> "StudyFolder":
         how(self.folder, folder)

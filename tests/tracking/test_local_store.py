@@ -19,7 +19,7 @@ NAMES = ("a b", "é", "日本", "50%", "a%20b", "a%2e%2e", "a?b", "a#b", "a;b&c=
 @pytest.mark.parametrize("name", NAMES)
 def test_an_address_names_the_file_in_a_folder_of_any_name(name):
     file = Path("/home", name, "mlflow.db")
-    assert local_store.file_of(local_store.address_of(file)) == file
+    assert local_store.find_file(local_store.make_uri(file)) == file
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -41,7 +41,7 @@ def test_a_new_store_is_made_whole_in_a_folder_of_any_name(tmp_path, monkeypatch
     assert sorted(path.name for path in tmp_path.rglob("*.db")) == ["mlflow.db"]
     assert {path.name for path in tmp_path.iterdir()} == {name, "home"}
     default = store.mlflow.get_experiment("0").artifact_location
-    assert local_store.path_of(default) == tmp_path / name / "mlruns" / "0"
+    assert local_store.local_path(default) == tmp_path / name / "mlruns" / "0"
 
 
 @pytest.mark.parametrize(
@@ -55,12 +55,12 @@ def test_a_new_store_is_made_whole_in_a_folder_of_any_name(tmp_path, monkeypatch
     ],
 )
 def test_the_file_of_an_address(uri, file):
-    assert local_store.file_of(uri) == Path(file).absolute()
+    assert local_store.find_file(uri) == Path(file).absolute()
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "postgresql+psycopg2://u@h/d", "databricks", "./mlruns", ""])
 def test_other_stores_have_no_file(uri):
-    assert local_store.file_of(uri) is None
+    assert local_store.find_file(uri) is None
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_other_stores_have_no_file(uri):
 )  # fmt: skip
 def test_a_database_in_memory_is_refused(uri):
     with pytest.raises(UserError) as refused:
-        local_store.file_of(uri)
+        local_store.find_file(uri)
     assert str(refused.value) == (
         f"MLFLOW_TRACKING_URI is {uri!r}, a database in memory, which ends with each process: "
         "name a file, as sqlite:///mlflow.db, or unset it"
@@ -114,17 +114,17 @@ def hindered(folder: Path, kind: str) -> Path:
 def test_what_no_waiting_makes_a_store_is_refused_at_once(tmp_path, kind, message):
     file = hindered(tmp_path, kind)
     with pytest.raises(UserError) as refused:
-        local_store.check(file)
+        local_store.check_file(file)
     assert str(refused.value) == f"the tracking store {file} {message.format(file=file)}"
 
 
 def test_a_folder_whose_name_is_not_utf8_is_refused(tmp_path):
     file = tmp_path / os.fsdecode(b"\xff") / "mlflow.db"
     with pytest.raises(UserError, match="has a name that is not UTF-8, in which MLflow can keep no store: rename the"):
-        local_store.check(file)
+        local_store.check_file(file)
 
 
 def test_an_empty_file_and_none_are_as_good_as_a_store(tmp_path):
     (tmp_path / "empty.db").touch()
     for name in ("empty.db", "new/mlflow.db"):
-        local_store.check(tmp_path / name)
+        local_store.check_file(tmp_path / name)

@@ -45,7 +45,7 @@ def test_of_many_trials_the_newest_finished_runs_are_found(store, small_trial, m
 
 def test_a_range_test_whose_curve_is_gone_is_trained_again_and_said(finished, trials, capfd):
     store, _, done = finished
-    shutil.rmtree(local_store.path_of(store.mlflow.get_run(done[0].run_id).info.artifact_uri))
+    shutil.rmtree(local_store.local_path(store.mlflow.get_run(done[0].run_id).info.artifact_uri))
     assert store.reader.result(done[0].trial, store.mlflow.get_run(done[0].run_id)) is None
     assert capfd.readouterr().err == (
         f"run {done[0].run_id} counts as missing, as its curve.csv is gone: put its artifacts back, or have the "

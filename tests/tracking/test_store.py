@@ -137,7 +137,7 @@ def test_a_store_that_takes_long_to_make_is_said_to_be_made(nowhere, tmp_path, m
 
     monkeypatch.setattr("reproduce.progress.say", say)
     monkeypatch.setattr("reproduce.progress.SILENT_SECONDS", 0.2)
-    monkeypatch.setattr(local_store, "make", make)
+    monkeypatch.setattr(local_store, "make_store", make)
     with pytest.raises(UserError, match="no more of it"):
         open_store(tmp_path / "home", nowhere)
     assert said == [f"the tracking store {tmp_path}/mlflow.db is new and is being made, which takes some seconds"]
