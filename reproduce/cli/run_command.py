@@ -6,7 +6,7 @@ What takes seconds to import is imported where it is needed: a wish that cannot 
 import functools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from reproduce import paths
 from reproduce.cli.options import AUTO, PROPOSED, RAY_ADDRESS, SCHEDULE_PARAMETERS, WITHOUT_EFFECT
-from reproduce.errors import TrialsFailedError, UserError, shown
+from reproduce.errors import TrackingError, TrialsFailedError, UserError, shown
 from reproduce.progress import say, say_if_slow
 from reproduce.study import planning, rate_checks
 from reproduce.study.config import StudyConfig, option_words
@@ -82,7 +82,9 @@ def run(
                 if beside is not None:
                     done += how(beside(store, config), store, parent_id)
             except BaseException:
-                store.heartbeat.end_stale_runs(wait=False)  # trials whose workers were ended in the middle
+                # The workers of these trials were ended in the middle. What stays open, the next command ends.
+                with suppress(TrackingError):
+                    store.heartbeat.no_wait.end_stale_runs()
                 raise
             store.heartbeat.end_stale_runs()
             log_outcomes(store, parent_id, [(item.trial, item.run_id, item.how) for item in done])

@@ -7,7 +7,7 @@ for instance, a tag tells: a run renews it every minute.
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import Timeout
@@ -18,7 +18,7 @@ from reproduce.errors import TrackingError
 from reproduce.progress import say
 from reproduce.tracking.locks import parent_lock, trial_lock
 from reproduce.tracking.reader import search_trial_runs
-from reproduce.tracking.retrying_client import RetryingClient
+from reproduce.tracking.retrying_client import RetryingClient, retry_timeout
 
 HEARTBEAT_SECONDS = 60
 
@@ -31,6 +31,11 @@ class Heartbeat:
 
     def __init__(self, client: RetryingClient, home: Path, home_id: str) -> None:
         self.client, self.home, self.home_id = client, home, home_id
+
+    @property
+    def no_wait(self) -> "Heartbeat":
+        """The same without waiting for a store that is away: what cannot be ended now, the next command ends."""
+        return Heartbeat(self.client.no_wait, self.home, self.home_id)
 
     def tags(self) -> dict[str, str]:
         """Return the tags of a heartbeat now. `patience` is for how many seconds the process waits for the store."""
@@ -78,63 +83,54 @@ class Heartbeat:
     def is_stale(self, run: Run) -> bool:
         """Return whether the last heartbeat is older than the time for which the run's process waits for the store."""
         last, timeout = (run.data.tags.get(name, "") for name in ("alive_at", "patience"))
-        wait = int(timeout) if timeout.isdecimal() else self.client.timeout
+        wait = int(timeout) if timeout.isdecimal() else retry_timeout()
         return not last.isdecimal() or time.time() - int(last) >= wait + 2 * HEARTBEAT_SECONDS
 
-    def end_stale_runs(self, wait: bool = True) -> None:
+    def end_stale_runs(self) -> None:
         """Mark as KILLED the runs whose process is gone.
 
         Of this home, these are the runs whose lock nobody holds. Of other homes, they are the runs that are stale, and
-        the trials of a parent of this home that has ended: a cluster's workers end with their command. Without `wait`,
-        a store that is away is left alone: the next command ends those runs.
+        the trials of a parent of this home that has ended: a cluster's workers end with their command.
         """
-        client = self.client if wait else self.client.no_wait
-        with nullcontext() if wait else suppress(TrackingError):
-            running = client.search_runs("attributes.status = 'RUNNING'")
-            # Parents first, as their trials may have ended with them.
-            for run in sorted(running, key=lambda run: "fingerprint" in run.data.tags):
-                # Without this tag it is a run of another program.
-                if "home" in run.data.tags:
-                    self._end_if_stale(run, client)
+        running = self.client.search_runs("attributes.status = 'RUNNING'")
+        # Parents first, as their trials may have ended with them.
+        for run in sorted(running, key=lambda run: "fingerprint" in run.data.tags):
+            # Without this tag it is a run of another program.
+            if "home" in run.data.tags:
+                self._end_if_stale(run)
 
-    def _end_if_stale(self, run: Run, client: RetryingClient) -> None:
+    def _end_if_stale(self, run: Run) -> None:
         run_id, cache_key = run.info.run_id, run.data.tags.get("fingerprint")
         lock = trial_lock(self.home, cache_key) if cache_key else parent_lock(self.home, run_id)
         file = Path(lock.lock_file)
         if run.data.tags["home"] != self.home_id or not file.exists():
-            if self.is_stale(run) or self._has_parent_ended(run, client):
-                _end_run(run_id, client)
+            if self.is_stale(run) or self._has_parent_ended(run):
+                self._end_run(run_id)
             return
         # A lock that is held raises Timeout: that process is alive.
         with suppress(Timeout), lock.acquire(blocking=False):
-            _end_run(run_id, client)
+            self._end_run(run_id)
             if not cache_key:
                 file.unlink(missing_ok=True)
 
-    def _has_parent_ended(self, run: Run, client: RetryingClient) -> bool:
+    def _has_parent_ended(self, run: Run) -> bool:
         """Return whether the run's parent is a command of this home that ended, and its workers with it.
 
         A command that failed may have lost its cluster, whose workers then go on.
         """
         parent_id = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
-        found = client.search_runs(f"attributes.run_id = '{parent_id}'") if parent_id else []
+        found = self.client.search_runs(f"attributes.run_id = '{parent_id}'") if parent_id else []
         ended = ("FINISHED", "KILLED")
         return any(run.data.tags.get("home") == self.home_id and run.info.status in ended for run in found)
 
-    def end_lost_trials(self, parent_id: str, cache_key: str | None = None, wait: bool = True) -> None:
-        """Mark as KILLED the running trials of a parent, or the one with that cache key: their workers are gone.
-
-        Without `wait`, a store that is away is left alone: the next command ends those runs.
-        """
-        client = self.client if wait else self.client.no_wait
+    def end_lost_trials(self, parent_id: str, cache_key: str | None = None) -> None:
+        """Mark as KILLED the running trials of a parent, or the one with that cache key: their workers are gone."""
         condition = f"attributes.status = 'RUNNING' AND tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'"
-        with nullcontext() if wait else suppress(TrackingError):
-            for run in client.search_runs(condition):
-                if cache_key in (None, run.data.tags.get("fingerprint")):
-                    _end_run(run.info.run_id, client)
+        for run in self.client.search_runs(condition):
+            if cache_key in (None, run.data.tags.get("fingerprint")):
+                self._end_run(run.info.run_id)
 
-
-def _end_run(run_id: str, client: RetryingClient) -> None:
-    # The run may have ended since it was listed.
-    if client.call(client.mlflow.get_run, run_id).info.status == "RUNNING":
-        client.call(client.mlflow.set_terminated, run_id, "KILLED")
+    def _end_run(self, run_id: str) -> None:
+        # The run may have ended since it was listed.
+        if self.client.call(self.client.mlflow.get_run, run_id).info.status == "RUNNING":
+            self.client.call(self.client.mlflow.set_terminated, run_id, "KILLED")

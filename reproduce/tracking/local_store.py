@@ -19,7 +19,6 @@ from reproduce.paths import why_unwritable
 ARTIFACTS = "mlruns"
 # To wait in one attempt for another process that locks the file.
 LOCKED_SECONDS = 5
-ANOTHER_FILE = "have MLFLOW_TRACKING_URI name another file"
 
 
 def find_file(uri: str) -> Path | None:
@@ -60,23 +59,15 @@ def make_uri(file: Path) -> str:
 
 def check_file(file: Path) -> None:
     """UserError for a file that is no tracking store and will not become one."""
-    try:
-        str(file).encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{shown(str(file))} has a name that is not UTF-8, in which MLflow can keep no store: "
-            "rename the folder, or have MLFLOW_TRACKING_URI name a file elsewhere"
-        ) from error
-    if file.is_dir():
-        raise UserError(
-            f"the tracking store {file} is a directory, expected a file: "
-            f"have MLFLOW_TRACKING_URI name one in it, as {make_uri(file / 'mlflow.db')}"
-        )
     if (why := _why_unfit(file)) is not None:
-        raise UserError(f"the tracking store {file} {why}: {ANOTHER_FILE}")
+        raise UserError(f"the tracking store {file} {why}: have MLFLOW_TRACKING_URI name another file")
 
 
 def _why_unfit(file: Path) -> str | None:
+    if str(file) != os.fsencode(file).decode(errors="replace"):
+        return "has a name that is not UTF-8, in which MLflow can keep no store"
+    if file.is_dir():
+        return f"is a directory, expected a file, as {make_uri(file / 'mlflow.db')}"
     if file.is_symlink() and not file.exists():
         return f"is a link to {file.readlink()}, which is not there"
     if not os.path.lexists(file):

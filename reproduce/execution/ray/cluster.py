@@ -92,7 +92,8 @@ class Cluster:
             raise
         except BaseException:
             self._cancel(list(under_way))
-            self._store.heartbeat.end_lost_trials(tasks[0].parent_id, wait=False)
+            with suppress(TrackingError):
+                self._store.heartbeat.no_wait.end_lost_trials(tasks[0].parent_id)
             raise
 
     def _begin(self, task: TrialTask) -> Any:
