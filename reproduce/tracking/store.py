@@ -87,8 +87,7 @@ def open_store(home: Path, uri: str | None = None, command: str | None = None, t
         mlflow.set_tracking_uri(uri)
     uri, file = mlflow_variables.resolve_store(mlflow.get_tracking_uri())
     client = RetryingClient(uri, min(retry_timeout(), OPENING_SECONDS))
-    with _lock_home(home):
-        home_id = _read_home_id(home)
+    with _lock_home(home) as home_id:
         try:
             if file is None:
                 client.call(_reach_database, uri)
@@ -100,10 +99,8 @@ def open_store(home: Path, uri: str | None = None, command: str | None = None, t
             experiment_id = client.call(lambda: mlflow_variables.choose_experiment(client.mlflow, file, command))
         except UserError:
             raise
-        except TrackingError as error:
-            raise UserError(f"{error}: {suggest_for_store(client.shown_uri, error)}") from error
         except Exception as error:
-            raise _cannot_be_used(uri, error) from error
+            raise _explain(uri, error) from error
     return _assemble(home, home_id, file, experiment_id, client, trains)
 
 
@@ -158,7 +155,7 @@ def check_store_to_show(home: Path) -> str:
     try:
         MlflowClient(uri).search_experiments(max_results=1)
     except Exception as error:
-        raise _cannot_be_used(uri, error) from error
+        raise _explain(uri, error) from error
     return uri
 
 
@@ -172,10 +169,11 @@ def read_creation_time(uri: str, experiment_id: str, known: bool) -> int | None:
     return client.call(lambda: client.mlflow.get_experiment(experiment_id)).creation_time
 
 
-def _cannot_be_used(uri: str, error: Exception) -> UserError:
-    """Return what to raise for any other error: a database's driver has its own, or is not installed."""
+def _explain(uri: str, error: Exception) -> UserError:
+    """Return what to raise for an error of any kind. The drivers of databases have errors of their own."""
     shown_uri = without_credentials(uri)
-    why = f"the tracking store {shown_uri} cannot be used: {describe_error(error)}"
+    refused = f"the tracking store {shown_uri} cannot be used: {describe_error(error)}"
+    why = str(error) if isinstance(error, TrackingError) else refused
     return UserError(f"{why}: {suggest_for_store(shown_uri, error)}")
 
 
@@ -188,17 +186,17 @@ def _reach_database(uri: str) -> None:
 
 
 @contextmanager
-def _lock_home(home: Path) -> Iterator[None]:
-    """Keep other commands of this home from opening a store: two that make the same SQLite store would collide.
+def _lock_home(home: Path) -> Iterator[str]:
+    """Keep other commands of this home from opening a store, as two that make the same one would collide.
 
-    UserError where another command keeps the lock, or where the home cannot be written to.
+    Yield the home's id. UserError where another command keeps the lock, or where the home cannot be written to.
     """
     lock = FileLock(home / STORE_LOCK)
     locked = f"another command of {home} is opening its store"
     try:
         with say_if_slow(f"{locked}; waiting for it, for up to {LOCK_SECONDS} s"):
             lock.acquire(timeout=LOCK_SECONDS)
-        _read_home_id(home)
+        home_id = _read_home_id(home)
     except Timeout as error:
         raise UserError(f"{locked}, and has been for {LOCK_SECONDS} s: end it, as it may be suspended") from error
     except OSError as error:
@@ -206,7 +204,7 @@ def _lock_home(home: Path) -> Iterator[None]:
             f"{home} cannot be written to ({error.strerror}): have REPRODUCE_HOME name a directory of your own"
         ) from error
     try:
-        yield
+        yield home_id
     finally:
         lock.release()
 
