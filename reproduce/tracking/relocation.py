@@ -20,13 +20,14 @@ from reproduce.tracking.locks import parent_lock
 
 # Without a heartbeat, which comes every minute, the command of a run has ended.
 SILENT_RUN_SECONDS = 120
-# Every column that holds the place of an artifact, in MLflow's tables. A store of another version may lack some.
+# Columns with places of artifacts in MLflow's tables, and for which rows more may be written. A store of another version
+# may lack some.
 PLACES = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "source"),
-    ("model_versions", "storage_location"),
+    ("experiments", "artifact_location", "1"),
+    ("runs", "artifact_uri", "status != 'FINISHED'"),
+    ("logged_models", "artifact_location", "0"),
+    ("model_versions", "source", "0"),
+    ("model_versions", "storage_location", "0"),
 )
 
 
@@ -70,12 +71,9 @@ def relocate(file: Path, home: Path) -> None:
         if changes:
             _write(database, changes, file)
     if before is not None:
-        outcome = (
-            "its record leads to its artifacts here now"
-            if found
-            else "its earlier artifacts are not here, and new ones go here"
-        )
-        say(f"the study in {here.parent} was in {before} before: {outcome}")
+        moved_too = "its record leads to its artifacts here now"
+        left_behind = "its earlier artifacts are not here, and new ones go here"
+        say(f"the study in {here.parent} was in {before} before: {moved_too if found else left_behind}")
 
 
 def _write(database: sqlite3.Connection, changes: list[tuple[_Address, Path]], file: Path) -> None:
@@ -125,8 +123,8 @@ def _addresses_elsewhere(database: sqlite3.Connection, folder: Path) -> dict[Pat
     right = f"{folder.as_uri().rstrip('/')}/"
     plain = f"{str(folder).rstrip('/')}/"
     found: dict[Path, list[_Address]] = {}
-    for table, column in PLACES:
-        for row, value, is_open in _read_column(database, table, column):
+    for table, column, open_rows in PLACES:
+        for row, value, is_open in _read_column(database, table, column, open_rows):
             if value.startswith(right) or (value.startswith(plain) and "%" not in value):
                 continue
             path = local_path(value)
@@ -139,11 +137,11 @@ def _addresses_elsewhere(database: sqlite3.Connection, folder: Path) -> dict[Pat
     return found
 
 
-def _read_column(database: sqlite3.Connection, table: str, column: str) -> list[tuple[int, str, int]]:
-    """Return row, value, and whether it is of an experiment or of a run that has not finished."""
-    is_open = {"experiments": "1", "runs": "status != 'FINISHED'"}.get(table, "0")
+def _read_column(database: sqlite3.Connection, table: str, column: str, open_rows: str) -> list[tuple[int, str, int]]:
+    """Return row, value and `open_rows`, 1 or 0, of every value in the column."""
+    query = f"SELECT rowid, {column}, {open_rows} FROM {table} WHERE {column} IS NOT NULL"
     try:
-        return database.execute(f"SELECT rowid, {column}, {is_open} FROM {table} WHERE {column} IS NOT NULL").fetchall()
+        return database.execute(query).fetchall()
     except sqlite3.OperationalError as error:
         # Another version of MLflow has no such table or column.
         if "no such" in str(error):
@@ -152,12 +150,9 @@ def _read_column(database: sqlite3.Connection, table: str, column: str) -> list[
 
 
 def _plan_changes(addresses: list[_Address], before: Path, file: Path) -> tuple[list[tuple[_Address, Path]], bool]:
-    """Return the addresses of one earlier folder that change, each with its place now; and whether artifacts are here.
+    """Return the addresses into one earlier folder that change, with their places now; and whether artifacts are here.
 
-    Args:
-        addresses: all that lead into the earlier folder.
-        before: that folder.
-        file: the store, where it stands now.
+    `before` is that folder, and `file` the store where it stands now.
     """
     here = [(address, _find_beside(file.parent, address.path)) for address in addresses]
     # os.path.exists, as Path.exists raises where there is no right to look.

@@ -22,29 +22,16 @@ from reproduce.analysis.lr_range_test import Reading
 from reproduce.data import datasets
 from reproduce.errors import StoreAwayError, TrackingError
 from reproduce.study.trial import SIZES, Trial
+from reproduce.tracking import reader
 from reproduce.tracking.heartbeat import Heartbeat
 from reproduce.tracking.logged_model import log_model
-from reproduce.tracking.reader import (
-    CURVE_FILE,
-    DIVERGED,
-    METRICS,
-    PROPOSED,
-    RANGE_TEST,
-    RANKS,
-    TRIAL,
-    VALIDATION,
-    is_finished,
-    metrics_of_kind,
-    proposal_tags,
-    search_trial_runs,
-)
 from reproduce.tracking.retrying_client import RetryingClient
 from reproduce.tracking.store_errors import describe_error
 from reproduce.training import provenance
 from reproduce.training.epoch_record import EpochRecord
 
 # The metrics of an epoch are written together: an epoch is in the store if this one is.
-LAST_LOGGED = METRICS[0]
+LAST_LOGGED = reader.METRICS[0]
 # Metrics that MLflow takes in one request.
 BATCH = 1000
 # With others, or with an earlier attempt of one's own, before a refusal counts as one.
@@ -76,8 +63,8 @@ class RunWriter:
 
     def open_trial(self, trial: Trial, cache_key: str, parent_id: str) -> tuple[str, bool]:
         """Return the run to record that trial in, and whether it resumes one that was interrupted."""
-        for run in search_trial_runs(self.client, cache_key):
-            if not is_finished(run) and not self.heartbeat.is_running_elsewhere(run):
+        for run in reader.search_trial_runs(self.client, cache_key):
+            if not reader.is_finished(run) and not self.heartbeat.is_running_elsewhere(run):
                 run_id, resumed = run.info.run_id, True
                 times = int(run.data.tags.get("times_resumed", 0)) + 1
                 tags = {MLFLOW_PARENT_RUN_ID: parent_id, "times_resumed": str(times)}
@@ -89,7 +76,7 @@ class RunWriter:
         else:
             tags = {
                 MLFLOW_PARENT_RUN_ID: parent_id,
-                "kind": RANGE_TEST if trial.is_range_test else TRIAL,
+                "kind": reader.RANGE_TEST if trial.is_range_test else reader.TRIAL,
                 "fingerprint": cache_key,
                 "specification": trial.config_hash,
                 "seed": str(trial.seed),
@@ -107,9 +94,9 @@ class RunWriter:
 
         It is a part of the run's environment: a report says where the environments of its runs differ.
         """
-        before = self.client.call(self.client.mlflow.get_run, run_id).data.tags.get(RANKS)
+        before = self.client.call(self.client.mlflow.get_run, run_id).data.tags.get(reader.RANKS)
         now = f"{before}, then {size}" if before and before.split(" ")[-1] != str(size) else before or str(size)
-        self.client.set_tags(run_id, {RANKS: now})
+        self.client.set_tags(run_id, {reader.RANKS: now})
 
     def log_dataset(self, run_id: str, name: str) -> None:
         """Log which data set a run uses, with its full hash."""
@@ -135,13 +122,13 @@ class RunWriter:
     def log_epoch(self, run_id: str, record: EpochRecord) -> None:
         """Log one epoch's metrics. Those of METRICS come last, together or not at all."""
         timestamp = int(record.finished_at * 1000)
-        kind = RANGE_TEST if np.isnan(record.test_accuracy) else TRIAL
-        values = {name: getattr(record, name) for name in (*metrics_of_kind(kind), "wall_seconds")}
+        kind = reader.RANGE_TEST if np.isnan(record.test_accuracy) else reader.TRIAL
+        values = {name: getattr(record, name) for name in (*reader.metrics_of_kind(kind), "wall_seconds")}
         # A range test that holds images out is evaluated on them by step.
         validation = [
             Metric(name, value, timestamp, int(step))
             for step, *both in record.validation.tolist()
-            for name, value in zip(VALIDATION, both, strict=True)
+            for name, value in zip(reader.VALIDATION, both, strict=True)
         ]
         for start in range(0, len(validation), BATCH):
             self.client.call(self.client.mlflow.log_batch, run_id, metrics=validation[start : start + BATCH])
@@ -171,7 +158,7 @@ class RunWriter:
         for record in history:
             if record.epoch not in logged:
                 self.log_epoch(run_id, record)
-        write_curve(files / CURVE_FILE, history)
+        write_curve(files / reader.CURVE_FILE, history)
         (files / "environment.json").write_text(json.dumps(provenance.environment(), indent=1), encoding="utf-8")
         if diff := provenance.source().diff:
             (files / "uncommitted.diff").write_bytes(diff)
@@ -179,7 +166,7 @@ class RunWriter:
         if weights is not None:
             # MLflow refuses to log a run's network again, as after an answer that was lost.
             self._call_despite_collisions(log_model, self.client.mlflow, run_id, weights)
-        outcome = DIVERGED if history[-1].diverged else "finished"
+        outcome = reader.DIVERGED if history[-1].diverged else "finished"
         self.client.set_tags(run_id, tags | {"outcome": outcome})
         self.client.call(self.client.mlflow.set_terminated, run_id, "FINISHED")
 
@@ -201,12 +188,14 @@ class RunWriter:
             proposals: seed and proposal, by the id of the range test's run.
         """
         now = int(time.time() * 1000)
-        metrics = [Metric(PROPOSED, found.learning_rate, now, seed) for seed, found in proposals.values() if found]
+        metrics = [
+            Metric(reader.PROPOSED, found.learning_rate, now, seed) for seed, found in proposals.values() if found
+        ]
         self.client.call(self.client.mlflow.log_batch, run_id, metrics=metrics)
         self.client.set_tags(run_id, {"smoothing_used": str(smoothing)})
         # A range test that was reused may have been read with another smoothing.
         for test_id, (_, found) in proposals.items():
-            self.client.set_tags(test_id, proposal_tags(found, smoothing))
+            self.client.set_tags(test_id, reader.proposal_tags(found, smoothing))
 
 
 def write_curve(path: Path, history: list[EpochRecord]) -> None:

@@ -38,7 +38,7 @@ class StudyFolder:
     def places(self) -> set[Path]:
         """The folder that every address of an artifact in the store leads into."""
         with sqlite3.connect(self.file) as database:
-            rows = [database.execute(f"SELECT {column} FROM {table}") for table, column in relocation.PLACES[:2]]
+            rows = [database.execute(f"SELECT {column} FROM {table}") for table, column, _ in relocation.PLACES[:2]]
             values = [value for row in rows for (value,) in row]
         return {Path(local_store.local_path(value)) for value in values}
 
