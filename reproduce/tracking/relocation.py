@@ -20,8 +20,8 @@ from reproduce.tracking.locks import parent_lock
 
 # Without a heartbeat, which comes every minute, the command of a run has ended.
 SILENT_RUN_SECONDS = 120
-# Columns with places of artifacts in MLflow's tables, and for which rows more may be written. A store of another version
-# may lack some.
+# Columns with places of artifacts in MLflow's tables, and for which rows more may be written. A store of another
+# version may lack some.
 PLACES = (
     ("experiments", "artifact_location", "1"),
     ("runs", "artifact_uri", "status != 'FINISHED'"),
