@@ -114,7 +114,7 @@ def test_mlflow_does_not_repeat_requests_itself(monkeypatch):
     configure_mlflow()
     client = RetryingClient("http://127.0.0.1:9", 0)
     with pytest.raises(StoreAwayError):
-        client.call(lambda: client.mlflow.get_run("a run"))
+        client.call(lambda: client.mlflow.get_run("0" * 32))
     assert refuse.retries == [0]
 
 
