@@ -7,7 +7,7 @@ import pytest
 import requests
 
 from helpers.faults import PATIENCE_SECONDS
-from reproduce.tracking import heartbeat, retrying_client
+from reproduce.tracking import heartbeat
 from reproduce.tracking.locks import trial_lock
 from reproduce.tracking.retrying_client import RetryingClient
 from reproduce.tracking.store import open_store
@@ -41,7 +41,6 @@ def test_a_run_that_goes_on_in_another_home_is_that_homes_from_the_first_moment(
 @pytest.mark.parametrize(("announce_outage", "said"), [(True, ["away", "back"]), (False, [])])
 def test_a_command_whose_workers_nobody_hears_announces_an_outage(store, monkeypatch, capfd, announce_outage, said):
     monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 0.01)
-    monkeypatch.setattr(retrying_client, "NO_WAIT_SECONDS", 0)
     run_id, calls, there = store.writer.create_run({}, "a run"), [], threading.Event()
 
     class Away:
