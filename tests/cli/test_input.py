@@ -263,6 +263,16 @@ def test_a_variable_that_leads_nowhere_is_named(
     assert line.startswith("error: " + message.format(here=surroundings, home=home, store="the tracking store")), line
 
 
+@pytest.mark.parametrize("command", ["report", "verify"])
+def test_a_store_that_does_not_exist_is_named_and_not_made(monkeypatch, capsys, surroundings, command):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///wrong.db")
+    code, printed = typed(monkeypatch, capsys, command)
+    assert code == 2
+    line = one_line(printed)
+    assert line.startswith(f"error: there is no tracking store {surroundings}/wrong.db, expected one that has runs: ")
+    assert {path.name for path in surroundings.iterdir()} == {"file", ".reproduce"}
+
+
 def test_a_home_on_a_file_system_without_locks_is_refused(monkeypatch, capsys, surroundings):
     def flock(descriptor, operation):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
