@@ -279,13 +279,13 @@ def test_a_clusters_trials_are_closed_with_the_command_that_they_were_of(store, 
         return store.mlflow.get_run(run_id).info.status
 
     with open_parent_run(store, "sweep", {}) as ended:
-        left, _ = node.open_trial(small_trial, "a" * 64, ended)
+        left, _ = node.writer.open_trial(small_trial, "a" * 64, ended)
     with suppress(ClusterLostError), open_parent_run(store, "sweep", {}) as failed:
-        unknown, _ = node.open_trial(small_trial, "d" * 64, failed)
+        unknown, _ = node.writer.open_trial(small_trial, "d" * 64, failed)
         raise ClusterLostError
     with open_parent_run(store, "sweep", {}) as at_work:
-        others, _ = node.open_trial(small_trial, "b" * 64, at_work)
-        lost, _ = node.open_trial(small_trial, "c" * 64, at_work)
+        others, _ = node.writer.open_trial(small_trial, "b" * 64, at_work)
+        lost, _ = node.writer.open_trial(small_trial, "c" * 64, at_work)
         store.heartbeat.end_stale_runs()
         assert [status(run_id) for run_id in (left, others, lost)] == ["KILLED", "RUNNING", "RUNNING"]
         assert status(unknown) == "RUNNING"  # its worker may not know yet; its silence will tell

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 from helpers import ROOT
+from helpers.faults import PATIENCE_SECONDS
 from helpers.small import kernel, run, small_config
+from reproduce import progress
 from reproduce.analysis import lr_range_test
 from reproduce.data import datasets
 from reproduce.study import planning
@@ -194,14 +196,21 @@ def test_a_trial_killed_with_sigkill_goes_on_in_its_run_to_the_same_bits(own_hom
 def test_a_trial_that_another_process_holds_is_waited_for_and_then_reused(finished, trials, monkeypatch, capfd):
     store, _, done = finished
     cache_key = store.mlflow.get_run(done[1].run_id).data.tags["fingerprint"]
-    holding, ended = threading.Event(), threading.Event()
+    holding, waits, ended = threading.Event(), threading.Event(), threading.Event()
+    say = progress.say
+
+    def note(line):
+        say(line)
+        waits.set()
 
     def hold():
         with trial_lock(store.home, cache_key):
             (store.home / "trials" / cache_key / "under-way").write_text("b0b")
             holding.set()
-            time.sleep(1)
+            waits.wait(PATIENCE_SECONDS)
             ended.set()
+
+    monkeypatch.setattr(progress, "say", note)
 
     find = RunReader.find_finished_run
     monkeypatch.setattr(
