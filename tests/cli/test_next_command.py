@@ -6,7 +6,7 @@ The store of most tests here only says which trials are finished, as hundreds of
 import csv
 import re
 import shlex
-from contextlib import contextmanager
+from contextlib import nullcontext
 from itertools import combinations, product
 
 import pytest
@@ -87,6 +87,7 @@ class Trained:
 
     def __init__(self, trials=()):
         self.finished = {trial.config_hash: trial for trial in trials}
+        self.reader = self.heartbeat = self
 
     def finished_runs(self):
         return self.finished
@@ -97,15 +98,11 @@ class Trained:
     def newest_proposal(self, test):
         return RecordedProposal("a run", 1.23e-3 * (test.seed + 1))
 
-    def close_abandoned(self):
+    def end_stale_runs(self):
         pass
 
     def check_artifacts(self):
         pass
-
-    @contextmanager
-    def parent(self, command, parameters):
-        yield "a parent"
 
 
 @pytest.fixture
@@ -117,6 +114,7 @@ def commands(monkeypatch, tmp_path, paper):
         run_command, "run", lambda name, given, config, plan, *_: seen.update(plan=(given, config, plan))
     )
     monkeypatch.setattr(run_command, "open_store", lambda name: seen["store"])
+    monkeypatch.setattr("reproduce.tracking.parent_run.open_parent_run", lambda *_: nullcontext("a parent"))
     monkeypatch.setattr(main, "_report", lambda store, parent_id, found, given: seen.update(found=found))
     monkeypatch.setattr(verdicts, "judge_all", lambda *_, about: seen.update(about=about) or [])
     monkeypatch.setattr(verdicts, "studied", lambda collection, every: every)
