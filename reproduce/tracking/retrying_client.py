@@ -3,7 +3,7 @@
 This is the one retry that waits: for every kind of store, for as long as REPRODUCE_STORE_PATIENCE says, and not without
 a word to the user. MLflow's own retry knows HTTP only. It stays on, cut to two repeats within seconds, as it repeats a
 single request, and this one repeats a whole call. Logging a trained model is one call of many requests: on a network
-that loses some of them, the whole call would fail again and again.
+that loses many of them, the whole call may fail again and again.
 """
 
 import copy
