@@ -31,7 +31,7 @@ from reproduce.study.trial import Trial
 
 if TYPE_CHECKING:
     from reproduce.results.run_collection import RunCollection
-    from reproduce.tracking.writer import Store
+    from reproduce.tracking.store import TrackingStore
 
 
 def _dashes(name: str) -> str:
@@ -66,7 +66,7 @@ def main_command(request: Request) -> int:
     def plan(config: StudyConfig) -> list[Trial]:
         return planning.range_tests(paper, config) + planning.requested_trials(paper, config)
 
-    def conclude(store: Store, parent_id: str, config: StudyConfig) -> None:
+    def conclude(store: TrackingStore, parent_id: str, config: StudyConfig) -> None:
         collection = _collect(store, paper, config, request)
         _log_proposals(store, parent_id, collection)
         _write_report(store, parent_id, collection, request.options)
@@ -80,7 +80,7 @@ def range_test_command(request: Request) -> int:
     paper = load_paper()
     own = request.with_config(range_test_epochs=request.config.epochs, epochs=None)
 
-    def conclude(store: Store, parent_id: str, config: StudyConfig) -> None:
+    def conclude(store: TrackingStore, parent_id: str, config: StudyConfig) -> None:
         _log_proposals(store, parent_id, _collect(store, paper, config, request))
 
     return run_command.run(own, functools.partial(planning.range_tests, paper), conclude)
@@ -101,7 +101,7 @@ def grid_command(request: Request) -> int:
         models = planning.requested_trials(paper, planning.grid_config(paper, config))
         return planning.range_tests(paper, config) + models
 
-    def plan_proposed(store: Store, config: StudyConfig) -> list[Trial]:
+    def plan_proposed(store: TrackingStore, config: StudyConfig) -> list[Trial]:
         collection = _collect(store, paper, config, request)
         rates = {
             test.seed: [
@@ -113,7 +113,7 @@ def grid_command(request: Request) -> int:
         }
         return planning.trials_beside_grid(paper, config, rates)
 
-    def conclude(store: Store, parent_id: str, config: StudyConfig) -> None:
+    def conclude(store: TrackingStore, parent_id: str, config: StudyConfig) -> None:
         from reproduce.results import comparisons
 
         collection = _collect(store, paper, config, request)
@@ -139,13 +139,14 @@ def report_command(request: Request) -> int:
     _check_output(options.output)
     store = run_command.open_store("report")
     store.check_artifacts()
-    store.close_abandoned()
+    store.heartbeat.end_stale_runs()
     config = _recorded(store, paper, _at_proposed_rates(store, paper, request.config), options)
     collection = _collect(store, paper, config, request)
     from reproduce.report import build
+    from reproduce.tracking.parent_run import open_parent_run
 
     build.check_replaced(collection, options.output)
-    with store.parent("report", request.texts) as parent_id:
+    with open_parent_run(store, "report", request.texts) as parent_id:
         _write_report(store, parent_id, collection, options)
     return 0
 
@@ -177,7 +178,7 @@ def verify_command(request: Request) -> int:
     from reproduce.results import verdicts
 
     store = run_command.open_store("verify")
-    every = store.seeds()
+    every = store.reader.seeds()
     own = StudyConfig(seeds=typed.seeds or every or None, engine=typed.engine)
     collection = _collect(store, paper, _recorded(store, paper, own, options), request)
     seeds = typed.seeds or verdicts.studied(collection, every) or paper.protocol.seeds
@@ -203,7 +204,7 @@ def verify_command(request: Request) -> int:
     return EXIT_INCONCLUSIVE if "inconclusive" in found else 0
 
 
-def _chosen_trials(store: Store, paper: Paper, request: Request) -> set[Trial] | None:
+def _chosen_trials(store: TrackingStore, paper: Paper, request: Request) -> set[Trial] | None:
     """Return the trials that the options choose; None where they choose none in particular."""
     if not option_words(paper, request.config.model_copy(update={"seeds": None})):
         return None
@@ -216,7 +217,7 @@ def data_command(dataset: str, data_dir: Path | None) -> None:
     """Fetch, check and resize the images, and nothing else."""
     from reproduce.data import verified_cache
 
-    verified_cache.prepare(dataset, paths.own(run_command.home(), paths.HOME), data_dir or paths.usual_data_dir(), say)
+    verified_cache.prepare(dataset, paths.prepare_home(run_command.home()), data_dir or paths.default_data_dir(), say)
     click.echo(f"{dataset}: all four files are as they should be, in {run_command.home() / 'data' / dataset}")
 
 
@@ -231,9 +232,9 @@ def ui_command(host: str, port: int) -> None:
     uri = mlflow.get_tracking_uri()
     if uri.startswith(("http://", "https://")):
         raise UserError(f"MLFLOW_TRACKING_URI names a server, which has the UI itself: open {without_credentials(uri)}")
-    from reproduce.tracking.retrying_client import store_to_show
+    from reproduce.tracking.store import check_store_to_show
 
-    uri = store_to_show(run_command.home())
+    uri = check_store_to_show(run_command.home())
     # The UI needs none of the server's background jobs: it starts in half the time and a fourth of the memory.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # as an argument everybody could read it
@@ -241,25 +242,25 @@ def ui_command(host: str, port: int) -> None:
     os.execv(sys.executable, command)
 
 
-def _collect(store: Store, paper: Paper, config: StudyConfig, request: Request) -> RunCollection:
+def _collect(store: TrackingStore, paper: Paper, config: StudyConfig, request: Request) -> RunCollection:
     from reproduce.results.run_collection import RunCollection
 
-    return RunCollection(store, paper, config, request.options.smoothing)
+    return RunCollection(store.reader, paper, config, request.options.smoothing)
 
 
-def _at_proposed_rates(store: Store, paper: Paper, config: StudyConfig) -> StudyConfig:
+def _at_proposed_rates(store: TrackingStore, paper: Paper, config: StudyConfig) -> StudyConfig:
     from reproduce.cli import proposals
 
     return proposals.with_proposed_rates(store, paper, config)
 
 
-def _log_proposals(store: Store, parent_id: str, collection: RunCollection) -> None:
+def _log_proposals(store: TrackingStore, parent_id: str, collection: RunCollection) -> None:
     from reproduce.cli import proposals
 
     proposals.log_proposals(store, parent_id, collection)
 
 
-def _recorded(store: Store, paper: Paper, config: StudyConfig, options: RunOptions) -> StudyConfig:
+def _recorded(store: TrackingStore, paper: Paper, config: StudyConfig, options: RunOptions) -> StudyConfig:
     from reproduce.cli.recorded_config import find_recorded_config
 
     return find_recorded_config(store, paper, config, engine_is_open=options.engine == AUTO)
@@ -273,12 +274,15 @@ def _check_output(output: Path) -> None:
     build.check_output(output)
 
 
-def _write_report(store: Store, parent_id: str, collection: RunCollection, options: RunOptions) -> None:
+def _write_report(store: TrackingStore, parent_id: str, collection: RunCollection, options: RunOptions) -> None:
     from reproduce.report import build
 
     output = options.output
     missing = build.write(
-        collection, output.resolve(), options.ui_url, lambda written: store.log_folder(parent_id, written, "report")
+        collection,
+        output.resolve(),
+        options.ui_url,
+        lambda written: store.writer.log_folder(parent_id, written, "report"),
     )
     if missing:
         say(f"the report names {missing} run{'s' if missing > 1 else ''} that {'are' if missing > 1 else 'is'} missing")

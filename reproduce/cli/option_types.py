@@ -181,7 +181,7 @@ def _path(text: str) -> Path:
 
 def _data_dir(text: str) -> Path:
     path = _path(text)
-    if (why := paths.no_data(path)) is not None:
+    if (why := paths.why_no_data(path)) is not None:
         raise RefusedError(f"but {why}")
     return path
 

@@ -15,13 +15,13 @@ from reproduce.study.trial import format_rate
 if TYPE_CHECKING:
     from reproduce.analysis.lr_range_test import Reading
     from reproduce.results.run_collection import RunCollection
-    from reproduce.tracking.reader import Recorded
-    from reproduce.tracking.writer import Store
+    from reproduce.tracking.reader import RecordedProposal
+    from reproduce.tracking.store import TrackingStore
 
 AROUND = (1, 10, 0.1)  # the proposed rate, and what it is compared with
 
 
-def with_proposed_rates(store: Store, paper: Paper, config: StudyConfig) -> StudyConfig:
+def with_proposed_rates(store: TrackingStore, paper: Paper, config: StudyConfig) -> StudyConfig:
     """Return the configuration with each seed's proposed rate, ten times it and a tenth of it, where that is asked for.
 
     UserError where a seed's range test is not recorded, or proposes no rate.
@@ -30,7 +30,7 @@ def with_proposed_rates(store: Store, paper: Paper, config: StudyConfig) -> Stud
         return config
     rates = {}
     for test in planning.range_tests(paper, config):
-        found = store.newest_proposal(test)
+        found = store.reader.newest_proposal(test)
         if found is None or found.learning_rate is None:
             raise UserError(
                 f"--learning-rates proposed needs what a range test with {test.optimizer}, {test.dataset}, "
@@ -43,7 +43,7 @@ def with_proposed_rates(store: Store, paper: Paper, config: StudyConfig) -> Stud
     return config.model_copy(update={"rates_by_seed": rates, "proposed_rates": False})
 
 
-def _explain_missing(found: Recorded | None, command: str) -> str:
+def _explain_missing(found: RecordedProposal | None, command: str) -> str:
     """Say why there is no proposed rate to train at, and what to type for one."""
     if found is None:
         return f"there is no such range test: run {command} first"
@@ -56,7 +56,7 @@ def range_test_command(paper: Paper, config: StudyConfig) -> str:
     return " ".join(["reproduce range_test", *option_words(paper, StudyConfig(**own))])
 
 
-def log_proposals(store: Store, parent_id: str, collection: RunCollection) -> None:
+def log_proposals(store: TrackingStore, parent_id: str, collection: RunCollection) -> None:
     """Say and record what the configuration's range tests propose."""
     paper, config = collection.paper, collection.config
     found: dict[str, tuple[int, Reading]] = {}
@@ -75,4 +75,4 @@ def log_proposals(store: Store, parent_id: str, collection: RunCollection) -> No
         else:
             say(f"{trial.label}: proposes no rate: {proposal.reason}")
         found[result.run_id] = (trial.seed, proposal)
-    store.log_proposals(parent_id, collection.smoothing, found)
+    store.writer.log_proposals(parent_id, collection.smoothing, found)

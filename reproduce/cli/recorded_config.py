@@ -12,10 +12,10 @@ from reproduce.study.schema import Paper
 from reproduce.study.trial import Trial
 
 if TYPE_CHECKING:
-    from reproduce.tracking.writer import Store
+    from reproduce.tracking.store import TrackingStore
 
 
-def find_recorded_config(store: Store, paper: Paper, config: StudyConfig, engine_is_open: bool) -> StudyConfig:
+def find_recorded_config(store: TrackingStore, paper: Paper, config: StudyConfig, engine_is_open: bool) -> StudyConfig:
     """Return the configuration as the store has runs of it, where the same options differ from command to command.
 
     Where the engine is open, it is the one of which there are more runs. `range_test` takes --epochs for its own: where
@@ -28,7 +28,7 @@ def find_recorded_config(store: Store, paper: Paper, config: StudyConfig, engine
         config: what was typed.
         engine_is_open: whether no engine was named.
     """
-    config, finished = planning.trainable_config(paper, config), store.finished_runs().keys()
+    config, finished = planning.trainable_config(paper, config), store.reader.finished_runs().keys()
 
     def count(trials: Iterable[Trial]) -> int:
         return sum(trial.config_hash in finished for trial in trials)

@@ -9,16 +9,16 @@ import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reproduce import paths
 from reproduce.cli.option_types import RAY_ADDRESS
 from reproduce.cli.request import Request
-from reproduce.errors import TrialsFailedError, UserError, shown
+from reproduce.errors import TrackingError, TrialsFailedError, UserError, shown
 from reproduce.execution.run_options import RunOptions
-from reproduce.progress import said_if_slow, say
+from reproduce.progress import say, say_if_slow
 from reproduce.study.config import StudyConfig
 from reproduce.study.rate_checks import check_rates, list_without_effect
 from reproduce.study.schema import load_paper
@@ -28,20 +28,20 @@ from reproduce.training import distributed
 if TYPE_CHECKING:
     from reproduce.execution.runner import Executor
     from reproduce.execution.worker import TrialOutcome
-    from reproduce.tracking.writer import Store
+    from reproduce.tracking.store import TrackingStore
 
 RAY_VARIABLE, VISIBLE = "RAY_ADDRESS", "CUDA_VISIBLE_DEVICES"
 
 
 Plan = Callable[[StudyConfig], list[Trial]]
-Prepare = Callable[["Store"], "tuple[Engine, Executor]"]
+Prepare = Callable[["TrackingStore"], "tuple[Engine, Executor]"]
 
 
 def run(
     request: Request,
     plan: Plan,
-    conclude: Callable[[Store, str, StudyConfig], None] | None = None,
-    plan_more: Callable[[Store, StudyConfig], list[Trial]] | None = None,
+    conclude: Callable[[TrackingStore, str, StudyConfig], None] | None = None,
+    plan_more: Callable[[TrackingStore, StudyConfig], list[Trial]] | None = None,
 ) -> int:
     """Train the trials of a plan under one parent run, and return the exit code.
 
@@ -59,7 +59,7 @@ def run(
     # Proposed rates are not known yet.
     if not config.proposed_rates:
         check_rates(config, planned)
-    data_dir = options.data_dir or paths.usual_data_dir()
+    data_dir = options.data_dir or paths.default_data_dir()
     _check_ranks(options, planned)
     if distributed.follows():
         with _no_gpu_seen_for(options.device):
@@ -82,19 +82,24 @@ def run(
             say(line)
         engine, executor = prepare(store)
         config = config.model_copy(update={"engine": engine})
-        store.close_abandoned()
-        with store.parent(request.command, request.texts, telling=options.executor == "ray") as parent_id:
-            store.log_dataset(parent_id, options.dataset)
+        store.heartbeat.end_stale_runs()
+        from reproduce.tracking.parent_run import log_outcomes, open_parent_run
+
+        with open_parent_run(store, request.command, request.texts, options.executor == "ray") as parent_id:
+            store.writer.log_dataset(parent_id, options.dataset)
             try:
                 done = _train(plan(config), store, parent_id, executor, options)
                 if plan_more is not None:
                     done += _train(plan_more(store, config), store, parent_id, executor, options)
             except BaseException:
-                # Of trials whose workers were ended in the middle.
-                store.close_abandoned(waiting=False)
+                # The workers of these trials were ended in the middle. What stays open, the next command ends.
+                with suppress(TrackingError):
+                    store.heartbeat.no_wait.end_stale_runs()
                 raise
-            store.close_abandoned()
-            _describe(store, parent_id, done)
+            store.heartbeat.end_stale_runs()
+            log_outcomes(store, parent_id, [(outcome.trial, outcome.run_id, outcome.how) for outcome in done])
+            counts = Counter(outcome.how for outcome in done)
+            say(", ".join(f"{counts[how]} {how}" for how in ("trained", "resumed", "reused", "failed") if counts[how]))
             if conclude is not None:
                 conclude(store, parent_id, config)
             failed = [outcome.trial.label for outcome in done if outcome.how == "failed"]
@@ -104,7 +109,7 @@ def run(
 
 
 def _train(
-    trials: list[Trial], store: Store, parent_id: str, executor: Executor, options: RunOptions
+    trials: list[Trial], store: TrackingStore, parent_id: str, executor: Executor, options: RunOptions
 ) -> list[TrialOutcome]:
     """Train the trials and return what became of them.
 
@@ -122,13 +127,6 @@ def _train(
     return runner.run(trials, store, parent_id, ground=executor, force=options.force, artifacts=artifacts)
 
 
-def _describe(store: Store, parent_id: str, done: list[TrialOutcome]) -> None:
-    """Record and say what became of the trials."""
-    store.describe_parent(parent_id, [(outcome.trial, outcome.run_id, outcome.how) for outcome in done])
-    counts = Counter(outcome.how for outcome in done)
-    say(", ".join(f"{counts[how]} {how}" for how in ("trained", "resumed", "reused", "failed") if counts[how]))
-
-
 @contextmanager
 def _here(options: RunOptions, data_dir: Path | None) -> Iterator[tuple[str, Prepare]]:
     """The kind of device of this machine, and what prepares it, as `_on_ray` does its nodes."""
@@ -137,12 +135,12 @@ def _here(options: RunOptions, data_dir: Path | None) -> Iterator[tuple[str, Pre
         until_the_end.enter_context(_no_gpu_seen_for(options.device))
         device, devices = _device(options.device)
 
-        def prepare(store: Store) -> tuple[Engine, Executor]:
+        def prepare(store: TrackingStore) -> tuple[Engine, Executor]:
             from reproduce.data import verified_cache
             from reproduce.execution import local
             from reproduce.training import engines
 
-            with said_if_slow("having the kernel of engine fused compiled, once for this machine, for up to 120 s"):
+            with say_if_slow("having the kernel of engine fused compiled, once for this machine, for up to 120 s"):
                 engine, kernel = engines.resolve(options.engine, device, home(), say)
             verified_cache.prepare(options.dataset, home(), data_dir, say)
             if distributed.size():
@@ -173,7 +171,7 @@ def _follow(options: RunOptions, data_dir: Path | None) -> int:
         """Rank 0 says it."""
 
     try:
-        (device, _), place = _device(options.device), paths.own(home(), paths.HOME)
+        (device, _), place = _device(options.device), paths.prepare_home(home())
         engine, kernel = engines.resolve(options.engine, device, place, unsaid)
         verified_cache.prepare(options.dataset, place, data_dir, unsaid)
         distributed.follow(place, kernel, lambda: _numerics_environment(options.dataset, device, engine, kernel))
@@ -210,7 +208,7 @@ def _on_ray(options: RunOptions, data_dir: Path | None) -> Iterator[tuple[str, P
         if device == "cpu" and options.gpus_per_trial != 1:
             say(f"--gpus-per-trial {options.gpus_per_trial:g} has no effect, as trials run on CPUs")
 
-        def prepare(store: Store) -> tuple[Engine, Executor]:
+        def prepare(store: TrackingStore) -> tuple[Engine, Executor]:
             wanted = node.Wanted(home(), options.dataset, options.data_dir, options.engine, device)
             command, ready = until_the_end.enter_context(nodes.ready(store, wanted))
             return ready.engine, cluster.Cluster(nodes, store, command, ready, options.jobs, options.gpus_per_trial)
@@ -249,12 +247,12 @@ def home() -> Path:
         raise UserError(f"{paths.HOME} is {shown(named)}, which leads nowhere: name a directory") from error
 
 
-def open_store(command: str) -> Store:
+def open_store(command: str) -> TrackingStore:
     """The tracking store, for that command to record in. It takes seconds to import."""
-    place = paths.own(home(), paths.HOME)
-    from reproduce.tracking.writer import Store
+    place = paths.prepare_home(home())
+    from reproduce.tracking.store import TrackingStore
 
-    return Store(place, command=command)
+    return TrackingStore(place, command=command)
 
 
 def jobs(wanted: int | None) -> int:

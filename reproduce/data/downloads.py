@@ -95,7 +95,7 @@ class Attempt:
     ) -> None:
         """Wait for the end; SourceError once nothing more comes, or this attempt has had its time."""
         size, heard = received(), time.monotonic()
-        with progress.waiting(self.say) as show:
+        with progress.show_wait(self.say) as show:
             while not has_ended(LOOK_SECONDS):
                 now, before, size = time.monotonic(), size, received()
                 heard = now if size != before else heard

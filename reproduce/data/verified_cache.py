@@ -20,7 +20,7 @@ from reproduce.data import data_dir as named
 from reproduce.data import downloads, mirrors
 from reproduce.data.datasets import RESIZED, SHA256, read_idx, resize
 from reproduce.errors import UserError
-from reproduce.paths import DATA_EXPECTED, HOME, no_data, remove
+from reproduce.paths import DATA_EXPECTED, HOME, remove, why_no_data
 
 LOCK_SECONDS = 1800  # to wait for another command that has the data made ready: it may fetch them from each source
 NOTHING = named.Found({}, (), "put the files into a directory and name it with --data-dir")
@@ -60,7 +60,7 @@ def prepare(name: str, home: Path, data_dir: Path | None = None, say: Callable[[
 def _brought(name: str, data_dir: Path | None, say: Callable[[str], None]) -> named.Found:
     if data_dir is None:
         return NOTHING
-    if (why := no_data(data_dir)) is not None:
+    if (why := why_no_data(data_dir)) is not None:
         raise UserError(f"the data directory is {data_dir}, but {why}; expected {DATA_EXPECTED}: correct it")
     brought = named.find(name, data_dir)
     for problem in brought.problems:

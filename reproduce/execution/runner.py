@@ -11,7 +11,7 @@ from typing import Protocol
 from reproduce import progress
 from reproduce.execution.worker import TrialOutcome, TrialTask, clear
 from reproduce.study.trial import Trial
-from reproduce.tracking.writer import Store
+from reproduce.tracking.store import TrackingStore
 from reproduce.training.epoch_record import EpochRecord
 
 
@@ -33,7 +33,7 @@ class Executor(Protocol):
 
 def run(
     trials: list[Trial],
-    store: Store,
+    store: TrackingStore,
     parent_id: str,
     *,
     ground: Executor,
@@ -53,10 +53,10 @@ def run(
                  local_rank, kernel, not force, False, artifacts)
         )  # fmt: skip
     done: dict[Trial, TrialOutcome] = {}
-    finished = {} if force else store.finished_of([task.cache_key for task in tasks])
+    finished = {} if force else store.reader.find_finished_runs([task.cache_key for task in tasks])
     for task in tasks:
         if run := finished.get(task.cache_key):
-            store.mark_reused(run, parent_id)
+            store.writer.mark_reused(run, parent_id)
             clear(task, store)
             done[task.trial] = TrialOutcome(task.trial, run.info.run_id, "reused")
     if done:
@@ -68,7 +68,7 @@ def run(
         def epochs_done() -> int:
             return sum(task.trial.epochs if task.trial in done else ground.epochs_done(task) for task in remaining)
 
-        with progress.watch(total, epochs_done):
+        with progress.show_progress(total, epochs_done):
             ground.run(remaining, done)
             busy = [task for task in remaining if done[task.trial].how == "busy"]
             if busy:

@@ -73,7 +73,7 @@ def write(
     check_output(output)
     content = gather(collection, ui)
     if len(content.missing) == len(content.rows) + len(content.tests) and (output / "report.md").exists():
-        raise _kept(output)
+        raise _kept(collection, output)
     with _held(output):
         whole = output / WRITING
         whole.mkdir()
@@ -93,12 +93,12 @@ def check_replaced(collection: RunCollection, output: Path) -> None:
     paper, config = collection.paper, collection.config
     planned = planning.range_tests(paper, config) + planning.trials(paper, config)
     if (output / "report.md").exists() and not any(map(collection.has, planned)):
-        raise _kept(output)
+        raise _kept(collection, output)
 
 
-def _kept(output: Path) -> UserError:
+def _kept(collection: RunCollection, output: Path) -> UserError:
     return UserError(
-        f"the store has no run of this kind, and {output} holds a report, which is kept: "
+        f"{collection.store.source} has no run of this kind, and {output} holds a report, which is kept: "
         "give the options that the runs were made with, as --epochs 1 --train-size 10000"
     )
 

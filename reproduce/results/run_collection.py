@@ -10,8 +10,7 @@ from reproduce.study import planning
 from reproduce.study.config import StudyConfig
 from reproduce.study.schema import Paper
 from reproduce.study.trial import Optimizer, Trial, can_be_held
-from reproduce.tracking.reader import DIVERGED, Result
-from reproduce.tracking.writer import Store
+from reproduce.tracking.reader import DIVERGED, Result, RunReader
 
 
 class RunCollection:
@@ -21,7 +20,7 @@ class RunCollection:
     Curves are smoothed by `smoothing` where something is read off them.
     """
 
-    def __init__(self, store: Store | Archive, paper: Paper, config: StudyConfig, smoothing: float) -> None:
+    def __init__(self, store: RunReader | Archive, paper: Paper, config: StudyConfig, smoothing: float) -> None:
         self.store, self.paper, self.config, self.smoothing = store, paper, config, smoothing
         self._finished = store.finished_runs()
         self._results: dict[Trial, Result | None] = {}

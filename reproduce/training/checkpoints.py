@@ -26,7 +26,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from reproduce.paths import is_real_folder, new_folder, remove
+from reproduce.paths import is_real_folder, make_unique_folder, remove
 from reproduce.training.epoch_record import EpochRecord
 
 KEPT = 2
@@ -52,7 +52,7 @@ class Checkpoints:
     def save(self, history: list[EpochRecord], model, optimizer, scheduler) -> None:
         """Write the state after the last epoch of `history`."""
         target = _folder(self.directory, len(history))
-        folder = new_folder(self.directory, ".epoch-")
+        folder = make_unique_folder(self.directory, ".epoch-")
         try:
             self.booster.save_model(model, str(folder / WEIGHTS), use_safetensors=True)
             _save_optimizer(folder / OPTIMIZER, optimizer)

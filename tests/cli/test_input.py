@@ -264,6 +264,16 @@ def test_a_variable_that_leads_nowhere_is_named(
     assert line.startswith("error: " + message.format(here=surroundings, home=home, store="the tracking store")), line
 
 
+@pytest.mark.parametrize("command", ["report", "verify"])
+def test_a_store_that_does_not_exist_is_named_and_not_made(monkeypatch, capsys, surroundings, command):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///wrong.db")
+    code, printed = typed(monkeypatch, capsys, command)
+    assert code == 2
+    line = one_line(printed)
+    assert line.startswith(f"error: there is no tracking store {surroundings}/wrong.db, expected one that has runs: ")
+    assert {path.name for path in surroundings.iterdir()} == {"file", ".reproduce"}
+
+
 def test_a_home_on_a_file_system_without_locks_is_refused(monkeypatch, capsys, surroundings):
     def flock(descriptor, operation):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -293,7 +303,7 @@ def test_a_store_of_another_version_of_mlflow_is_told(monkeypatch, capsys, surro
 
 
 def test_a_server_that_does_not_listen_is_told(monkeypatch, capsys, surroundings):
-    monkeypatch.setattr("reproduce.tracking.retrying_client.OPENING_SECONDS", 0)
+    monkeypatch.setattr("reproduce.tracking.store.OPENING_SECONDS", 0)
     with socket.socket() as bound:  # to a port on which nothing listens
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
@@ -312,7 +322,7 @@ def test_a_port_that_is_taken_and_an_address_of_another_machine_are_told(monkeyp
         bound.listen()
         port = bound.getsockname()[1]
         code, printed = typed(monkeypatch, capsys, "ui", "--port", str(port))
-        taken = f"error: --port {port} cannot be had on 127.0.0.1 (Address already in use): name another\n"
+        taken = f"error: --port {port} is not free on 127.0.0.1 (Address already in use): name another\n"
         assert (code, printed) == (2, taken)
     paths.check_port("127.0.0.1", port)  # free again
     code, printed = typed(monkeypatch, capsys, "ui", "--host", "192.0.2.1")  # that of documentation

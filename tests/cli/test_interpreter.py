@@ -238,4 +238,4 @@ def test_a_sweep_in_a_strange_environment_gives_what_it_gives_elsewhere(tmp_path
     (experiment,) = (found for found in client.search_experiments() if found.name != "Default")
     runs = client.search_runs([experiment.experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED"] * 3
-    assert all(local_store.path_of(run.info.artifact_uri).is_relative_to(work) for run in runs)
+    assert all(local_store.local_path(run.info.artifact_uri).is_relative_to(work) for run in runs)

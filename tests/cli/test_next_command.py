@@ -6,7 +6,7 @@ The store of most tests here only says which trials are finished, as hundreds of
 import csv
 import re
 import shlex
-from contextlib import contextmanager
+from contextlib import nullcontext
 from itertools import combinations, product
 
 import pytest
@@ -22,7 +22,7 @@ from reproduce.study import planning, rate_checks
 from reproduce.study.config import StudyConfig, command_line, option_words, seed_spans
 from reproduce.study.departures import list_departures, main_trains
 from reproduce.study.trial import OPTIMIZERS, SCHEDULERS
-from reproduce.tracking.reader import Recorded
+from reproduce.tracking.reader import RecordedProposal
 
 TRAINING = ("main", "range_test", "sweep", "grid")
 # One value each that is not the default; the train size is one that OneCycle rises in, with two epochs.
@@ -88,6 +88,7 @@ class Trained:
 
     def __init__(self, trials=()):
         self.finished = {trial.config_hash: trial for trial in trials}
+        self.reader = self.heartbeat = self
 
     def finished_runs(self):
         return self.finished
@@ -96,17 +97,13 @@ class Trained:
         return tuple(sorted({trial.seed for trial in self.finished.values()}))
 
     def newest_proposal(self, test):
-        return Recorded("a run", 1.23e-3 * (test.seed + 1))
+        return RecordedProposal("a run", 1.23e-3 * (test.seed + 1))
 
-    def close_abandoned(self):
+    def end_stale_runs(self):
         pass
 
     def check_artifacts(self):
         pass
-
-    @contextmanager
-    def parent(self, command, parameters):
-        yield "a parent"
 
 
 @pytest.fixture
@@ -116,6 +113,7 @@ def commands(monkeypatch, tmp_path, paper):
     seen = {}
     monkeypatch.setattr(run_command, "run", lambda request, plan, *_: seen.update(request=request, plan=plan))
     monkeypatch.setattr(run_command, "open_store", lambda name: seen["store"])
+    monkeypatch.setattr("reproduce.tracking.parent_run.open_parent_run", lambda *_: nullcontext("a parent"))
     monkeypatch.setattr(main, "_write_report", lambda store, parent_id, found, options: seen.update(found=found))
     monkeypatch.setattr(verdicts, "judge_all", lambda *_, about: seen.update(about=about) or [])
     monkeypatch.setattr(verdicts, "studied", lambda collection, every: every)
@@ -260,7 +258,7 @@ def followed(store, monkeypatch, capsys):
 
 def parents(store):
     """How each parent run ended, the newest first."""
-    return [run.info.status for run in store.runs("tags.kind = 'parent'")]
+    return [run.info.status for run in store.client.search_runs("tags.kind = 'parent'")]
 
 
 SMALL = ("--train-size", "640", "--epochs", "1")
@@ -342,8 +340,8 @@ def test_a_report_of_what_was_not_run_leaves_the_one_that_is_there_and_no_failed
     before = (tmp_path / "report" / "output" / "report.md").read_bytes()
     code, _, told = followed("report", *SMALL, "--seeds", "7")
     assert (code, told) == (2, (
-        "error: the store has no run of this kind, and report/output holds a report, which is kept: "
-        "give the options that the runs were made with, as --epochs 1 --train-size 10000\n"
+        f"error: the tracking store {store.uri} has no run of this kind, and report/output holds a report, "
+        "which is kept: give the options that the runs were made with, as --epochs 1 --train-size 10000\n"
     ))  # fmt: skip
     assert (tmp_path / "report" / "output" / "report.md").read_bytes() == before
     assert parents(store) == ["FINISHED", "FINISHED"]

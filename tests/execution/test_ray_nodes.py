@@ -24,8 +24,10 @@ from reproduce.errors import ClusterLostError, StoreAwayError, UserError
 from reproduce.execution.ray import cluster, node, session, shared_storage
 from reproduce.execution.ray.nodes import Nodes
 from reproduce.execution.worker import TrialTask
-from reproduce.tracking import retrying_client
-from reproduce.tracking.writer import Store
+from reproduce.tracking import store as tracking_store
+from reproduce.tracking.parent_run import open_parent_run
+from reproduce.tracking.retrying_client import RetryingClient
+from reproduce.tracking.store import reopen_store
 
 
 def test_an_address_in_the_environment_is_held_to_the_options_rules(monkeypatch, capsys, tmp_path):
@@ -155,20 +157,20 @@ def test_sigterm_while_ray_connects_ends_a_command_as_ever(monkeypatch):
 def test_a_worker_that_starts_waits_for_a_store_that_is_away_as_the_others_do(store, monkeypatch):
     waits = []
 
-    class Noting(retrying_client.Patient):
-        def __init__(self, client, uri, patience):
-            super().__init__(client, uri, 0)
-            waits.append(patience)
+    class Noting(RetryingClient):
+        def __init__(self, uri, timeout):
+            super().__init__(uri, 0)
+            waits.append(timeout)
 
     monkeypatch.setenv("REPRODUCE_STORE_PATIENCE", "100")
-    monkeypatch.setattr(retrying_client, "Patient", Noting)
+    monkeypatch.setattr(tracking_store, "RetryingClient", Noting)
     with shared_storage.to_be_seen(store) as seen:
         away = replace(seen, uri=f"http://127.0.0.1:{free_port()}", elsewhere=(), machine=None, in_home=Path("/none"))
         with pytest.raises(StoreAwayError, match="does not answer"):
             shared_storage.check(away, known=True)
         with pytest.raises(UserError, match="it cannot use the tracking store"):
             shared_storage.check(away, known=False)
-    assert waits == [100, 100, retrying_client.OPENING_SECONDS, retrying_client.OPENING_SECONDS]
+    assert waits == [100, tracking_store.OPENING_SECONDS]
 
 
 def test_processors_that_differ_are_told(capsys):
@@ -271,23 +273,23 @@ def under_slurm(words, symmetric_run):
 
 
 def test_a_clusters_trials_are_closed_with_the_command_that_they_were_of(store, small_trial, tmp_path):
-    node = Store(tmp_path / "another home", store.uri, store.experiment_id)
+    node = reopen_store(tmp_path / "another home", store.uri, store.experiment_id)
 
     def status(run_id):
-        return store.client.get_run(run_id).info.status
+        return store.mlflow.get_run(run_id).info.status
 
-    with store.parent("sweep", {}) as ended:
-        left, _ = node.open_trial(small_trial, "a" * 64, ended)
-    with suppress(ClusterLostError), store.parent("sweep", {}) as failed:
-        unknown, _ = node.open_trial(small_trial, "d" * 64, failed)
+    with open_parent_run(store, "sweep", {}) as ended:
+        left, _ = node.writer.open_trial(small_trial, "a" * 64, ended)
+    with suppress(ClusterLostError), open_parent_run(store, "sweep", {}) as failed:
+        unknown, _ = node.writer.open_trial(small_trial, "d" * 64, failed)
         raise ClusterLostError
-    with store.parent("sweep", {}) as at_work:
-        others, _ = node.open_trial(small_trial, "b" * 64, at_work)
-        lost, _ = node.open_trial(small_trial, "c" * 64, at_work)
-        store.close_abandoned()
+    with open_parent_run(store, "sweep", {}) as at_work:
+        others, _ = node.writer.open_trial(small_trial, "b" * 64, at_work)
+        lost, _ = node.writer.open_trial(small_trial, "c" * 64, at_work)
+        store.heartbeat.end_stale_runs()
         assert [status(run_id) for run_id in (left, others, lost)] == ["KILLED", "RUNNING", "RUNNING"]
         assert status(unknown) == "RUNNING"  # its worker may not know yet; its silence will tell
-        store.close_lost(at_work, "c" * 64)
+        store.heartbeat.end_lost_trials(at_work, "c" * 64)
         assert [status(run_id) for run_id in (others, lost)] == ["RUNNING", "KILLED"]
-        store.close_lost(at_work)
+        store.heartbeat.end_lost_trials(at_work)
         assert status(others) == "KILLED"

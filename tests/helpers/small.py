@@ -25,12 +25,13 @@ def run(store, trials, **changes):
     """Run trials under a parent: its run id, and what became of each."""
     from reproduce.execution import local, runner
     from reproduce.report import trial_artifacts
+    from reproduce.tracking.parent_run import log_outcomes, open_parent_run
 
     ground = changes.pop("ground", None) or local.Pool(changes.pop("jobs", 2), "cpu", 1, kernel())
-    with store.parent("sweep", {"scheduler": "test"}) as parent_id:
+    with open_parent_run(store, "sweep", {"scheduler": "test"}) as parent_id:
         settings = {"force": False, "artifacts": functools.partial(trial_artifacts.leave_behind, smoothing=0.9)}
         done = runner.run(trials, store, parent_id, ground=ground, **(settings | changes))
-        store.describe_parent(parent_id, [(item.trial, item.run_id, item.how) for item in done])
+        log_outcomes(store, parent_id, [(item.trial, item.run_id, item.how) for item in done])
     return parent_id, done
 
 

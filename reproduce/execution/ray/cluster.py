@@ -13,7 +13,7 @@ from reproduce.execution.ray.session import brief, silent
 from reproduce.execution.worker import TrialOutcome, TrialTask
 from reproduce.progress import say
 from reproduce.study.trial import Trial
-from reproduce.tracking.writer import Store
+from reproduce.tracking.store import TrackingStore
 
 LOOK_SECONDS = 1  # between two looks at the tasks, and at the cluster itself
 GONE_SECONDS = 30  # without the head: Ray itself would end this process after 60, in its own way
@@ -31,7 +31,7 @@ class Cluster:
     def __init__(
         self,
         nodes: Nodes,
-        store: Store,
+        store: TrackingStore,
         command: node.Command,
         ready: node.Ready,
         jobs: int | None,
@@ -92,7 +92,8 @@ class Cluster:
             raise
         except BaseException:
             self._cancel(list(under_way))
-            self._store.close_lost(tasks[0].parent_id, waiting=False)
+            with suppress(TrackingError):
+                self._store.heartbeat.no_wait.end_lost_trials(tasks[0].parent_id)
             raise
 
     def _begin(self, task: TrialTask) -> Any:
@@ -147,7 +148,7 @@ class Cluster:
 
     def _after_loss(self, task: TrialTask, what: str, deaths: Counter) -> TrialOutcome | None:
         """Close the run of a trial that lost its worker or node; None to have it run again, else that it failed."""
-        self._store.close_lost(task.parent_id, task.cache_key)
+        self._store.heartbeat.end_lost_trials(task.parent_id, task.cache_key)
         deaths[task.trial] += 1
         most = WORKER_DEATHS if what == "worker" else NODE_DEATHS
         if deaths[task.trial] >= most:

@@ -136,11 +136,11 @@ def _made_ready(wanted: Wanted, seen: shared_storage.Seen, known: bool) -> Ready
     from reproduce.data import datasets, verified_cache
     from reproduce.training import engines
 
-    paths.own(wanted.home, paths.HOME)
+    paths.prepare_home(wanted.home)
     shared_storage.check(seen, known)
     said: list[str] = []
-    is_here = wanted.data_dir is not None and paths.no_data(wanted.data_dir) is None
-    brought = wanted.data_dir if is_here else paths.usual_data_dir()
+    is_here = wanted.data_dir is not None and paths.why_no_data(wanted.data_dir) is None
+    brought = wanted.data_dir if is_here else paths.default_data_dir()
     engine, kernel = engines.resolve(wanted.engine, wanted.device, wanted.home, said.append)
     verified_cache.prepare(wanted.dataset, wanted.home, brought, said.append)
     digest = engines.digest(engine, kernel)

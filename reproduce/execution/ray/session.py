@@ -13,7 +13,7 @@ from typing import Any
 
 from reproduce.errors import UserError
 from reproduce.escaping import printable, without_credentials
-from reproduce.progress import said_if_slow, say
+from reproduce.progress import say, say_if_slow
 from reproduce.training import provenance
 
 LOCAL = "local"
@@ -40,7 +40,7 @@ def connect(address: str | None) -> Iterator[tuple[Any, str]]:
     """
     found = address or _started_here() or LOCAL
     line = f"waiting for the Ray cluster at {found} to answer, for up to {ANSWER_SECONDS} s"
-    with said_if_slow(line):
+    with say_if_slow(line):
         why = silent(found) if found != LOCAL else None
     if why is not None:
         raise UserError(
@@ -67,7 +67,7 @@ def connect(address: str | None) -> Iterator[tuple[Any, str]]:
                       "object_store_memory": OBJECT_STORE_BYTES}  # fmt: skip
         stack.callback(ray.shutdown)
         try:
-            with said_if_slow(line) if found != LOCAL else nullcontext(), _silence():
+            with say_if_slow(line) if found != LOCAL else nullcontext(), _silence():
                 ray.init(address=found, **quiet)
         except SystemExit:  # Ray's own way with SIGTERM, which is not ours
             signal.signal(signal.SIGTERM, before)

@@ -13,7 +13,8 @@ from filelock import FileLock, Timeout
 
 from reproduce.errors import StoreAwayError, UserError
 from reproduce.paths import HOME
-from reproduce.tracking import retry, retrying_client
+from reproduce.tracking.store import read_creation_time
+from reproduce.tracking.store_errors import describe_error
 
 TOKEN = ".seen-by-"
 
@@ -38,7 +39,7 @@ class Seen:
 @contextmanager
 def to_be_seen(store: Any) -> Iterator[Seen]:
     """What this command sees of the store, with a token in each directory that the nodes may, or have to, share."""
-    experiment = store.client.get_experiment(store.experiment_id)
+    experiment = store.client.call(store.mlflow.get_experiment, store.experiment_id)
     folders, machine = {}, None
     if store.file is not None:
         machine = platform.node()
@@ -105,14 +106,14 @@ def shares_home(seen: Seen) -> bool:
 
 def _check_store(seen: Seen, known: bool) -> None:
     try:
-        created_at = retrying_client.created_at(seen.uri, seen.experiment_id, known)
+        created_at = read_creation_time(seen.uri, seen.experiment_id, known)
     except UserError:
         raise
     except Exception as error:  # a database's driver raises what it likes, or is not installed
         if known and isinstance(error, StoreAwayError):
             raise
         raise UserError(
-            f"it cannot use the tracking store {seen.shown_uri} ({retry.one_line(error)}): have "
+            f"it cannot use the tracking store {seen.shown_uri} ({describe_error(error)}): have "
             "MLFLOW_TRACKING_URI name one that all nodes reach, and give the nodes what that asks for in their own "
             "environment"
         ) from error
