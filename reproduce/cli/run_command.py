@@ -250,9 +250,9 @@ def home() -> Path:
 def open_store(command: str) -> TrackingStore:
     """The tracking store, for that command to record in. It takes seconds to import."""
     place = paths.prepare_home(home())
-    from reproduce.tracking.store import TrackingStore
+    from reproduce.tracking import store
 
-    return TrackingStore(place, command=command)
+    return store.open_store(place, command=command, trains=command not in ("report", "verify"))
 
 
 def jobs(wanted: int | None) -> int:
