@@ -25,6 +25,11 @@ def sentences(text: str, longest: int = 300) -> str:
     return text[: ends[-1] - 1] if ends else f"{text[:longest].rpartition(' ')[0] or text[:longest]} …"
 
 
+def short_line(text: str) -> str:
+    """Return what a program or a server said, in one short line without passwords."""
+    return sentences(printable(without_credentials(text)), 200)
+
+
 def without_credentials(text: str) -> str:
     """The text with user, password and tokens taken out of the addresses in it."""
     return SECRET_ARGUMENT.sub(r"\1***", USER_INFO.sub("***@", text))

@@ -21,7 +21,7 @@ from reproduce.errors import ClusterLostError, TrackingError, TrialsFailedError,
 from reproduce.escaping import without_credentials
 from reproduce.execution import interruption
 from reproduce.tracking.remedies import after
-from reproduce.training import distributed
+from reproduce.training import launcher
 
 EXIT_FAILED, EXIT_USER, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_TERMINATED = 1, 2, 3, 130, 141, 143
 WORD_SECONDS = 60  # for rank 0 to end with the same error
@@ -34,7 +34,7 @@ def run(commands: click.Group) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as it was during the imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
     interruption.resend_swallowed({Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT})
-    if distributed.launched():
+    if launcher.is_launched():
         interruption.end_with(os.getppid())  # it would wait for the other ranks without an end
     terminal.have_streams()
     command = next(iter(sys.argv[1:]), "")
@@ -83,11 +83,11 @@ def _terminate(signum: int, frame: object) -> None:
 
 def _leave(message: str, code: int) -> None:
     is_error = code in (EXIT_USER, EXIT_FAILED)
-    said = distributed.last_words(message) if is_error else None if distributed.follows() else message
+    said = launcher.error_message(message) if is_error else message if launcher.is_main_process() else None
     if said is None and is_error:
         with suppress(Terminated, KeyboardInterrupt):  # the launcher ends all with the first; rank 0 is to speak before
             time.sleep(WORD_SECONDS)
-            said = distributed.own(message)  # which rank 0 does not say after all
+            said = launcher.with_rank(message)  # which rank 0 does not say after all
     if said is not None:
         line = terminal.one_line(without_credentials(said))
         click.echo(f"error: {line}" if is_error else line, err=True)
@@ -115,7 +115,7 @@ class Commands(click.Group):
         if args and args[0] not in self.commands:
             expected = f"expected one of {', '.join(self.commands)}{nearest(args[0], self.commands)}"
             raise click.UsageError(f"there is no command {shown(args[0])}, {expected}")
-        if distributed.follows() and args and "jobs" not in COMMANDS.get(args[0], ()):
+        if not launcher.is_main_process() and args and "jobs" not in COMMANDS.get(args[0], ()):
             raise click.exceptions.Exit
         return super().resolve_command(ctx, args)
 

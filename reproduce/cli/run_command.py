@@ -25,7 +25,7 @@ from reproduce.study.config import StudyConfig, option_words
 from reproduce.study.departures import may_be_of_grid
 from reproduce.study.schema import Paper, load_paper
 from reproduce.study.trial import Trial, format_rate
-from reproduce.training import distributed
+from reproduce.training import distributed, launcher
 
 RAY_VARIABLE = "RAY_ADDRESS"
 
@@ -47,7 +47,7 @@ def run(
         rate_checks.check_rates(config, planned)
     options = executor_options(given)
     _check_ranks(given, planned)
-    if distributed.follows():
+    if not launcher.is_main_process():
         return _follow(options)
     for what in _idle(given):
         say(what)
@@ -122,8 +122,8 @@ def executor_options(given: dict[str, Any]) -> ExecutorOptions:
 
 def _check_ranks(given: dict[str, Any], planned: list[Trial]) -> None:
     """UserError where several ranks cannot train these trials together."""
-    distributed.check(planned)
-    if distributed.size() and given["executor"] == "ray":
+    distributed.check_batches(planned)
+    if launcher.world_size() and given["executor"] == "ray":
         raise UserError(
             "--executor ray cannot be started by torchrun or colossalai run: leave out the one, to train each trial "
             "over several ranks, or the other, to train several trials at once"
@@ -141,11 +141,13 @@ def _follow(options: ExecutorOptions) -> int:
         device, _ = local.choose_devices(options.device)
         place = paths.own(options.home, paths.HOME)
         engine, kernel = local.prepare_machine(replace(options, device=device), unsaid)
-        distributed.follow(place, kernel, lambda: local.numerics_environment(options.dataset, device, engine, kernel))
+        distributed.train_broadcast_trials(
+            place, kernel, lambda: local.numerics_environment(options.dataset, device, engine, kernel)
+        )
     except UserError as error:
-        raise UserError(distributed.own(str(error))) from error
+        raise UserError(launcher.with_rank(str(error))) from error
     except RuntimeError as error:
-        if not distributed.is_parting(error):
+        if not distributed.is_peer_lost(error):
             raise
         return 1  # as rank 0, which says why
     return 0

@@ -18,7 +18,7 @@ from reproduce.execution.worker import is_under_way, run_to_the_end, under_way_f
 from reproduce.progress import said_if_slow, say
 from reproduce.study.trial import Trial
 from reproduce.tracking.writer import Store
-from reproduce.training import distributed, engines, provenance
+from reproduce.training import distributed, engines, launcher, provenance
 from reproduce.training.checkpoints import saved_epochs
 
 
@@ -38,7 +38,7 @@ class Pool:
         """Make data and kernel ready, and the other ranks where a launcher started several; yield the engine."""
         engine, self.kernel = prepare_machine(self._options, say)
         ours = numerics_environment(self._options.dataset, self.device, engine, self.kernel)
-        with distributed.leading(ours):
+        with distributed.main_process(ours):
             yield engine
 
     def numerics_environment(self, trial: Trial) -> dict[str, str]:
@@ -105,14 +105,14 @@ def prepare_machine(options: ExecutorOptions, tell: Callable[[str], None]) -> tu
 
 def numerics_environment(dataset: str, device: str, engine: str, kernel: Path | None) -> dict[str, str]:
     """Return all that decides a trial's numbers on this machine beside its configuration."""
-    digest = engines.digest(engine, kernel)
-    return provenance.numerics_environment(datasets.data_sha256(dataset), device, digest, bool(distributed.size()))
+    digest = engines.engine_id(engine, kernel)
+    return provenance.numerics_environment(datasets.data_sha256(dataset), device, digest, bool(launcher.world_size()))
 
 
 def jobs_at_once(wanted: int | None) -> int:
     """Return how many trials to train at once: as many as `wanted`, or as there are cores."""
     cores = provenance.cores()
-    if ranks := distributed.size():
+    if ranks := launcher.world_size():
         if wanted is not None:
             say(f"--jobs {wanted} has no effect: {ranks} ranks train the trials together, one after another")
         return 1

@@ -17,7 +17,7 @@ from reproduce.execution import interruption
 from reproduce.execution.executor import TrialOutcome, TrialTask
 from reproduce.tracking.retry import one_line
 from reproduce.tracking.writer import Store
-from reproduce.training import distributed
+from reproduce.training import distributed, launcher
 from reproduce.training.checkpoints import last_weights, saved_epochs
 from reproduce.training.epoch_record import EpochRecord
 
@@ -75,7 +75,7 @@ def _run_trial(task: TrialTask) -> Iterator[int | TrialOutcome]:
 def _train_and_record(task: TrialTask, store: Store) -> Iterator[int | TrialOutcome]:
     trial = task.trial
     run_id, resumed = store.open_trial(trial, task.cache_key, task.parent_id)
-    if ranks := distributed.size():
+    if ranks := launcher.world_size():
         store.mark_ranks(run_id, ranks)
     if not (task.reuse or resumed):
         # A kill may have left those of the run that is not to be used.
@@ -90,7 +90,7 @@ def _train_and_record(task: TrialTask, store: Store) -> Iterator[int | TrialOutc
                 if record.epoch not in logged:
                     store.log_epoch(run_id, record)
                 yield record.epoch
-                distributed.go_on()
+                distributed.broadcast_next_epoch()
             with tempfile.TemporaryDirectory() as folder:
                 tags = task.draw_artifacts(trial, history, Path(folder))
                 if resumed:
@@ -104,7 +104,7 @@ def _train_and_record(task: TrialTask, store: Store) -> Iterator[int | TrialOutc
     except Exception as error:
         why = f"{type(error).__name__}: {one_line(error)}"
         store.fail(run_id, error)
-        if distributed.size():
+        if launcher.world_size():
             # The other ranks are in the middle of the trial, and wait for this one.
             raise TrialsFailedError(f"{trial.label} failed: {why}") from error
         yield TrialOutcome(trial, run_id, "failed", why)
@@ -116,14 +116,14 @@ def _train_and_record(task: TrialTask, store: Store) -> Iterator[int | TrialOutc
 def _train(task: TrialTask) -> Iterator[EpochRecord]:
     """Train the trial, on all ranks, and yield the record of each epoch, from the first, once it is saved."""
     # It takes seconds to import, and a trial that is reused needs none of it.
-    from reproduce.training import loop
+    from reproduce.training import loop, torch_setup
 
     if task.trial.optimizer in ("lamb", "lars", "hybridadam"):
         # With these optimizers Colossal-AI imports more of itself, and prints which kernels it lacks. None is used.
-        with loop.quiet():
+        with torch_setup.quiet():
             import colossalai.nn.optimizer  # noqa: F401
     data = datasets.open_dataset(task.trial.dataset, task.home)
-    distributed.announce(task.trial)
+    distributed.broadcast_trial(task.trial)
     yield from loop.train(task.trial, data, task.directory, task.placement.local_rank, task.placement.kernel)
 
 

@@ -21,9 +21,9 @@ from mlflow.store.db.db_types import DATABASE_ENGINES
 from mlflow.tracking.context.git_context import GitRunContext
 from mlflow.tracking.context.registry import resolve_tags
 
-from reproduce.data.verified_cache import write_atomically
 from reproduce.errors import StoreAwayError, TrackingError, UserError
 from reproduce.escaping import without_credentials
+from reproduce.files import write_atomically
 from reproduce.paths import STORE_LOCK, unwritable
 from reproduce.progress import said_if_slow, say
 from reproduce.tracking import local_store, mlflow_variables, remedies, retry

@@ -18,7 +18,7 @@ def kernel() -> Path:
     """The fused engine's kernel, compiled once."""
     from reproduce.training.fused import library
 
-    return library.ready(CACHE)
+    return library.find_or_compile(CACHE)
 
 
 def executor_options(home, **changes):

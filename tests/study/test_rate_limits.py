@@ -53,7 +53,7 @@ def of(schedule, rate, steps):
 )
 def test_the_closed_form_is_what_the_scheduler_gives_at_every_step(schedule, rate):
     trial = of(schedule, rate, 50)
-    expected = lr_schedulers.rates(schedule, rate, 50)
+    expected = lr_schedulers.compute_rates(schedule, rate, 50)
     found = [float(rate_limits.rate_at(trial, step)) for step in range(50)]
     assert found == pytest.approx(expected.tolist(), rel=1e-12, abs=0)
     beyond = [step for step, value in enumerate(expected) if not MIN_RATE <= value <= MAX_RATE]
@@ -74,7 +74,7 @@ def test_the_first_step_beyond_is_found_where_no_float_goes():
 def test_a_rate_that_comes_to_a_bound_within_rounding_is_at_the_bound():
     rising = StepDecay(decay_steps=1, gamma=10.0)
     trial = of(rising, 1e-15, 54)
-    assert lr_schedulers.rates(rising, 1e-15, 54)[-1] > MAX_RATE  # by its last bits, after 53 multiplications
+    assert lr_schedulers.compute_rates(rising, 1e-15, 54)[-1] > MAX_RATE  # by its last bits, after 53 multiplications
     assert rate_limits.first_beyond(trial) is None
     assert rate_limits.first_beyond(of(rising, 1e-15, 55)) == (54, rate_limits.rate_at(trial, 54))
 
@@ -199,7 +199,7 @@ def test_a_ramp_that_cannot_be_is_refused_before_anything_is_recorded(monkeypatc
 
 def test_the_flattest_ramp_that_is_taken_still_rises():
     ramp = Ramp(lr_end=math.exp(1.01e-11))
-    rates = lr_schedulers.rates(ramp, 1.0, 10)
+    rates = lr_schedulers.compute_rates(ramp, 1.0, 10)
     assert of(ramp, 1.0, 10).total_steps == 10
     assert all(rates[1:] > rates[:-1])
 

@@ -127,7 +127,7 @@ def test_a_gpu_that_cannot_be_asked_is_unknown(tmp_path, monkeypatch, script, ex
     write(tmp_path, {"nvidia-smi": f"#!/bin/sh\n{script}\n".encode()})
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(checkout, "SECONDS", 0.3 if "sleep" in script else 30)
+    monkeypatch.setattr(checkout, "TIMEOUT_SECONDS", 0.3 if "sleep" in script else 30)
     assert provenance.environment()["gpu"] == expected
 
 
