@@ -82,11 +82,11 @@ def store(own_home, tmp_path, empty_database, monkeypatch):
     """A tracking store of the test's own, with its artifacts beside it."""
     import mlflow
 
-    from reproduce.tracking.writer import Store
+    from reproduce.tracking.store import open_store
 
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
-    yield Store(own_home, f"sqlite:///{tmp_path}/mlflow.db")
+    yield open_store(own_home, f"sqlite:///{tmp_path}/mlflow.db")
     mlflow.set_tracking_uri(None)
 
 

@@ -14,8 +14,8 @@ from reproduce.errors import UserError, shown
 # What this package imports, wherever in it, and what Colossal-AI cannot do without.
 PACKAGES = (
     "PIL", "click", "colossalai", "filelock", "jinja2", "joblib", "markupsafe", "matplotlib", "mlflow", "numpy",
-    "psutil", "pydantic", "ray", "requests", "rocrate", "safetensors", "scipy", "sklearn", "sqlalchemy", "tenacity",
-    "torch", "torchvision", "tqdm", "transformers", "yaml",
+    "psutil", "pydantic", "pydantic_core", "ray", "requests", "rocrate", "safetensors", "scipy", "sklearn",
+    "sqlalchemy", "tenacity", "torch", "torchvision", "tqdm", "transformers", "yaml",
 )  # fmt: skip
 MODULE_ENDINGS = (".py", ".pyc", ".so")
 INSTALLED_ENDINGS = (".dist-info", ".egg-info")

@@ -16,11 +16,12 @@ from typing import Any
 import click
 
 from reproduce.cli import interpreter, terminal
-from reproduce.cli.options import COMMANDS, nearest
+from reproduce.cli.option_types import nearest
+from reproduce.cli.options import COMMANDS
 from reproduce.errors import ClusterLostError, TrackingError, TrialsFailedError, UserError, shown
 from reproduce.escaping import without_credentials
 from reproduce.execution import interruption
-from reproduce.tracking.remedies import after
+from reproduce.tracking.remedies import suggest_after
 from reproduce.training import launcher
 
 EXIT_FAILED, EXIT_USER, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_TERMINATED = 1, 2, 3, 130, 141, 143
@@ -45,22 +46,22 @@ def run(commands: click.Group) -> None:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())
     except (TrialsFailedError, TrackingError, ClusterLostError) as error:
-        _leave(f"{error}: {after(error, command)}", EXIT_FAILED)
+        _leave(f"{error}: {suggest_after(error, command)}", EXIT_FAILED)
     except (UserError, click.ClickException) as error:
         _leave(error.format_message() if isinstance(error, click.ClickException) else str(error), EXIT_USER)
     except (KeyboardInterrupt, click.Abort) as stop:
-        _leave(f"interrupted: {after(stop, command)}", EXIT_INTERRUPTED)
+        _leave(f"interrupted: {suggest_after(stop, command)}", EXIT_INTERRUPTED)
     except SystemExit as stop:
         # Ray raises one of its own in place of ours, where the signal comes while it waits.
         if not _told_to_stop.is_set():
             raise
-        _leave(f"told to stop: {after(stop, command)}", EXIT_TERMINATED)
+        _leave(f"told to stop: {suggest_after(stop, command)}", EXIT_TERMINATED)
     except (NoReaderError, BrokenPipeError):  # as in `reproduce verify | head -1`, which wants no more
         terminal.let_go_of_output()
         sys.exit(EXIT_NO_READER)
     except OSError as error:  # no room, or a file that went away
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        _leave(f"{what}: {after(error, command)}", EXIT_FAILED)
+        _leave(f"{what}: {suggest_after(error, command)}", EXIT_FAILED)
     else:
         sys.exit(code)
 
@@ -110,7 +111,9 @@ class Commands(click.Group):
         with _reader_wanted():
             return super().invoke(ctx)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command of that name; where several ranks are to run it, those other than 0 only help to train."""
         if args and args[0] not in self.commands:
             expected = f"expected one of {', '.join(self.commands)}{nearest(args[0], self.commands)}"

@@ -96,7 +96,7 @@ class Attempt:
     ) -> None:
         """Wait for the end; SourceError once nothing comes, or after the attempt's whole time."""
         size, last_received = received(), time.monotonic()
-        with progress.waiting(self.say) as show:
+        with progress.show_wait(self.say) as show:
             while not has_ended(POLL_SECONDS):
                 now, before, size = time.monotonic(), size, received()
                 last_received = now if size != before else last_received

@@ -20,7 +20,7 @@ from reproduce.data.data_dir import FoundFiles, find_files
 from reproduce.data.datasets import RESIZED, SHA256, read_idx, resize
 from reproduce.errors import UserError
 from reproduce.files import file_sha256, write_atomically
-from reproduce.paths import DATA_EXPECTED, HOME, no_data, remove
+from reproduce.paths import DATA_EXPECTED, HOME, remove, why_no_data
 
 # For another command to prepare the data, which may try every source.
 LOCK_SECONDS = 1800
@@ -68,7 +68,7 @@ def prepare(dataset: str, home: Path, data_dir: Path | None = None, say: Callabl
 
 
 def _find(dataset: str, data_dir: Path, say: Callable[[str], None]) -> FoundFiles:
-    if (why := no_data(data_dir)) is not None:
+    if (why := why_no_data(data_dir)) is not None:
         raise UserError(f"the data directory is {data_dir}, but {why}; expected {DATA_EXPECTED}: correct it")
     found = find_files(dataset, data_dir)
     for problem in found.problems:

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from reproduce.execution.executor import Executor, ExecutorOptions
+from reproduce.execution.executor import Executor
+from reproduce.execution.run_options import RunOptions
 
 
 @contextmanager
-def open_executor(options: ExecutorOptions) -> Iterator[Executor]:
+def open_executor(options: RunOptions) -> Iterator[Executor]:
     """Open the executor of that name for the block. UserError where it is not there, or has no such device."""
-    if options.name == "ray":
+    if options.executor == "ray":
         from reproduce.execution.ray import session
 
         with session.connect(options.ray_address) as head:

@@ -9,31 +9,13 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from reproduce.study.trial import Trial
 
 if TYPE_CHECKING:
-    from reproduce.tracking.writer import Store
+    from reproduce.tracking.store import TrackingStore
     from reproduce.training.epoch_record import EpochRecord
 
 # "busy" is a trial that another command trains.
 TrialState = Literal["trained", "resumed", "reused", "busy", "failed"]
 # Draws what a trial's record is to show into a folder, and returns tags for the record.
 DrawArtifacts = Callable[[Trial, list["EpochRecord"], Path], dict[str, str]]
-
-
-@dataclass(frozen=True)
-class ExecutorOptions:
-    """Where and on what a command trains: its options as they were typed, with `auto` as None or that word.
-
-    `data_dir` is where the images are looked for first. `jobs` bounds the trials that are trained at once.
-    """
-
-    name: Literal["local", "ray"]
-    device: str
-    engine: str
-    dataset: str
-    home: Path
-    data_dir: Path | None
-    jobs: int | None
-    ray_address: str | None
-    gpus_per_trial: float
 
 
 @dataclass(frozen=True)
@@ -93,7 +75,7 @@ class Executor(Protocol):
 
     device: str
 
-    def prepare(self, store: "Store") -> AbstractContextManager[str]:
+    def prepare(self, store: "TrackingStore") -> AbstractContextManager[str]:
         """Make data and kernel ready wherever trials will run, for the block. Yield the engine; the rest needs this."""
 
     def numerics_environment(self, trial: Trial) -> dict[str, str]:

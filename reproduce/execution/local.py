@@ -4,7 +4,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import joblib
@@ -12,12 +11,13 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from reproduce.data import datasets, verified_cache
 from reproduce.errors import UserError
-from reproduce.execution.executor import ExecutorOptions, Placement, TrialOutcome, TrialTask
+from reproduce.execution.executor import Placement, TrialOutcome, TrialTask
 from reproduce.execution.interruption import blocked_interrupts
+from reproduce.execution.run_options import RunOptions
 from reproduce.execution.worker import is_under_way, run_to_the_end, under_way_file
-from reproduce.progress import said_if_slow, say
+from reproduce.progress import say, say_if_slow
 from reproduce.study.trial import Trial
-from reproduce.tracking.writer import Store
+from reproduce.tracking.store import TrackingStore
 from reproduce.training import distributed, engines, launcher, provenance
 from reproduce.training.checkpoints import saved_epochs
 
@@ -25,16 +25,16 @@ from reproduce.training.checkpoints import saved_epochs
 class Pool:
     """The processes of this machine."""
 
-    def __init__(self, options: ExecutorOptions) -> None:
+    def __init__(self, options: RunOptions) -> None:
         self._jobs = jobs_at_once(options.jobs)
         self.device, self._devices = choose_devices(options.device)
-        self._options = replace(options, device=self.device)
+        self._options = options.model_copy(update={"device": self.device})
         self.kernel: Path | None = None
         # Where workers are killed, loky's resource tracker cleans up after them, and would warn of each file.
         os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
 
     @contextmanager
-    def prepare(self, store: Store) -> Iterator[str]:
+    def prepare(self, store: TrackingStore) -> Iterator[str]:
         """Make data and kernel ready, and the other ranks where a launcher started several; yield the engine."""
         engine, self.kernel = prepare_machine(self._options, say)
         ours = numerics_environment(self._options.dataset, self.device, engine, self.kernel)
@@ -92,12 +92,12 @@ class Pool:
         yield from outcomes
 
 
-def prepare_machine(options: ExecutorOptions, tell: Callable[[str], None]) -> tuple[str, Path | None]:
+def prepare_machine(options: RunOptions, tell: Callable[[str], None]) -> tuple[str, Path | None]:
     """Make data and kernel ready on this machine, and return the engine and the fused one's compiled kernel.
 
     The `device` of the options is cpu or cuda here. What is done is told to `tell`.
     """
-    with said_if_slow("compiling the kernel of engine fused, once for this machine, for up to 120 s"):
+    with say_if_slow("compiling the kernel of engine fused, once for this machine, for up to 120 s"):
         engine, kernel = engines.resolve(options.engine, options.device, options.home, tell)
     verified_cache.prepare(options.dataset, options.home, options.data_dir, tell)
     return engine, kernel

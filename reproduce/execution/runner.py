@@ -10,11 +10,17 @@ from reproduce import progress
 from reproduce.execution.executor import DrawArtifacts, Executor, TrialOutcome, TrialTask
 from reproduce.execution.worker import remove_leftovers
 from reproduce.study.trial import Trial
-from reproduce.tracking.writer import Store
+from reproduce.tracking.store import TrackingStore
 
 
 def run(
-    trials: list[Trial], store: Store, parent_id: str, *, executor: Executor, force: bool, draw_artifacts: DrawArtifacts
+    trials: list[Trial],
+    store: TrackingStore,
+    parent_id: str,
+    *,
+    executor: Executor,
+    force: bool,
+    draw_artifacts: DrawArtifacts,
 ) -> list[TrialOutcome]:
     """Have every trial finished. A trial that fails is returned as failed and stops no other.
 
@@ -47,11 +53,11 @@ def run(
     return [done[trial] for trial in trials]
 
 
-def _reuse_finished(tasks: list[TrialTask], store: Store, parent_id: str) -> dict[Trial, TrialOutcome]:
-    finished, reused = store.finished_of([task.cache_key for task in tasks]), {}
+def _reuse_finished(tasks: list[TrialTask], store: TrackingStore, parent_id: str) -> dict[Trial, TrialOutcome]:
+    finished, reused = store.reader.find_finished_runs([task.cache_key for task in tasks]), {}
     for task in tasks:
         if run := finished.get(task.cache_key):
-            store.mark_reused(run, parent_id)
+            store.writer.mark_reused(run, parent_id)
             remove_leftovers(task, store)
             reused[task.trial] = TrialOutcome(task.trial, run.info.run_id, "reused")
     return reused
@@ -74,7 +80,7 @@ def _train(tasks: list[TrialTask], executor: Executor, done: dict[Trial, TrialOu
                     progress.say(str(outcome))
         return busy
 
-    with progress.watch(sum(task.trial.epochs for task in tasks), epochs_done):
+    with progress.show_progress(sum(task.trial.epochs for task in tasks), epochs_done):
         if busy := train(tasks):
             holders = ", ".join(sorted({outcome.note for outcome in busy}))
             progress.say(f"another command is training {len(busy)} of these trials ({holders}); waiting for it")

@@ -15,8 +15,9 @@ from reproduce.data import datasets
 from reproduce.errors import TrackingError, TrialsFailedError
 from reproduce.execution import interruption
 from reproduce.execution.executor import TrialOutcome, TrialTask
-from reproduce.tracking.retry import one_line
-from reproduce.tracking.writer import Store
+from reproduce.tracking.locks import trial_lock
+from reproduce.tracking.store import TrackingStore, reopen_store
+from reproduce.tracking.store_errors import describe_error
 from reproduce.training import distributed, launcher
 from reproduce.training.checkpoints import last_weights, saved_epochs
 from reproduce.training.epoch_record import EpochRecord
@@ -40,14 +41,14 @@ def run_trial(task: TrialTask) -> Iterator[int | TrialOutcome]:
         yield from _run_trial(task)
     # There is no room for a lock, say.
     except OSError as error:
-        yield TrialOutcome(task.trial, "", "failed", one_line(error))
+        yield TrialOutcome(task.trial, "", "failed", describe_error(error))
 
 
 def _run_trial(task: TrialTask) -> Iterator[int | TrialOutcome]:
     if os.getpid() != task.placement.parent_pid:
         _prepare_worker(task.placement.parent_pid)
-    store = Store(task.home, task.tracking_uri, task.experiment_id)
-    lock = store.lock(task.cache_key)
+    store = reopen_store(task.home, task.tracking_uri, task.experiment_id)
+    lock = trial_lock(task.home, task.cache_key)
     try:
         lock.acquire(timeout=-1 if task.wait else 0)
     except Timeout:
@@ -55,13 +56,13 @@ def _run_trial(task: TrialTask) -> Iterator[int | TrialOutcome]:
         yield TrialOutcome(task.trial, "", "busy", f"run {holder}" if holder else "just started")
         return
     try:
-        while run := store.at_work_elsewhere(task.cache_key):
+        while run := store.heartbeat.find_running_elsewhere(task.cache_key):
             if not task.wait:
                 yield TrialOutcome(task.trial, "", "busy", f"run {run.info.run_id}, from another directory or machine")
                 return
             time.sleep(ELSEWHERE_CHECK_SECONDS)
-        if task.reuse and (finished := store.finished(task.cache_key)):
-            store.mark_reused(finished, task.parent_id)
+        if task.reuse and (finished := store.reader.find_finished_run(task.cache_key)):
+            store.writer.mark_reused(finished, task.parent_id)
             _remove_checkpoints(task.directory)
             yield TrialOutcome(task.trial, finished.info.run_id, "reused")
             return
@@ -72,23 +73,23 @@ def _run_trial(task: TrialTask) -> Iterator[int | TrialOutcome]:
         lock.release()
 
 
-def _train_and_record(task: TrialTask, store: Store) -> Iterator[int | TrialOutcome]:
+def _train_and_record(task: TrialTask, store: TrackingStore) -> Iterator[int | TrialOutcome]:
     trial = task.trial
-    run_id, resumed = store.open_trial(trial, task.cache_key, task.parent_id)
+    run_id, resumed = store.writer.open_trial(trial, task.cache_key, task.parent_id)
     if ranks := launcher.world_size():
-        store.mark_ranks(run_id, ranks)
+        store.writer.record_ranks(run_id, ranks)
     if not (task.reuse or resumed):
         # A kill may have left those of the run that is not to be used.
         _remove_checkpoints(task.directory)
     history: list[EpochRecord] = []
     try:
-        with store.at_work(run_id):
+        with store.heartbeat.record_heartbeat(run_id):
             begun_at = time.time()
-            logged = store.logged_epochs(run_id) if resumed else set()
+            logged = store.writer.logged_epochs(run_id) if resumed else set()
             for record in _train(task):
                 history.append(record)
                 if record.epoch not in logged:
-                    store.log_epoch(run_id, record)
+                    store.writer.log_epoch(run_id, record)
                 yield record.epoch
                 distributed.broadcast_next_epoch()
             with tempfile.TemporaryDirectory() as folder:
@@ -98,12 +99,12 @@ def _train_and_record(task: TrialTask, store: Store) -> Iterator[int | TrialOutc
                 if task.node:
                     tags["node"] = task.node
                 weights = None if trial.is_range_test else last_weights(task.directory)
-                store.finish_trial(run_id, trial, history, Path(folder), weights, tags)
+                store.writer.finish_trial(run_id, trial, history, Path(folder), weights, tags)
     except TrackingError:
         raise
     except Exception as error:
-        why = f"{type(error).__name__}: {one_line(error)}"
-        store.fail(run_id, error)
+        why = f"{type(error).__name__}: {describe_error(error)}"
+        store.writer.fail_trial(run_id, error)
         if launcher.world_size():
             # The other ranks are in the middle of the trial, and wait for this one.
             raise TrialsFailedError(f"{trial.label} failed: {why}") from error
@@ -160,10 +161,10 @@ def _marked_by(task: TrialTask) -> str | None:
         return None
 
 
-def remove_leftovers(task: TrialTask, store: Store) -> None:
+def remove_leftovers(task: TrialTask, store: TrackingStore) -> None:
     """Remove what a kill just after the end of a trial has left, unless another command trains it."""
     if saved_epochs(task.directory):
-        with suppress(Timeout), store.lock(task.cache_key).acquire(timeout=0):
+        with suppress(Timeout), trial_lock(store.home, task.cache_key).acquire(timeout=0):
             _remove_checkpoints(task.directory)
             under_way_file(task).unlink(missing_ok=True)
 

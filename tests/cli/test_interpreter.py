@@ -200,7 +200,7 @@ def test_a_picture_is_the_same_whatever_is_set_for_matplotlib(tmp_path):
 
 def test_settings_of_matplotlib_that_it_cannot_read_are_named(tmp_path):
     (tmp_path / "matplotlibrc").write_bytes(b"font.size: \xe9\n")
-    code, printed = left(COMMAND, "report", folder=tmp_path)
+    code, printed = left(COMMAND, "report", "--check", "--output", str(ROOT / "report" / "reference"), folder=tmp_path)
     assert (code, printed) == (
         2,
         f"error: {tmp_path}/matplotlibrc, settings of matplotlib's, is not in UTF-8: rename it, or correct it\n",
@@ -247,4 +247,4 @@ def test_a_sweep_in_a_strange_environment_gives_what_it_gives_elsewhere(tmp_path
     (experiment,) = (found for found in client.search_experiments() if found.name != "Default")
     runs = client.search_runs([experiment.experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED"] * 3
-    assert all(local_store.path_of(run.info.artifact_uri).is_relative_to(work) for run in runs)
+    assert all(local_store.local_path(run.info.artifact_uri).is_relative_to(work) for run in runs)

@@ -278,8 +278,8 @@ def test_a_fetch_that_is_interrupted_ends_at_once_and_leaves_nothing_half_done(w
 def test_a_wait_is_a_line_that_changes_in_a_terminal_and_plain_lines_in_one_without_a_size(rows, columns, shown):
     code = (
         "from reproduce import progress; progress.WAIT_LINE_SECONDS = 0\n"
-        "with progress.waiting() as show: show('half')\n"
-        "with progress.waiting(lambda line: None) as show: show('whole')"
+        "with progress.show_wait() as show: show('half')\n"
+        "with progress.show_wait(lambda line: None) as show: show('whole')"
     )
     reading, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))

@@ -19,13 +19,15 @@ import ray
 from helpers import ROOT
 from helpers.commands import typed
 from helpers.servers import free_port
-from helpers.small import executor_options, task_for
+from helpers.small import run_options, task_for
 from reproduce.cli import process, run_command
 from reproduce.cli.main import cli
 from reproduce.errors import ClusterLostError, StoreAwayError, UserError
 from reproduce.execution.ray import admission, cluster, node, session, shared_storage
-from reproduce.tracking import retrying_client
-from reproduce.tracking.writer import Store
+from reproduce.tracking import store as tracking_store
+from reproduce.tracking.parent_run import open_parent_run
+from reproduce.tracking.retrying_client import RetryingClient
+from reproduce.tracking.store import reopen_store
 
 
 def test_an_address_in_the_environment_is_held_to_the_options_rules(monkeypatch, capsys, tmp_path):
@@ -43,12 +45,12 @@ def test_an_address_in_the_environment_is_held_to_the_options_rules(monkeypatch,
 
 
 def test_rays_options_without_ray_are_told_to_have_no_effect():
-    given = {"executor": "local", "ray_address": None, "gpus_per_trial": 1.0}
-    assert run_command._idle(given) == []
-    assert run_command._idle(given | {"ray_address": "10.0.0.1:6379", "gpus_per_trial": 0.5}) == [
+    assert run_command._list_unused(run_options(Path("/home"))) == []
+    rays = {"ray_address": "10.0.0.1:6379", "gpus_per_trial": 0.5}
+    assert run_command._list_unused(run_options(Path("/home"), **rays)) == [
         "--ray-address has no effect without --executor ray", "--gpus-per-trial has no effect without --executor ray",
     ]  # fmt: skip
-    assert run_command._idle(given | {"executor": "ray", "ray_address": "10.0.0.1:6379", "gpus_per_trial": 0.5}) == []
+    assert run_command._list_unused(run_options(Path("/home"), executor="ray", **rays)) == []
 
 
 def found(name, alive, resources):
@@ -95,7 +97,7 @@ def test_what_a_node_has_to_see_is_there_as_long_as_the_command(store, tmp_path)
 
 def test_a_trial_that_loses_ten_nodes_is_given_up(store, small_trial, listed):
     listed(("a", True, {"CPU": 1.0}))
-    made = cluster.Cluster(executor_options(store.home), "10.0.0.1:6379")
+    made = cluster.Cluster(run_options(store.home), "10.0.0.1:6379")
     made.store, task = store, task_for(store, small_trial)
     assert [made.after_loss(task, "node") for _ in range(9)] == [None] * 9
     assert made.after_loss(task, "worker") is None
@@ -105,7 +107,7 @@ def test_a_trial_that_loses_ten_nodes_is_given_up(store, small_trial, listed):
 @pytest.mark.parametrize(("device", "calls", "gpus"), [("cuda", 1, 0.25), ("cpu", None, None)])
 def test_a_worker_ends_after_its_trial_on_a_gpu_as_the_next_may_be_given_another(store, listed, device, calls, gpus):
     listed(("a", True, {"CPU": 1.0, "GPU": 1.0}))
-    options = executor_options(store.home, device=device, gpus_per_trial=0.25)
+    options = run_options(store.home, device=device, gpus_per_trial=0.25)
     needs = cluster.Cluster(options, "10.0.0.1:6379").remote_trial._default_options
     assert (needs.get("max_calls"), needs.get("num_gpus"), needs["num_cpus"]) == (calls, gpus, 1)
 
@@ -139,13 +141,13 @@ def test_sigterm_while_ray_connects_ends_a_command_as_ever(monkeypatch):
 def test_a_worker_that_starts_waits_for_a_store_that_is_away_as_the_others_do(store, monkeypatch):
     waits = []
 
-    class Noting(retrying_client.Patient):
-        def __init__(self, client, uri, patience):
-            super().__init__(client, uri, 0)
-            waits.append(patience)
+    class Noting(RetryingClient):
+        def __init__(self, uri, timeout):
+            super().__init__(uri, 0)
+            waits.append(timeout)
 
     monkeypatch.setenv("REPRODUCE_STORE_PATIENCE", "100")
-    monkeypatch.setattr(retrying_client, "Patient", Noting)
+    monkeypatch.setattr(tracking_store, "RetryingClient", Noting)
     with shared_storage.open_to_nodes(store) as storage:
         away = replace(storage, uri=f"http://127.0.0.1:{free_port()}", tokens=(), machine=None,
                        home_token=Path("/none"))  # fmt: skip
@@ -153,7 +155,7 @@ def test_a_worker_that_starts_waits_for_a_store_that_is_away_as_the_others_do(st
             shared_storage.check(away, is_known=True)
         with pytest.raises(UserError, match="it cannot use the tracking store"):
             shared_storage.check(away, is_known=False)
-    assert waits == [100, 100, retrying_client.OPENING_SECONDS, retrying_client.OPENING_SECONDS]
+    assert waits == [100, tracking_store.OPENING_SECONDS]
 
 
 @pytest.fixture
@@ -169,7 +171,7 @@ def admitted(monkeypatch, listed, store):
         monkeypatch.setattr(admission, "NodeAffinitySchedulingStrategy", lambda node_id, soft: node_id)
         monkeypatch.setattr(admission.ray, "remote", lambda function: SimpleNamespace(options=options))
         monkeypatch.setattr(admission.ray, "get", lambda answer, timeout: answer)
-        request = node.NodeRequest(executor_options(Path("/home")), (), Path("/work"), "package", None)
+        request = node.NodeRequest(run_options(Path("/home")), (), Path("/work"), "package", None)
         return admission.admit_nodes(request, "10.0.0.1:6379")
 
     return admit
@@ -195,7 +197,7 @@ def test_nodes_whose_kernels_differ_are_told_how_to_do_without(admitted):
 
 def test_a_node_with_another_version_of_this_package_is_refused(store):
     with shared_storage.open_to_nodes(store) as storage:
-        request = node.NodeRequest(executor_options(store.home), (), Path.cwd(), "another", storage)
+        request = node.NodeRequest(run_options(store.home), (), Path.cwd(), "another", storage)
         with pytest.raises(UserError, match="its version of this package is not the command's: install the same"):
             node.prepare(request)
 
@@ -276,23 +278,23 @@ def under_slurm(words, symmetric_run):
 
 
 def test_a_clusters_trials_are_closed_with_the_command_that_they_were_of(store, small_trial, tmp_path):
-    node = Store(tmp_path / "another home", store.uri, store.experiment_id)
+    node = reopen_store(tmp_path / "another home", store.uri, store.experiment_id)
 
     def status(run_id):
-        return store.client.get_run(run_id).info.status
+        return store.mlflow.get_run(run_id).info.status
 
-    with store.parent("sweep", {}) as ended:
-        left, _ = node.open_trial(small_trial, "a" * 64, ended)
-    with suppress(ClusterLostError), store.parent("sweep", {}) as failed:
-        unknown, _ = node.open_trial(small_trial, "d" * 64, failed)
+    with open_parent_run(store, "sweep", {}) as ended:
+        left, _ = node.writer.open_trial(small_trial, "a" * 64, ended)
+    with suppress(ClusterLostError), open_parent_run(store, "sweep", {}) as failed:
+        unknown, _ = node.writer.open_trial(small_trial, "d" * 64, failed)
         raise ClusterLostError
-    with store.parent("sweep", {}) as at_work:
-        others, _ = node.open_trial(small_trial, "b" * 64, at_work)
-        lost, _ = node.open_trial(small_trial, "c" * 64, at_work)
-        store.close_abandoned()
+    with open_parent_run(store, "sweep", {}) as at_work:
+        others, _ = node.writer.open_trial(small_trial, "b" * 64, at_work)
+        lost, _ = node.writer.open_trial(small_trial, "c" * 64, at_work)
+        store.heartbeat.end_stale_runs()
         assert [status(run_id) for run_id in (left, others, lost)] == ["KILLED", "RUNNING", "RUNNING"]
         assert status(unknown) == "RUNNING"  # its worker may not know yet; its silence will tell
-        store.close_lost(at_work, "c" * 64)
+        store.heartbeat.end_lost_trials(at_work, "c" * 64)
         assert [status(run_id) for run_id in (others, lost)] == ["RUNNING", "KILLED"]
-        store.close_lost(at_work)
+        store.heartbeat.end_lost_trials(at_work)
         assert status(others) == "KILLED"

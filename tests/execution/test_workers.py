@@ -53,7 +53,7 @@ def test_one_whose_worker_dies_again_is_given_up_by_name_and_the_others_finish(s
         (False, False), (True, True), (False, False),
     ]  # fmt: skip
     assert "step 6e-4 seed 0: failed, its worker died twice" in capfd.readouterr().err
-    statuses = [store.client.get_run(item.run_id).info.status for item in done if item.state != "failed"]
+    statuses = [store.mlflow.get_run(item.run_id).info.status for item in done if item.state != "failed"]
     assert statuses == ["FINISHED", "FINISHED"]
 
 

@@ -21,13 +21,12 @@ def kernel() -> Path:
     return library.find_or_compile(CACHE)
 
 
-def executor_options(home, **changes):
+def run_options(home, **changes):
     """Options to train on the CPU of this machine."""
-    from reproduce.execution.executor import ExecutorOptions
+    from reproduce.execution.run_options import RunOptions
 
-    options = {"name": "local", "device": "cpu", "engine": "fused", "dataset": "mnist", "home": home, "data_dir": None,
-               "jobs": 2, "ray_address": None, "gpus_per_trial": 1.0}  # fmt: skip
-    return ExecutorOptions(**(options | changes))
+    options = {"home": home, "device": "cpu", "engine": "fused", "jobs": 2, "smoothing": 0.9}
+    return RunOptions(**(options | changes))
 
 
 def task_for(store, trial):
@@ -42,13 +41,14 @@ def run(store, trials, **changes):
     """Run trials under a parent: its run id, and what became of each."""
     from reproduce.execution import local, runner
     from reproduce.report import trial_artifacts
+    from reproduce.tracking.parent_run import log_outcomes, open_parent_run
 
-    executor = local.Pool(executor_options(store.home, jobs=changes.pop("jobs", 2)))
+    executor = local.Pool(run_options(store.home, jobs=changes.pop("jobs", 2)))
     executor.kernel = kernel()
-    with store.parent("sweep", {"scheduler": "test"}) as parent_id:
+    with open_parent_run(store, "sweep", {"scheduler": "test"}) as parent_id:
         settings = {"force": False, "draw_artifacts": functools.partial(trial_artifacts.leave_behind, smoothing=0.9)}
         done = runner.run(trials, store, parent_id, executor=executor, **(settings | changes))
-        store.describe_parent(parent_id, [(item.trial, item.run_id, item.state) for item in done])
+        log_outcomes(store, parent_id, [(item.trial, item.run_id, item.state) for item in done])
     return parent_id, done
 
 

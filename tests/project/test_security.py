@@ -195,7 +195,7 @@ def test_what_steers_a_terminal_is_written_out():
 
 def test_a_password_in_the_stores_address_is_not_printed(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:hidden@127.0.0.1:9")  # where nothing listens
-    monkeypatch.setattr("reproduce.tracking.retrying_client.OPENING_SECONDS", 0)
+    monkeypatch.setattr("reproduce.tracking.store.OPENING_SECONDS", 0)
     monkeypatch.setenv("REPRODUCE_HOME", str(tmp_path))
     try:
         code, printed = typed(monkeypatch, capsys, "verify")

@@ -21,7 +21,7 @@ from helpers import CACHE, ROOT
 from helpers.faults import METRICS
 from helpers.ray_cluster import unlike
 from helpers.servers import free_port
-from helpers.small import executor_options, kernel, small_config
+from helpers.small import kernel, run_options, small_config
 from reproduce.cli import run_command
 from reproduce.data import verified_cache
 from reproduce.report import report_data
@@ -213,15 +213,15 @@ def test_a_rank_that_loses_the_others_leaves_the_word_to_them(monkeypatch, tmp_p
 
     monkeypatch.setattr(distributed, "train_broadcast_trials", lose_the_others)
     monkeypatch.setattr(verified_cache, "prepare", lambda *arguments: None)
-    options = executor_options(tmp_path, engine="torch")
-    assert run_command._follow(options) == 1
+    options = run_options(tmp_path, engine="torch")
+    assert run_command._train_as_other_rank(options) == 1
 
     def fail(*arguments):
         raise RuntimeError("a fault of its own")
 
     monkeypatch.setattr(distributed, "train_broadcast_trials", fail)
     with pytest.raises(RuntimeError, match="of its own"):
-        run_command._follow(options)
+        run_command._train_as_other_rank(options)
 
 
 def test_colossalai_run_starts_the_ranks_too(command, tmp_path):

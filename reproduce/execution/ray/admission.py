@@ -11,8 +11,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from reproduce.errors import UserError
 from reproduce.execution.ray import node
-from reproduce.progress import said_if_slow, say
-from reproduce.tracking.retry import one_line
+from reproduce.progress import say, say_if_slow
+from reproduce.tracking.store_errors import describe_error
 
 # A node may have to fetch the data, from each source in turn.
 READY_SECONDS = 3600
@@ -77,20 +77,20 @@ def _wait_for(probe: object, name: str) -> node.NodeEnvironment | None:
     """Return what that node trains with; None where it is gone. UserError where it cannot train."""
     called = f"node {name} of the Ray cluster"
     try:
-        with said_if_slow(f"waiting for {called} to have data and kernel ready, for up to an hour"):
+        with say_if_slow(f"waiting for {called} to have data and kernel ready, for up to an hour"):
             environment: node.NodeEnvironment = ray.get(probe, timeout=READY_SECONDS)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise UserError(f"{called}: {error.cause}") from error
         # The node cannot import something, say.
-        unable, remedy = one_line(error.cause), "install the same version of it there"
+        unable, remedy = describe_error(error.cause), "install the same version of it there"
     except (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError) as error:
         say(f"{called} is gone ({type(error).__name__})")
         return None
     except ray.exceptions.GetTimeoutError as error:
         raise UserError(f"{called} had no data and kernel ready in an hour: take it out") from error
     except ray.exceptions.RayError as error:
-        unable, remedy = one_line(error), "look into Ray's logs there, or take it out of the cluster"
+        unable, remedy = describe_error(error), "look into Ray's logs there, or take it out of the cluster"
     else:
         return environment
     raise UserError(f"{called} cannot run this package ({unable}): {remedy}")

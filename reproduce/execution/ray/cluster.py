@@ -15,13 +15,14 @@ from typing import Literal
 import ray
 
 from reproduce.errors import ClusterLostError, TrackingError, TrialsFailedError, UserError
-from reproduce.execution.executor import ExecutorOptions, Placement, TrialOutcome, TrialTask
+from reproduce.execution.executor import Placement, TrialOutcome, TrialTask
 from reproduce.execution.ray import admission, node, shared_storage
 from reproduce.execution.ray.session import why_unreachable
+from reproduce.execution.run_options import RunOptions
 from reproduce.progress import say
 from reproduce.study.trial import Trial
-from reproduce.tracking.retry import one_line
-from reproduce.tracking.writer import Store
+from reproduce.tracking.store import TrackingStore
+from reproduce.tracking.store_errors import describe_error
 
 POLL_SECONDS = 1
 # Without its head, Ray itself would end this process after 60 s, in its own way.
@@ -43,11 +44,11 @@ LOSSES: dict[Loss, tuple[int, str]] = {
 class Cluster:
     """The nodes of the Ray cluster at whose `head` this process is connected."""
 
-    def __init__(self, options: ExecutorOptions, head: str) -> None:
+    def __init__(self, options: RunOptions, head: str) -> None:
         self.device = admission.choose_device(options.device)
         if self.device == "cpu" and options.gpus_per_trial != 1:
             say(f"--gpus-per-trial {options.gpus_per_trial:g} has no effect, as trials run on CPUs")
-        self._options, self._head = replace(options, device=self.device), head
+        self._options, self._head = options.model_copy(update={"device": self.device}), head
         needs = {"num_cpus": 1.0} | ({"num_gpus": options.gpus_per_trial} if self.device == "cuda" else {})
         # These belong here, not to each submission: so Ray ends a worker after its trial on a GPU. The worker has
         # opened that GPU for good, and could be given another one next.
@@ -57,7 +58,7 @@ class Cluster:
         self._losses: Counter[tuple[Trial, Loss]] = Counter()
 
     @contextmanager
-    def prepare(self, store: Store) -> Iterator[str]:
+    def prepare(self, store: TrackingStore) -> Iterator[str]:
         """Make every node ready, and yield the engine. UserError where one cannot be: see `admission`."""
         variables = {name: os.environ[name] for name in SENT_VARIABLES if name in os.environ}
         if self.device == "cpu":
@@ -114,7 +115,8 @@ class Cluster:
             raise
         except BaseException:
             _cancel(list(running))
-            self.store.close_lost(tasks[0].parent_id, waiting=False)
+            with suppress(TrackingError):
+                self.store.heartbeat.no_wait.end_lost_trials(tasks[0].parent_id)
             raise
 
     def _submit(self, task: TrialTask) -> Iterator[object]:
@@ -151,7 +153,8 @@ class Cluster:
                 raise error.cause from error
             if isinstance(error.cause, node.UnfitNodeError):
                 return error.cause
-            return TrialOutcome(task.trial, "", "failed", f"{type(error.cause).__name__}: {one_line(error.cause)}")
+            reason = f"{type(error.cause).__name__}: {describe_error(error.cause)}"
+            return TrialOutcome(task.trial, "", "failed", reason)
         except (ray.exceptions.NodeDiedError, ray.exceptions.LocalRayletDiedError, ray.exceptions.ObjectLostError):
             return "node"
         except ray.exceptions.RayError:
@@ -171,7 +174,7 @@ class Cluster:
 
     def after_loss(self, task: TrialTask, lost: Loss) -> TrialOutcome | None:
         """Close the run of a trial whose worker or node was lost. Return its failure, or None to run it again."""
-        self.store.close_lost(task.parent_id, task.cache_key)
+        self.store.heartbeat.end_lost_trials(task.parent_id, task.cache_key)
         self._losses[task.trial, lost] += 1
         limit, reason = LOSSES[lost]
         if self._losses[task.trial, lost] >= limit:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from reproduce import paths
 from reproduce.errors import UserError
-from reproduce.execution.executor import ExecutorOptions, TrialOutcome, TrialTask
+from reproduce.execution.executor import TrialOutcome, TrialTask
 from reproduce.execution.ray import shared_storage
+from reproduce.execution.run_options import RunOptions
 from reproduce.training import provenance
 
 
@@ -26,7 +27,7 @@ class NodeRequest:
     `variables` are set in the node's environment. Relative paths, in the store's address say, are from `directory`.
     """
 
-    options: ExecutorOptions
+    options: RunOptions
     variables: tuple[tuple[str, str], ...]
     directory: Path
     package_sha256: str
@@ -71,7 +72,8 @@ def run_trial(request: NodeRequest, expected: NodeEnvironment, task: TrialTask) 
 
     node_id = ray.get_runtime_context().get_node_id()
     try:
-        ours = prepare(replace(request, options=replace(request.options, engine=expected.engine)), is_known=True)
+        options = request.options.model_copy(update={"engine": expected.engine})
+        ours = prepare(replace(request, options=options), is_known=True)
         differing = [key for key, value in ours.deciding.items() if expected.deciding.get(key) != value]
         if differing:
             raise UserError(f"it differs from the other nodes in {', '.join(differing)}")
@@ -105,10 +107,10 @@ def _prepare(request: NodeRequest, is_known: bool) -> NodeEnvironment:
     options = request.options
     if package_sha256() != request.package_sha256:
         raise UserError("its version of this package is not the command's: install the same version of it there")
-    paths.own(options.home, paths.HOME)
+    paths.prepare_home(options.home)
     shared_storage.check(request.storage, is_known)
-    if options.data_dir is None or paths.no_data(options.data_dir) is not None:
-        options = replace(options, data_dir=paths.usual_data_dir())
+    if options.data_dir is None or paths.why_no_data(options.data_dir) is not None:
+        options = options.model_copy(update={"data_dir": paths.default_data_dir()})
     messages: list[str] = []
     engine, kernel = local.prepare_machine(options, messages.append)
     deciding = local.numerics_environment(options.dataset, options.device, engine, kernel)

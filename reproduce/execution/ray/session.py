@@ -14,8 +14,8 @@ from pathlib import Path
 
 from reproduce.errors import UserError
 from reproduce.escaping import printable
-from reproduce.progress import said_if_slow, say
-from reproduce.tracking.retry import one_line
+from reproduce.progress import say, say_if_slow
+from reproduce.tracking.store_errors import describe_error
 from reproduce.training import provenance
 
 LOCAL = "local"
@@ -58,7 +58,7 @@ def connect(wanted: str | None) -> Iterator[str]:
             }
             _connect(stack, address, QUIET, options)
         else:
-            with said_if_slow(f"waiting for the Ray cluster at {address} to answer, for up to {ANSWER_SECONDS} s"):
+            with say_if_slow(f"waiting for the Ray cluster at {address} to answer, for up to {ANSWER_SECONDS} s"):
                 if (why := why_unreachable(address)) is not None:
                     raise UserError(
                         f"--ray-address {address}: nobody answers there ({why}); expected the head of a Ray cluster: "
@@ -150,7 +150,7 @@ def _silenced_stderr() -> Iterator[None]:
 
 def _explain_refusal(address: str, error: Exception) -> str:
     if address == LOCAL:
-        return f"Ray cannot be started on this machine: {one_line(error)}: use --executor local"
+        return f"Ray cannot be started on this machine: {describe_error(error)}: use --executor local"
     said = "".join(traceback.format_exception(error))
     if "InvalidAuthToken" in said:
         return (

@@ -12,8 +12,9 @@ from filelock import FileLock, Timeout
 from reproduce.errors import StoreAwayError, UserError
 from reproduce.escaping import without_credentials
 from reproduce.paths import HOME
-from reproduce.tracking import local_store, retry, retrying_client
-from reproduce.tracking.writer import Store
+from reproduce.tracking import local_store
+from reproduce.tracking.store import TrackingStore, read_creation_time
+from reproduce.tracking.store_errors import describe_error
 
 TOKEN = ".seen-by-"
 
@@ -29,20 +30,20 @@ class SharedStorage:
 
     uri: str
     experiment_id: str
-    created_at: int
+    created_at: int | None
     machine: str | None
     home_token: Path
     tokens: tuple[tuple[str, Path], ...]
 
 
 @contextmanager
-def open_to_nodes(store: Store) -> Iterator[SharedStorage]:
+def open_to_nodes(store: TrackingStore) -> Iterator[SharedStorage]:
     """Put a token into each directory that nodes may or have to share, for the block."""
-    experiment = store.client.get_experiment(store.experiment_id)
+    experiment = store.client.call(store.mlflow.get_experiment, store.experiment_id)
     folders = {}
     if store.file is not None:
         folders[f"the tracking store {store.shown_uri}"] = store.file.parent
-    if (artifacts := local_store.path_of(experiment.artifact_location)) is not None:
+    if (artifacts := local_store.local_path(experiment.artifact_location)) is not None:
         folders[f"the artifacts in {artifacts}"] = artifacts
     prefix = f"{TOKEN}{store.home_id}-"
     with ExitStack() as stack:
@@ -100,7 +101,7 @@ def check(storage: SharedStorage, is_known: bool) -> None:
             )
     uri = without_credentials(storage.uri)
     try:
-        created_at = retrying_client.created_at(storage.uri, storage.experiment_id, is_known)
+        created_at = read_creation_time(storage.uri, storage.experiment_id, is_known)
     except UserError:
         raise
     # A database's driver raises errors of its own, or is not installed.
@@ -108,7 +109,7 @@ def check(storage: SharedStorage, is_known: bool) -> None:
         if is_known and isinstance(error, StoreAwayError):
             raise
         raise UserError(
-            f"it cannot use the tracking store {uri} ({retry.one_line(error)}): have MLFLOW_TRACKING_URI name one that "
+            f"it cannot use the tracking store {uri} ({describe_error(error)}): have MLFLOW_TRACKING_URI name one that "
             "all nodes reach, and give the nodes what that asks for in their own environment"
         ) from error
     if created_at != storage.created_at:
