@@ -43,8 +43,8 @@ RUN python3.11 -m venv /opt/venv \
     && rm /tmp/tools.lock
 
 # MNIST, held to its hashes. Only what fetches it is copied, so that other changes do not fetch it again.
-COPY reproduce/__init__.py reproduce/errors.py reproduce/escaping.py reproduce/paths.py reproduce/progress.py \
-    /tmp/fetch/reproduce/
+COPY reproduce/__init__.py reproduce/errors.py reproduce/escaping.py reproduce/files.py reproduce/paths.py \
+    reproduce/progress.py /tmp/fetch/reproduce/
 COPY reproduce/data /tmp/fetch/reproduce/data
 WORKDIR /tmp/fetch
 RUN python -c 'from pathlib import Path; from reproduce.data import verified_cache; verified_cache.prepare("mnist", Path("."))' \

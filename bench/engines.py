@@ -23,11 +23,11 @@ SWEEPS = (("none", "6e-5"), ("step", "6e-4"), ("step", "6e-6"))
 def main() -> None:
     """Train, read back, and write."""
     sys.path.insert(0, str(ROOT))
-    from reproduce.cli.options import SEEDS as SEED_TYPE
+    from reproduce.cli.option_types import SEEDS as SEED_TYPE
     from reproduce.study import planning
     from reproduce.study.config import StudyConfig
     from reproduce.study.schema import load_paper
-    from reproduce.tracking.writer import Store
+    from reproduce.tracking.store import open_store
 
     found = []
     with tempfile.TemporaryDirectory() as folder:
@@ -41,13 +41,13 @@ def main() -> None:
                 options = ["--scheduler", scheduler, "--learning-rates", rate, "--seeds", SEEDS, "--engine", engine]
                 command = [sys.executable, "-m", "reproduce", "sweep", *options]
                 subprocess.run(command, cwd=folder, env=environment, check=True)
-        store = Store(Path(folder), uri)
+        store = open_store(Path(folder), uri)
         seeds = SEED_TYPE.parse(SEEDS)
         for scheduler, rate in SWEEPS:
             row = {"scheduler": scheduler, "learning_rate": float(rate), "seeds": list(seeds)}
             for engine in ("torch", "fused"):
                 config = StudyConfig(engine=engine, schedulers=(scheduler,), learning_rates=(float(rate),), seeds=seeds)
-                results = store.results(planning.trials(load_paper(), config)).values()
+                results = store.reader.results(planning.trials(load_paper(), config)).values()
                 row[engine] = [result.last("test_accuracy_batch_mean") for result in results]
             found.append(row)
             print(row["scheduler"], rate, *(f"{e} {statistics.mean(row[e]):.4f} {row[e]}" for e in ("torch", "fused")))

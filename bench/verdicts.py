@@ -24,7 +24,7 @@ from reproduce.study.config import StudyConfig
 from reproduce.study.schema import load_paper
 from reproduce.study.trial import Trial
 from reproduce.tracking.reader import CURVE_FILE, METRICS
-from reproduce.tracking.writer import Store
+from reproduce.tracking.store import TrackingStore, open_store
 
 TRIALS = 1000
 CURVES = Path(__file__).resolve().parent.parent / "report" / "reference" / "range-test.csv"
@@ -54,7 +54,7 @@ def recorded_curve() -> str:
     return "step,learning_rate,loss\n" + "".join(f"{r['step']},{r['learning_rate']},{r['loss']}\n" for r in rows)
 
 
-def fill(store: Store) -> None:
+def fill(store: TrackingStore) -> None:
     """Put them into the store as finished runs."""
     rng, curve = random.Random(0), recorded_curve()
     for trial in planned():
@@ -62,25 +62,25 @@ def fill(store: Store) -> None:
             "specification": trial.config_hash, "outcome": "finished", "seed": str(trial.seed),
             "kind": "range_test" if trial.is_range_test else "trial",
         }  # fmt: skip
-        run_id = store.client.create_run(store.experiment_id, tags=tags, run_name=trial.label).info.run_id
+        run_id = store.mlflow.create_run(store.experiment_id, tags=tags, run_name=trial.label).info.run_id
         names = [name for name in METRICS if not (trial.is_range_test and name.startswith("test_"))]
         metrics = [
             Metric(name, 0.9 + 0.05 * rng.random(), 0, epoch) for name in names for epoch in range(1, trial.epochs + 1)
         ]
         parameters = [Param(key, str(value)) for key, value in trial.parameters().items()]
-        store.client.log_batch(run_id, metrics=metrics, params=parameters)
+        store.mlflow.log_batch(run_id, metrics=metrics, params=parameters)
         if trial.is_range_test:
-            store.client.log_text(run_id, curve, CURVE_FILE)
-        store.client.set_terminated(run_id)
+            store.mlflow.log_text(run_id, curve, CURVE_FILE)
+        store.mlflow.set_terminated(run_id)
 
 
 def main() -> None:
     """Fill a store of its own, have it judged and reported on, and print what that took."""
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        store = Store(Path(folder) / "home", f"sqlite:///{folder}/mlflow.db")
+        store = open_store(Path(folder) / "home", f"sqlite:///{folder}/mlflow.db")
         fill(store)
-        seeds = ",".join(map(str, store.seeds()))
+        seeds = ",".join(map(str, store.reader.seeds()))
         numerics_environment = os.environ | {"MLFLOW_TRACKING_URI": store.uri, "REPRODUCE_HOME": str(store.home)}
         for command in (["verify"], ["report", "--seeds", seeds]):
             started = time.perf_counter()

@@ -1,10 +1,11 @@
-"""The errors that end a command in one line instead of a traceback, and how what was got is shown in it."""
+"""The errors that end a command in one line instead of a traceback, and how a wrong value is shown in it."""
 
-SHOWN = 100  # characters of what was wrong
+# Characters of a wrong value.
+SHOWN = 100
 
 
 def shown(value: object) -> str:
-    """The value as Python writes it, in part where that is long."""
+    """Return the value as Python writes it, cut where that is long."""
     text = repr(value)
     return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
@@ -14,16 +15,16 @@ class UserError(Exception):
 
 
 class TrialsFailedError(Exception):
-    """Some trials failed, and were named as they did; the command line exits with 1."""
+    """Some trials failed. Each was named when it did; the command line exits with 1."""
 
 
 class TrackingError(Exception):
-    """Something measured could not be recorded; its checkpoints hold it. The command line exits with 1."""
+    """Something measured could not be recorded. The checkpoints have it; the command line exits with 1."""
 
 
 class StoreAwayError(TrackingError):
-    """The tracking store did not answer for as long as it was waited for."""
+    """The tracking store did not answer within the retry timeout."""
 
 
 class ClusterLostError(Exception):
-    """The cluster that trials ran on is gone; what is done is recorded. The command line exits with 1."""
+    """The cluster that trials ran on is gone. What is done is recorded; the command line exits with 1."""

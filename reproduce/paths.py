@@ -1,4 +1,4 @@
-"""Where things are read, kept and listened to, tried before any work; a UserError names what to correct."""
+"""Where files are read, kept and listened to, tried before any work. A UserError names what to correct."""
 
 import errno
 import os
@@ -14,36 +14,54 @@ from filelock import FileLock, Timeout
 
 from reproduce.errors import UserError, shown
 
-HOME = "REPRODUCE_HOME"  # the variable that says where data, checkpoints and locks are kept
-STORE_LOCK = "store.lock"  # there: of whoever opens the store
+# The variable that names the folder of data, checkpoints and locks.
+HOME = "REPRODUCE_HOME"
+# In that folder, the lock of a command that opens the store.
+STORE_LOCK = "store.lock"
 DATA_EXPECTED = "a directory, or a zip or tar, that is there"
-HEAD_BYTES = 512  # of a file, that tell whether it is an archive
+# Bytes of a file that tell whether it is an archive.
+HEAD_BYTES = 512
 ZIP, GZ = b"PK\3\4", b"\x1f\x8b"
 
 
-def own(place: Path, variable: str) -> Path:
-    """The directory of data and checkpoints, made if need be; `variable` is what moves it."""
-    if (why := unwritable(place)) is not None:
+def find_home() -> Path:
+    """Return the folder that the variable names, else `.reproduce` in this directory. UserError where there is none."""
+    named = os.environ.get(HOME) or ".reproduce"
+    try:
+        return Path(named).resolve()
+    # Links may lead to each other.
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{HOME} is {shown(named)}, which leads nowhere: name a directory") from error
+
+
+def prepare_home(home: Path) -> Path:
+    """Return the folder of data, checkpoints and locks, made where it does not exist.
+
+    UserError where it cannot be written to or has no locks.
+    """
+    if (why := why_unwritable(home)) is not None:
         raise UserError(
-            f"{place}, where data and checkpoints are kept, cannot be written to ({why}): "
-            f"name another directory in {variable}"
+            f"{home}, where data and checkpoints are kept, cannot be written to ({why}): "
+            f"name another directory in {HOME}"
         )
     try:
-        with suppress(Timeout), FileLock(place / STORE_LOCK, blocking=False, fallback_to_soft=False):
-            pass  # a soft lock would outlive whoever held it
+        # Without fallback_to_soft: a soft lock stays when its process is killed.
+        with suppress(Timeout), FileLock(home / STORE_LOCK, blocking=False, fallback_to_soft=False):
+            pass
     except OSError as error:
         raise UserError(
-            f"{place}, where data and checkpoints are kept, gives no locks ({error.strerror}), without which two could "
-            f"train one trial: name a directory on another file system in {variable}"
+            f"{home}, where data and checkpoints are kept, gives no locks ({error.strerror}), without which two could "
+            f"train one trial: name a directory on another file system in {HOME}"
         ) from error
-    return place
+    return home
 
 
-def unwritable(directory: Path) -> str | None:
-    """Why nothing can be put into the directory, which is made if need be; None where it can."""
+def why_unwritable(directory: Path) -> str | None:
+    """Return why nothing can be put into the directory, made where it does not exist; None where something can."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory, prefix=".try-"):  # permissions alone do not tell
+        # Permissions alone do not tell.
+        with tempfile.TemporaryDirectory(dir=directory, prefix=".try-"):
             return None
     except FileExistsError:
         return "it is a file"
@@ -52,43 +70,43 @@ def unwritable(directory: Path) -> str | None:
 
 
 def is_real_folder(path: Path) -> bool:
-    """Whether a folder stands there itself: a link leads to what is not ours to read or remove."""
+    """Return whether the path is a folder and no link, which may lead to another program's files."""
     return path.is_dir() and not path.is_symlink()
 
 
 def remove(path: Path) -> None:
-    """Have nothing there, whatever was; what a link leads to stays."""
+    """Remove a file, a folder or a link, if it exists. What a link leads to stays."""
     if is_real_folder(path):
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def new_folder(inside: Path, prefix: str) -> Path:
-    """An empty folder that nobody else has, with the rights that the umask leaves; those of `tempfile` are private."""
+def make_unique_folder(inside: Path, prefix: str) -> Path:
+    """Make a folder of a new name, with the rights that the umask leaves. Folders of `tempfile` are private."""
     folder = inside / f"{prefix}{uuid.uuid4().hex}"
     folder.mkdir()
     return folder
 
 
-def usual_data_dir() -> Path | None:
-    """Where to look for the images when no option says so: the container's image brings them along."""
+def default_data_dir() -> Path | None:
+    """Return where to look for the images without an option: REPRODUCE_DATA_DIR, set in the container's image."""
     named = os.environ.get("REPRODUCE_DATA_DIR")
     if not named:
         return None
-    if (why := no_data(Path(named))) is not None:
+    if (why := why_no_data(Path(named))) is not None:
         raise UserError(f"REPRODUCE_DATA_DIR is {shown(named)}, but {why}; expected {DATA_EXPECTED}: correct it")
     return Path(named)
 
 
-def no_data(place: Path) -> str | None:
-    """Why no data can be read there; None where it is a directory or an archive, whatever that holds."""
+def why_no_data(place: Path) -> str | None:
+    """Return why no data can be read there; None for a directory or an archive, whatever it contains."""
     try:
-        kind = place.stat().st_mode
-        if stat.S_ISDIR(kind):
+        mode = place.stat().st_mode
+        if stat.S_ISDIR(mode):
             with os.scandir(place):
                 return None
-        if not stat.S_ISREG(kind):
+        if not stat.S_ISREG(mode):
             return "it is no file and no directory"
         with place.open("rb") as opened:
             return None if is_archive(opened.read(HEAD_BYTES)) else "it is a file, and no zip or tar"
@@ -97,19 +115,20 @@ def no_data(place: Path) -> str | None:
 
 
 def is_archive(head: bytes) -> bool:
-    """Whether something that begins so is a zip, a tar or a gz."""
+    """Return whether a file that begins with these bytes is a zip, a tar or a gz."""
     return head.startswith((ZIP, GZ)) or is_tar(head)
 
 
 def is_tar(head: bytes) -> bool:
-    """Whether something that begins so is a tar that is not compressed."""
+    """Return whether a file that begins with these bytes is a tar without compression."""
     return head[257:262] == b"ustar"
 
 
 def why_unreadable(path: Path, error: OSError) -> str:
-    """Why the system does not let something be read, in words for whoever named it."""
+    """Return why the system does not read the path, in words for the user who named it."""
     if error.errno == errno.ENOENT:
-        with suppress(OSError):  # it is no link, or has gone meanwhile
+        # It may be no link, or may be gone.
+        with suppress(OSError):
             return f"it is a link to {path.readlink()}, which is not there"
         return "it is not there"
     if error.errno == errno.ELOOP:
@@ -121,13 +140,14 @@ def why_unreadable(path: Path, error: OSError) -> str:
 
 
 def check_port(host: str, port: int) -> None:
-    """Refuse an address that a server could not listen on."""
+    """UserError for an address on which a server could not listen."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            # As the server does.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
     except (OSError, UnicodeError) as error:
         if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES):
-            raise UserError(f"--port {port} cannot be had on {host} ({error.strerror}): name another") from error
+            raise UserError(f"--port {port} is not free on {host} ({error.strerror}): name another") from error
         raise UserError(f"--host {shown(host)} is no address of this machine: name another") from error

@@ -1,7 +1,4 @@
-"""Progress of a wait, and of many trials at once with the time left: a bar in a terminal, plain lines in a log.
-
-Whoever trains saves a checkpoint an epoch; how far everything is can be read off those, whichever process writes them.
-"""
+"""Progress of a wait, and of many trials with the time left: a bar in a terminal, plain lines in a log."""
 
 import os
 import sys
@@ -15,27 +12,29 @@ from tqdm import tqdm
 from reproduce.escaping import printable
 
 LOOK_SECONDS = 0.5
-SILENT_SECONDS = 4  # that something may take before a line says what is waited for
-LINE_SECONDS = 30  # between two plain lines when no trial ends
-WAIT_LINE_SECONDS = 5  # between two plain lines while something is waited for
+# What takes longer than this is announced.
+SILENT_SECONDS = 4
+# Between two plain lines, of training and of a wait.
+LINE_SECONDS = 30
+WAIT_LINE_SECONDS = 5
 
 
 def say(line: str) -> None:
-    """Print a line above the bar, or as it is where there is none."""
+    """Print a line to the error output, above the bar if there is one."""
     tqdm.write(printable(line), file=sys.stderr)
 
 
 @contextmanager
-def said_if_slow(line: str, said: threading.Event | None = None) -> Iterator[None]:
-    """Say the line once the block has taken a few seconds, unless that was `said` before."""
+def say_if_slow(line: str, said: threading.Event | None = None) -> Iterator[None]:
+    """Say the line once the block has taken a few seconds, unless `said` is set; then set it."""
+    event = said or threading.Event()
 
-    def say_now() -> None:
-        if said is None or not said.is_set():
+    def say_once() -> None:
+        if not event.is_set():
+            event.set()
             say(line)
-            if said is not None:
-                said.set()
 
-    timer = threading.Timer(SILENT_SECONDS, say_now)
+    timer = threading.Timer(SILENT_SECONDS, say_once)
     timer.daemon = True
     timer.start()
     try:
@@ -45,12 +44,13 @@ def said_if_slow(line: str, said: threading.Event | None = None) -> Iterator[Non
 
 
 @contextmanager
-def waiting(tell: Callable[[str], None] = say) -> Iterator[Callable[[str], None]]:
-    """Give what shows how far a wait is: one line that changes in a terminal, else a line told every few seconds.
+def show_wait(tell: Callable[[str], None] = say) -> Iterator[Callable[[str], None]]:
+    """Yield a function that shows how far a wait is, to be called as often as there is news.
 
-    It may be called as often as there is news. Only what is said to the user himself is shown in the terminal.
+    In a terminal one line changes. Without a terminal, or where another function than `say` takes the lines, there is a
+    line every few seconds.
     """
-    if tell is say and _has_room():
+    if tell is say and _is_terminal():
         with tqdm(bar_format="{desc}", leave=False, file=sys.stderr) as line:
             yield lambda text: line.set_description_str(printable(text))
         return
@@ -66,10 +66,10 @@ def waiting(tell: Callable[[str], None] = say) -> Iterator[Callable[[str], None]
 
 
 @contextmanager
-def watch(total_epochs: int, epochs_done: Callable[[], int]) -> Iterator[None]:
-    """Show how many of `total_epochs` are done, as `epochs_done` says, until the block ends."""
+def show_progress(total_epochs: int, epochs_done: Callable[[], int]) -> Iterator[None]:
+    """Show how many of `total_epochs` are done, as `epochs_done` returns, until the block ends."""
     ended = threading.Event()
-    show = _bar if _has_room() else _lines
+    show = _show_bar if _is_terminal() else _say_lines
     thread = threading.Thread(target=show, args=(total_epochs, epochs_done, ended), daemon=True)
     thread.start()
     try:
@@ -79,21 +79,22 @@ def watch(total_epochs: int, epochs_done: Callable[[], int]) -> Iterator[None]:
         thread.join()
 
 
-def _has_room() -> bool:
-    """Whether the error output is a terminal that has a size: in one without, tqdm shows nothing."""
+def _is_terminal() -> bool:
+    """Return whether the error output is a terminal that has a size. In one without, tqdm shows nothing."""
     return sys.stderr.isatty() and min(os.get_terminal_size(sys.stderr.fileno())) > 1
 
 
-def _bar(total: int, epochs_done: Callable[[], int], ended: threading.Event) -> None:
+def _show_bar(total: int, epochs_done: Callable[[], int], ended: threading.Event) -> None:
     first = epochs_done()
     form = "{percentage:3.0f}%|{bar}| {n_fmt} of {total_fmt} epochs, {elapsed} gone, {remaining} left"
     with tqdm(total=total, initial=first, bar_format=form, smoothing=0.05, leave=False, file=sys.stderr) as bar:
         while not ended.wait(LOOK_SECONDS):
-            bar.update(max(0, epochs_done() - bar.n))  # never back, though finished trials drop their checkpoints
+            # Never back, though a finished trial drops its checkpoints.
+            bar.update(max(0, epochs_done() - bar.n))
             bar.refresh()
 
 
-def _lines(total: int, epochs_done: Callable[[], int], ended: threading.Event) -> None:
+def _say_lines(total: int, epochs_done: Callable[[], int], ended: threading.Event) -> None:
     started, first = time.monotonic(), epochs_done()
     while not ended.wait(LINE_SECONDS):
         now = epochs_done()

@@ -13,6 +13,8 @@ from helpers import CACHE, ROOT
 from helpers.small import own_workshop, run, small_config
 
 torch.set_num_threads(1)  # as every trial does; two threads are slower where tests share the cores
+# As every command sets it: without it, PyTorch's compiler starts processes in each worker.
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 for variable in ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
     os.environ.pop(variable, None)
 
@@ -80,11 +82,11 @@ def store(own_home, tmp_path, empty_database, monkeypatch):
     """A tracking store of the test's own, with its artifacts beside it."""
     import mlflow
 
-    from reproduce.tracking.writer import Store
+    from reproduce.tracking.store import open_store
 
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_database, tmp_path / "mlflow.db")
-    yield Store(own_home, f"sqlite:///{tmp_path}/mlflow.db")
+    yield open_store(own_home, f"sqlite:///{tmp_path}/mlflow.db")
     mlflow.set_tracking_uri(None)
 
 

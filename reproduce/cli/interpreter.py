@@ -14,8 +14,8 @@ from reproduce.errors import UserError, shown
 # What this package imports, wherever in it, and what Colossal-AI cannot do without.
 PACKAGES = (
     "PIL", "click", "colossalai", "filelock", "jinja2", "joblib", "markupsafe", "matplotlib", "mlflow", "numpy",
-    "psutil", "pydantic", "ray", "requests", "rocrate", "safetensors", "scipy", "sklearn", "sqlalchemy", "tenacity",
-    "torch", "torchvision", "tqdm", "transformers", "yaml",
+    "psutil", "pydantic", "pydantic_core", "ray", "requests", "rocrate", "safetensors", "scipy", "sklearn",
+    "sqlalchemy", "tenacity", "torch", "torchvision", "tqdm", "transformers", "yaml",
 )  # fmt: skip
 MODULE_ENDINGS = (".py", ".pyc", ".so")
 INSTALLED_ENDINGS = (".dist-info", ".egg-info")
@@ -88,6 +88,9 @@ def settle() -> None:
             "Python runs without docstrings, and transformers, which Colossal-AI imports, cannot be imported then: "
             f"{_with_docstrings()}"
         )
+    # Colossal-AI imports PyTorch's compiler, which starts a process for each core: they would be there in every worker,
+    # print a traceback each where Ctrl-C ends them, and compile nothing.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     os.environ["PYTHONSAFEPATH"] = "1"  # what is started with -m would look for modules in the current folder
     if any(action == "error" for action, *_ in warnings.filters):  # libraries warn of much that works
         sys.warnoptions.clear()

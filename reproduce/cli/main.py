@@ -4,30 +4,52 @@ What takes seconds to import (MLflow, torch, matplotlib) is imported where it is
 there at once.
 """
 
+from __future__ import annotations
+
 import functools
 import os
+import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from reproduce import paths
 from reproduce.cli import process, run_command
-from reproduce.cli.options import COMMANDS, HOST, OPTION, PAPER, PORT, PROPOSED, options
+from reproduce.cli.option_types import AUTO, HOST, PORT
+from reproduce.cli.options import COMMANDS, OPTION
 from reproduce.cli.process import EXIT_FAILED, EXIT_INCONCLUSIVE
+from reproduce.cli.request import Request, study_command
 from reproduce.errors import UserError
 from reproduce.escaping import printable, without_credentials
+from reproduce.execution import interruption
+from reproduce.execution.run_options import RunOptions
 from reproduce.progress import say
 from reproduce.report import output_folder
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig, option_words
-from reproduce.study.departures import list_departures
 from reproduce.study.schema import Paper, load_paper
-from reproduce.study.trial import Trial, format_rate
+from reproduce.study.trial import Trial
+
+if TYPE_CHECKING:
+    from reproduce.results.run_collection import RunCollection
+    from reproduce.tracking.store import TrackingStore
 
 
-@click.group(cls=process.Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+def _dashes(name: str) -> str:
+    """Take an option as `mlflow run` passes it on, `--learning_rates`, for the one with dashes."""
+    return name.replace("_", "-")
+
+
+@click.group(
+    cls=process.Commands,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 120,
+        "token_normalize_func": _dashes,
+    },
+)
 @click.version_option(package_name="lenet5-reproduction", prog_name="reproduce")
 def cli() -> None:
     """Rerun the study, track it in MLflow, and report on it."""
@@ -38,104 +60,97 @@ def main() -> None:
     process.run(cli)
 
 
-@cli.command("main")
-@options("main")
-def main_command(**given: Any) -> int:
+@study_command(cli, "main")
+def main_command(request: Request) -> int:
     """Everything: the range test and all 15 models, then the report."""
     paper = load_paper()
-    output_folder.check_output(given["output"])
+    output_folder.check_output(request.options.output)
 
     def plan(config: StudyConfig) -> list[Trial]:
         return planning.range_tests(paper, config) + planning.requested_trials(paper, config)
 
-    def then(store: Any, parent_id: str, config: StudyConfig) -> None:
-        _log_proposals(store, parent_id, paper, config, paper.range_test.smoothing)
-        _report(store, parent_id, _collection(store, paper, config, paper.range_test.smoothing), given)
+    def conclude(store: TrackingStore, parent_id: str, config: StudyConfig) -> None:
+        collection = _collect(store, paper, config, request)
+        _log_proposals(store, parent_id, collection)
+        _write_report(store, parent_id, collection, request.options)
 
-    return run_command.run("main", given, run_command.wished(given), plan, then)
+    return run_command.run(request, plan, conclude)
 
 
-@cli.command("range_test")
-@options("range_test")
-def range_test_command(**given: Any) -> int:
+@study_command(cli, "range_test")
+def range_test_command(request: Request) -> int:
     """The learning-rate range test: raise the rate step by step, and propose one."""
     paper = load_paper()
-    config = run_command.wished(given | {"range_test_epochs": given["epochs"], "epochs": None})
-    smoothing = run_command.smoothing_of(given, paper)
+    own = request.with_config(range_test_epochs=request.config.epochs, epochs=None)
 
-    def then(store: Any, parent_id: str, config: StudyConfig) -> None:
-        _log_proposals(store, parent_id, paper, config, smoothing)
+    def conclude(store: TrackingStore, parent_id: str, config: StudyConfig) -> None:
+        _log_proposals(store, parent_id, _collect(store, paper, config, request))
 
-    return run_command.run("range_test", given, config, functools.partial(planning.range_tests, paper), then)
+    return run_command.run(own, functools.partial(planning.range_tests, paper), conclude)
 
 
-@cli.command("sweep")
-@options("sweep")
-def sweep_command(**given: Any) -> int:
+@study_command(cli, "sweep")
+def sweep_command(request: Request) -> int:
     """Train with one schedule, or all, at several initial rates."""
-    paper = load_paper()
-    return run_command.run(
-        "sweep", given, run_command.wished(given), functools.partial(planning.requested_trials, paper)
-    )
+    return run_command.run(request, functools.partial(planning.requested_trials, load_paper()))
 
 
-@cli.command("grid")
-@options("grid")
-def grid_command(**given: Any) -> int:
+@study_command(cli, "grid")
+def grid_command(request: Request) -> int:
     """How good is a proposed rate? The range test, and fixed rates all over, trained to compare its proposal with."""
     paper = load_paper()
-    config, smoothing = run_command.wished(given), run_command.smoothing_of(given, paper)
 
     def plan(config: StudyConfig) -> list[Trial]:
-        return planning.range_tests(paper, config) + planning.requested_trials(
-            paper, planning.grid_config(paper, config)
-        )
+        models = planning.requested_trials(paper, planning.grid_config(paper, config))
+        return planning.range_tests(paper, config) + models
 
-    def beside(store: Any, config: StudyConfig) -> list[Trial]:
-        found = _collection(store, paper, config, smoothing)
-        suggested = {test.seed: found.suggested(test).values() for test in planning.range_tests(paper, config)}
+    def plan_proposed(store: TrackingStore, config: StudyConfig) -> list[Trial]:
+        collection = _collect(store, paper, config, request)
         rates = {
-            seed: [planning.round_rate(proposal.learning_rate) for proposal in proposals if proposal]
-            for seed, proposals in suggested.items()
+            test.seed: [
+                planning.round_rate(proposal.learning_rate)
+                for proposal in collection.suggested(test).values()
+                if proposal
+            ]
+            for test in planning.range_tests(paper, config)
         }
         return planning.trials_beside_grid(paper, config, rates)
 
-    def then(store: Any, parent_id: str, config: StudyConfig) -> None:
-        _log_proposals(store, parent_id, paper, config, smoothing)
+    def conclude(store: TrackingStore, parent_id: str, config: StudyConfig) -> None:
         from reproduce.results import comparisons
 
+        collection = _collect(store, paper, config, request)
+        _log_proposals(store, parent_id, collection)
         seeds, optimizer = config.seeds or paper.protocol.seeds, config.optimizer or paper.protocol.optimizer
-        compared = comparisons.regrets(_collection(store, paper, config, smoothing), optimizer, seeds)
+        compared = comparisons.regrets(_collect(store, paper, config, request), optimizer, seeds)
         if compared:
             click.echo(comparisons.regret_text(compared))
 
-    return run_command.run("grid", given, config, plan, then, beside)
+    return run_command.run(request, plan, conclude, plan_proposed)
 
 
-@cli.command("report")
-@options("report")
-def report_command(**given: Any) -> int:
+@study_command(cli, "report")
+def report_command(request: Request) -> int:
     """Write tables, figures and the page from the tracking store. The options choose the trials it is about.
 
     --check writes nothing and exits with 1 if the report is not what the runs recorded in it give.
     """
-    if given["check"]:
-        return _check(given["output"])
-    given = run_command.heeded("report", given)
-    paper, config = load_paper(), run_command.wished(given)
-    smoothing = run_command.smoothing_of(given, paper)
-    planning.refuse_what_never_ran(paper, config)
-    output_folder.check_output(given["output"])
-    store = run_command.open_store("report")
+    options, paper = request.options, load_paper()
+    if options.check:
+        return _check(options.output)
+    planning.refuse_what_never_ran(paper, request.config)
+    output_folder.check_output(options.output)
+    store = run_command.open_store(request)
     store.check_artifacts()
-    store.close_abandoned()
-    config = run_command.recorded(given, store, paper, run_command.at_proposed_rates(given, store, paper, config))
-    found = _collection(store, paper, config, smoothing)
+    store.heartbeat.end_stale_runs()
+    config = _recorded(store, paper, _at_proposed_rates(store, paper, request.config), options)
+    collection = _collect(store, paper, config, request)
     from reproduce.report import build
+    from reproduce.tracking.parent_run import open_parent_run
 
-    build.check_replaced(found, given["output"])
-    with store.parent("report", run_command.texts(given)) as parent_id:
-        _report(store, parent_id, found, given)
+    build.check_replaced(collection, options.output)
+    with open_parent_run(store, "report", request.texts) as parent_id:
+        _write_report(store, parent_id, collection, options)
     return 0
 
 
@@ -155,78 +170,64 @@ def _check(output: Path) -> int:
     return 0
 
 
-def _collection(store: Any, paper: Paper, config: StudyConfig, smoothing: float) -> Any:
-    from reproduce.results.run_collection import RunCollection
-
-    return RunCollection(store, paper, config, smoothing)
-
-
-@cli.command("verify")
-@options("verify")
-def verify_command(**given: Any) -> int:
+@study_command(cli, "verify")
+def verify_command(request: Request) -> int:
     """Judge the paper's claims by the runs in the tracking store: all, or those about the trials the options choose.
 
     Exits with 0 if every claim could be judged, 3 if some are inconclusive; --strict with 1 if any is not reproduced.
     """
-    given, paper = run_command.heeded("verify", given), load_paper()
-    seeds = paper.protocol.seeds if given["seeds"] == PAPER else given["seeds"]
-    chosen, smoothing = run_command.wished(given | {"seeds": seeds}), run_command.smoothing_of(given, paper)
-    planning.refuse_what_never_ran(paper, chosen)
+    paper, options, typed = load_paper(), request.options, request.config
+    planning.refuse_what_never_ran(paper, typed)
     from reproduce.results import verdicts
 
-    store = run_command.open_store("verify")
-    every = store.seeds()
-    own = StudyConfig(seeds=seeds or every or None, engine=chosen.engine)
-    collection = _collection(store, paper, run_command.recorded(given, store, paper, own), smoothing)
-    wanted = seeds or verdicts.seeds_studied(collection, every) or paper.protocol.seeds
-    about = _chosen(given, store, paper, chosen.model_copy(update={"seeds": wanted}))
-    judgements = verdicts.judge_all(collection, wanted, () if seeds else every, about=about)
+    store = run_command.open_store(request)
+    every = store.reader.seeds()
+    own = StudyConfig(seeds=typed.seeds or every or None, engine=typed.engine)
+    collection = _collect(store, paper, _recorded(store, paper, own, options), request)
+    seeds = typed.seeds or verdicts.seeds_studied(collection, every) or paper.protocol.seeds
+    about = _chosen_trials(store, paper, request.with_config(seeds=seeds))
+    judgements = verdicts.judge_all(collection, seeds, () if typed.seeds else every, about=about)
     if not judgements:
-        proposed = ["--learning-rates proposed"] * (given["learning_rates"] == PROPOSED)
-        options = " ".join([*option_words(paper, chosen), *proposed])
         click.echo(
-            f"none of the paper's {len(paper.claims)} statements rests on a run with {options}: "
-            "reproduce verify judges them by the runs that they rest on"
+            f"none of the paper's {len(paper.claims)} statements rests on a run with "
+            f"{' '.join(option_words(paper, typed))}: reproduce verify judges them by the runs that they rest on"
         )
         return EXIT_INCONCLUSIVE
     if not any(judgement.runs for judgement in judgements):
         click.echo(
             f"{store.shown_uri} has no run of the paper's own study, of {paper.protocol.epochs} epochs with "
             f"{paper.protocol.train_size} images, so none of {'its' if about is None else 'these'} {len(judgements)} "
-            "statements can be judged: "
-            "reproduce main makes the runs"
+            "statements can be judged: reproduce main makes the runs"
         )
         return EXIT_INCONCLUSIVE
     click.echo(verdicts.text(judgements))
     found = {judgement.verdict for judgement in judgements}
-    if given["strict"] and "not reproduced" in found:
+    if options.strict and "not reproduced" in found:
         return EXIT_FAILED
     return EXIT_INCONCLUSIVE if "inconclusive" in found else 0
 
 
-def _chosen(given: dict[str, Any], store: Any, paper: Paper, config: StudyConfig) -> set[Trial] | None:
-    """The trials that the options choose; None where they choose none in particular."""
-    if not option_words(paper, config.model_copy(update={"seeds": None})) and given["learning_rates"] != PROPOSED:
+def _chosen_trials(store: TrackingStore, paper: Paper, request: Request) -> set[Trial] | None:
+    """Return the trials that the options choose; None where they choose none in particular."""
+    if not option_words(paper, request.config.model_copy(update={"seeds": None})):
         return None
-    typed = run_command.at_proposed_rates(given, store, paper, config)
-    return set(planning.chosen_trials(paper, typed, run_command.recorded(given, store, paper, typed)))
+    typed = _at_proposed_rates(store, paper, request.config)
+    return set(planning.chosen_trials(paper, typed, _recorded(store, paper, typed, request.options)))
 
 
-@cli.command("data")
-@OPTION["dataset"]
-@OPTION["data_dir"]
+@cli.command("data", params=[OPTION["dataset"], OPTION["data_dir"]])
 def data_command(dataset: str, data_dir: Path | None) -> None:
     """Fetch, check and resize the images, and nothing else."""
     from reproduce.data import verified_cache
 
-    verified_cache.prepare(dataset, paths.own(run_command.home(), paths.HOME), data_dir or paths.usual_data_dir(), say)
-    click.echo(f"{dataset}: all four files are as they should be, in {run_command.home() / 'data' / dataset}")
+    verified_cache.prepare(dataset, paths.prepare_home(paths.find_home()), data_dir or paths.default_data_dir(), say)
+    click.echo(f"{dataset}: all four files are as they should be, in {paths.find_home() / 'data' / dataset}")
 
 
 @cli.command("ui")
 @click.option("--host", default="127.0.0.1", show_default=True, type=HOST, help="Address to listen on.")
 @click.option("--port", default="5000", show_default=True, type=PORT, help="Port to listen on.")
-def ui_command(host: str, port: int) -> None:
+def ui_command(host: str, port: int) -> int:
     """Open the MLflow UI on the tracking store."""
     paths.check_port(host, port)
     import mlflow
@@ -234,42 +235,56 @@ def ui_command(host: str, port: int) -> None:
     uri = mlflow.get_tracking_uri()
     if uri.startswith(("http://", "https://")):
         raise UserError(f"MLFLOW_TRACKING_URI names a server, which has the UI itself: open {without_credentials(uri)}")
-    from reproduce.tracking.retrying_client import store_to_show
+    from reproduce.tracking.store import check_store_to_show
 
-    uri = store_to_show(run_command.home())
+    uri = check_store_to_show(paths.find_home())
     # The UI needs none of the server's background jobs: it starts in half the time and a fourth of the memory.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # as an argument everybody could read it
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
-    os.execv(sys.executable, command)
+    # MLflow and its own child would each say something of Ctrl-C. SIGTERM ends both.
+    with interruption.blocked_interrupts():
+        server = subprocess.Popen(command)
+    try:
+        return server.wait()
+    finally:
+        server.terminate()
+        server.wait()
 
 
-def _log_proposals(store: Any, parent_id: str, paper: Paper, config: StudyConfig, smoothing: float) -> None:
-    collection, found = _collection(store, paper, config, smoothing), {}
-    for trial in planning.range_tests(paper, config):
-        result = collection.result(trial)
-        if result is None:
-            continue  # it failed, and that was said
-        proposal = collection.proposal(trial)
-        if proposal:
-            stated = paper.range_test.reported
-            beside = f" (the paper: {format_rate(stated.proposed_learning_rate)}, around step {stated.step})"
-            say(
-                f"{trial.label}: proposes {proposal}, read at step {proposal.step}"
-                f"{'' if list_departures(paper, config) else beside}"
-            )
-        else:
-            say(f"{trial.label}: proposes no rate: {proposal.reason}")
-        found[result.run_id] = (trial.seed, proposal)
-    store.log_proposals(parent_id, smoothing, found)
+def _collect(store: TrackingStore, paper: Paper, config: StudyConfig, request: Request) -> RunCollection:
+    from reproduce.results.run_collection import RunCollection
+
+    return RunCollection(store.reader, paper, config, request.options.smoothing)
 
 
-def _report(store: Any, parent_id: str, found: Any, given: dict[str, Any]) -> None:
+def _at_proposed_rates(store: TrackingStore, paper: Paper, config: StudyConfig) -> StudyConfig:
+    from reproduce.cli import proposals
+
+    return proposals.with_proposed_rates(store, paper, config)
+
+
+def _log_proposals(store: TrackingStore, parent_id: str, collection: RunCollection) -> None:
+    from reproduce.cli import proposals
+
+    proposals.log_proposals(store, parent_id, collection)
+
+
+def _recorded(store: TrackingStore, paper: Paper, config: StudyConfig, options: RunOptions) -> StudyConfig:
+    from reproduce.cli.recorded_config import find_recorded_config
+
+    return find_recorded_config(store, paper, config, engine_is_open=options.engine == AUTO)
+
+
+def _write_report(store: TrackingStore, parent_id: str, collection: RunCollection, options: RunOptions) -> None:
     from reproduce.report import build
 
-    output = given["output"]
+    output = options.output
     missing = build.write(
-        found, output.resolve(), given["ui_url"], lambda written: store.log_folder(parent_id, written, "report")
+        collection,
+        output.resolve(),
+        options.ui_url,
+        lambda written: store.writer.log_folder(parent_id, written, "report"),
     )
     if missing:
         say(f"the report names {missing} run{'s' if missing > 1 else ''} that {'are' if missing > 1 else 'is'} missing")

@@ -1,255 +1,49 @@
-"""The command line's types and options. The word `paper` stands for what the paper did, and is every default.
+"""The options of each command. The word `paper` stands for what the paper did, and is every default."""
 
-MLflow passes each parameter on as text and does not check it, so everything is checked here, before any work.
-"""
-
-import difflib
-import functools
-import re
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+import copy
 
 import click
 
-from reproduce import paths
-from reproduce.errors import shown
-from reproduce.study.trial import (
-    MAX_EPOCHS,
-    MAX_RATE,
-    MAX_SEED,
-    MAX_STEPS,
-    MIN_RATE,
-    OPTIMIZERS,
-    SCHEDULERS,
-    SIZES,
+from reproduce.cli.option_types import (
+    AUTO,
+    DATA_DIR,
+    EPOCHS,
+    EVERY_SEED,
+    FACTOR,
+    FRACTION,
+    HELD_OUT,
+    IMAGES,
+    INTERVAL,
+    JOBS,
+    OWN_RATES,
+    PAPER,
+    PART_OF_GPU,
+    PLACE,
+    RATE,
+    RATES,
+    RAY_ADDRESS,
+    SEEDS,
+    SMOOTHING,
+    STEPS,
+    SWITCH,
+    UI_URL,
+    Named,
 )
-
-PAPER = "paper"
-AUTO = "auto"
-LOCAL = "local"
-PROPOSED = "proposed"
-MAX_IMAGES = max(SIZES.values())
-MAX_JOBS = 1000  # on one machine each is a process that takes 0.7 GiB
-MAX_VALUES = 1000  # in a list
-MAX_TEXT = 6000  # characters of a parameter: MLflow cuts what is longer
-WHOLE = re.compile(r"[0-9]{1,30}")  # int() and float() also take 1_0, and the digits of every script
-HOST_NAME = re.compile(r"[A-Za-z0-9._:%-]{1,255}")
-REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+from reproduce.study.trial import OPTIMIZERS, SCHEDULERS, SIZES
 
 
-class RefusedError(ValueError):
-    """Why a value cannot be, in words that say more than what was expected of its kind."""
+def _option(name: str, kind: click.ParamType[object, object], text: str, default: str = PAPER) -> click.Option:
+    return click.Option([name], type=kind, default=default, show_default=True, help=text)
 
 
-class OrPaper(click.ParamType):
-    """A value of some kind, or the word `paper` (another one where given), which becomes None."""
-
-    def __init__(self, name: str, expected: str, parse: Callable[[str], Any], word: str | None = PAPER) -> None:
-        self.name, self.expected, self.parse, self.word = name, expected, parse, word
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The parsed value, None for the word; what is already parsed stays."""
-        if not isinstance(value, str) or value == self.word:
-            return None if value == self.word else value
-        expected = self.expected if self.word is None else f"{self.expected}, or the word {self.word}"
-        try:
-            return self.parse(value)
-        except RefusedError as refusal:
-            self.fail(f"got {shown(value)}, {refusal}; expected {expected}", param, ctx)
-        except (ValueError, OSError, RuntimeError):  # the last for the home of nobody, as in ~nobody/x
-            self.fail(f"got {shown(value)}, expected {expected}", param, ctx)
+def _switch(name: str, text: str) -> click.Option:
+    """Make an option that may be typed alone, or with true or false as `mlflow run` does."""
+    return click.Option(
+        [name], type=SWITCH, default="false", show_default=True, help=text, is_flag=False, flag_value="true"
+    )
 
 
-class Named(click.Choice):
-    """One of some names; a wrong one is answered with the nearest."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The name as it is."""
-        if value in self.choices or value is None:
-            return value
-        expected = f"expected one of {', '.join(self.choices)}{nearest(str(value), self.choices)}"
-        self.fail(f"got {shown(value)}, {expected}", param, ctx)
-
-
-class YesOrNo(click.ParamType):
-    """A switch that MLflow can pass on, as text."""
-
-    name = "true|false"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
-        """The answer; click would take nothing at all for a no."""
-        if isinstance(value, bool):
-            return value
-        if value not in ("true", "false"):
-            self.fail(f"got {shown(value)}, expected true or false", param, ctx)
-        return value == "true"
-
-
-def nearest(text: str, known: Any) -> str:
-    """The end of a message that offers the nearest of what is known; empty where nothing is near."""
-    near = difflib.get_close_matches(text[:100], list(known), n=1)
-    return f", did you mean {near[0]}?" if near else ""
-
-
-def _whole(low: int, high: int, text: str) -> int:
-    if not WHOLE.fullmatch(text) or not low <= int(text) <= high:
-        raise ValueError
-    return int(text)
-
-
-def _real(text: str, low: float, high: float, low_included: bool = True, high_included: bool = True) -> float:
-    number = float(text) if REAL.fullmatch(text) else float("nan")
-    # False for what is not a number too.
-    if not (low < number < high or (low_included and number == low) or (high_included and number == high)):
-        raise ValueError
-    return number
-
-
-def _rate(text: str) -> float:
-    return _real(text, MIN_RATE, MAX_RATE)
-
-
-def _list(parse: Callable[[str], Any], text: str) -> tuple:
-    parts = text.split(",")
-    if len(parts) > MAX_VALUES:
-        raise RefusedError(f"which are {len(parts)}, more than {MAX_VALUES}")
-    return _recorded_whole(tuple(parse(part.strip()) for part in parts))
-
-
-def _recorded_whole(values: tuple) -> tuple:
-    length = len(",".join(map(str, values)))
-    if length > MAX_TEXT:
-        raise RefusedError(f"which is a text of {length} characters, where MLflow records {MAX_TEXT} of a parameter")
-    return values
-
-
-def _address(text: str) -> str:
-    found = urlsplit(text)  # whose port is checked as it is read
-    if found.scheme not in ("http", "https") or not found.hostname or found.port == 0 or "@" in found.netloc:
-        raise ValueError  # with credentials in it too: it is recorded, and on the page
-    if not (text.isascii() and text.isprintable()) or set(text) & set(" \"'<>\\"):
-        raise ValueError
-    return text.rstrip("/")
-
-
-def _rates_or_proposed(text: str) -> tuple[float, ...] | str:
-    return PROPOSED if text == PROPOSED else _list(_rate, text)
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        start = _whole(0, MAX_SEED, first)
-        end = _whole(0, MAX_SEED, last) if dash else start
-        if end < start:
-            raise RefusedError(f"of which {start}-{end} runs backwards")
-        if len(seeds) + end - start >= MAX_VALUES:
-            raise RefusedError(f"which are more than {MAX_VALUES}")
-        seeds += range(start, end + 1)
-    return _recorded_whole(tuple(seeds))
-
-
-def _seeds_or_paper(text: str) -> tuple[int, ...] | str:
-    return PAPER if text == PAPER else _seeds(text)
-
-
-def _path(text: str) -> Path:
-    text.encode()  # MLflow could not record what is not UTF-8
-    if not text.strip() or "\0" in text:
-        raise ValueError
-    return Path(text).expanduser()
-
-
-def _data_dir(text: str) -> Path:
-    path = _path(text)
-    if (why := paths.no_data(path)) is not None:
-        raise RefusedError(f"but {why}")
-    return path
-
-
-def _place(text: str) -> Path:
-    path = _path(text)
-    if path.exists() and not path.is_dir():
-        raise RefusedError("which is a file")
-    return path
-
-
-def _host(text: str) -> str:
-    if not HOST_NAME.fullmatch(text):
-        raise ValueError
-    return text
-
-
-def _ray_address(text: str) -> str:
-    if text == LOCAL:
-        return text
-    if "://" in text:
-        raise RefusedError("which is that of Ray's client or dashboard")
-    found = urlsplit(f"//{text}")  # whose port is checked as it is read
-    if not found.hostname or not found.port or found.netloc != text or "@" in text:
-        raise ValueError
-    if not HOST_NAME.fullmatch(found.hostname):
-        raise ValueError
-    return text
-
-
-def _count(name: str, high: int, word: str | None = PAPER) -> OrPaper:
-    return OrPaper(name, f"a whole number from 1 to {high}", functools.partial(_whole, 1, high), word)
-
-
-EPOCHS = _count("count", MAX_EPOCHS)
-IMAGES = _count("count", MAX_IMAGES)
-INTERVAL = _count("count", MAX_STEPS)
-JOBS = _count("count", MAX_JOBS, word=AUTO)
-PORT = _count("port", 65535, word=None)
-HELD_OUT = _count("count", MAX_IMAGES - 1, word="none")  # one is left to train on
-RATE_RANGE = f"{MIN_RATE:g} to {MAX_RATE:g}"
-RATE = OrPaper("rate", f"a number from {RATE_RANGE}", _rate)
-FRACTION = OrPaper(
-    "fraction", "a number between 0 and 1",
-    functools.partial(_real, low=0.0, high=1.0, low_included=False, high_included=False),
-)  # fmt: skip
-SMOOTHING = OrPaper(
-    "factor", "a number from 0 to below 1", functools.partial(_real, low=0.0, high=1.0, high_included=False)
-)
-RATES_EXPECTED = f"numbers from {RATE_RANGE} with commas between, as 1e-3,3e-4"
-RATES = OrPaper("rates", RATES_EXPECTED, functools.partial(_list, _rate))
-OWN_RATES = OrPaper("rates", f"{RATES_EXPECTED}, the word proposed", _rates_or_proposed)
-FACTOR = OrPaper(
-    "factor", f"a number above 1, at most {MAX_RATE:g}",
-    functools.partial(_real, low=1.0, high=MAX_RATE, low_included=False), word="none",
-)  # fmt: skip
-STEPS = OrPaper(
-    "steps", f"rising whole numbers from 1 to {MAX_STEPS} with commas between",
-    functools.partial(_list, functools.partial(_whole, 1, MAX_STEPS)),
-)  # fmt: skip
-DATA_DIR = OrPaper("directory", paths.DATA_EXPECTED, _data_dir, word="none")
-PLACE = OrPaper("directory", "a directory, there or not", _place, word=None)
-HOST = OrPaper("host", "a name or an address", _host, word=None)
-RAY_ADDRESS = OrPaper(
-    "address", f"HOST:PORT of a Ray cluster's head, as 10.0.0.1:6379, the word {LOCAL}", _ray_address, word=AUTO
-)
-PART_OF_GPU = OrPaper(
-    "part", "a number above 0, at most 1", functools.partial(_real, low=0.0, high=1.0, low_included=False), word=None
-)
-SEEDS_EXPECTED = f"at most {MAX_VALUES} whole numbers from 0 to {MAX_SEED}, as 0,1,2 or 0-4"
-SEEDS = OrPaper("seeds", SEEDS_EXPECTED, _seeds)
-EVERY_SEED = OrPaper("seeds", f"{SEEDS_EXPECTED}, the word {PAPER}", _seeds_or_paper, word="all")
-
-
-def _option(name: str, kind: click.ParamType, text: str, default: Any = PAPER, **more: Any) -> Callable:
-    return click.option(name, type=kind, default=default, show_default=True, help=text, **more)
-
-
-def _switch(name: str, text: str) -> Callable:
-    """One that may be typed alone, or with true or false as `mlflow run` does."""
-    return _option(name, YesOrNo(), text, False, is_flag=False, flag_value="true")
-
-
-OPTION: dict[str, Callable] = {
+OPTION: dict[str, click.Option] = {
     "dataset": _option("--dataset", Named(tuple(SIZES)), "The images.", "mnist"),
     "data_dir": _option("--data-dir", DATA_DIR, "Look here first for the four IDX files: in a directory and what is in "
                         "it, plain, as .gz or in a zip or tar, or in one archive.", "none"),
@@ -307,9 +101,7 @@ OPTION: dict[str, Callable] = {
     ),
     "gpus_per_trial": _option("--gpus-per-trial", PART_OF_GPU, "How much of a GPU a trial takes on Ray.", "1"),
     "force": _switch("--force", "Train again what is finished."),
-    "ui_url": _option("--ui-url", OrPaper("address", "an address without credentials, as http://127.0.0.1:5000",
-                                          _address, word="none"),
-                      "Where MLflow's UI is, for the page to link runs to.", "http://127.0.0.1:5000"),
+    "ui_url": _option("--ui-url", UI_URL, "Where MLflow's UI is, for the page to link runs to.", "http://127.0.0.1:5000"),
     "check": _switch("--check", "Write nothing; say whether the report in --output is what its own runs give."),
     "output": _option("--output", PLACE, "Where the report goes.", "report/output"),
 }  # fmt: skip
@@ -333,15 +125,9 @@ COMMANDS = {
 WITHOUT_EFFECT = {"report": _WORK, "verify": (*_WORK, "output", "ui_url")}
 
 
-def options(command: str) -> Callable:
-    """Give a function all the options of a command, in their order; those without effect stay out of its help."""
-
-    def decorate(function: Callable) -> Callable:
-        for name in reversed(WITHOUT_EFFECT.get(command, ())):
-            function = OPTION[name](function)
-            function.__click_params__[-1].hidden = True
-        for name in reversed(COMMANDS[command]):
-            function = OPTION[name](function)
-        return function
-
-    return decorate
+def list_options(command: str) -> list[click.Option]:
+    """Return all options of a command, in their order. Those without effect are taken, and stay out of its help."""
+    unused = [copy.copy(OPTION[name]) for name in WITHOUT_EFFECT.get(command, ())]
+    for option in unused:
+        option.hidden = True
+    return [OPTION[name] for name in COMMANDS[command]] + unused

@@ -16,12 +16,13 @@ from typing import Any
 import click
 
 from reproduce.cli import interpreter, terminal
-from reproduce.cli.options import COMMANDS, nearest
+from reproduce.cli.option_types import nearest
+from reproduce.cli.options import COMMANDS
 from reproduce.errors import ClusterLostError, TrackingError, TrialsFailedError, UserError, shown
 from reproduce.escaping import without_credentials
 from reproduce.execution import interruption
-from reproduce.tracking.remedies import after
-from reproduce.training import distributed
+from reproduce.tracking.remedies import suggest_after
+from reproduce.training import launcher
 
 EXIT_FAILED, EXIT_USER, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_TERMINATED = 1, 2, 3, 130, 141, 143
 WORD_SECONDS = 60  # for rank 0 to end with the same error
@@ -33,8 +34,8 @@ def run(commands: click.Group) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as it was during the imports
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    interruption.have_come_again({Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT})
-    if distributed.launched():
+    interruption.resend_swallowed({Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT})
+    if launcher.is_launched():
         interruption.end_with(os.getppid())  # it would wait for the other ranks without an end
     terminal.have_streams()
     command = next(iter(sys.argv[1:]), "")
@@ -45,22 +46,22 @@ def run(commands: click.Group) -> None:
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())
     except (TrialsFailedError, TrackingError, ClusterLostError) as error:
-        _leave(f"{error}: {after(error, command)}", EXIT_FAILED)
+        _leave(f"{error}: {suggest_after(error, command)}", EXIT_FAILED)
     except (UserError, click.ClickException) as error:
         _leave(error.format_message() if isinstance(error, click.ClickException) else str(error), EXIT_USER)
     except (KeyboardInterrupt, click.Abort) as stop:
-        _leave(f"interrupted: {after(stop, command)}", EXIT_INTERRUPTED)
+        _leave(f"interrupted: {suggest_after(stop, command)}", EXIT_INTERRUPTED)
     except SystemExit as stop:
         # Ray raises one of its own in place of ours, where the signal comes while it waits.
         if not _told_to_stop.is_set():
             raise
-        _leave(f"told to stop: {after(stop, command)}", EXIT_TERMINATED)
+        _leave(f"told to stop: {suggest_after(stop, command)}", EXIT_TERMINATED)
     except (NoReaderError, BrokenPipeError):  # as in `reproduce verify | head -1`, which wants no more
         terminal.let_go_of_output()
         sys.exit(EXIT_NO_READER)
     except OSError as error:  # no room, or a file that went away
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        _leave(f"{what}: {after(error, command)}", EXIT_FAILED)
+        _leave(f"{what}: {suggest_after(error, command)}", EXIT_FAILED)
     else:
         sys.exit(code)
 
@@ -83,11 +84,11 @@ def _terminate(signum: int, frame: object) -> None:
 
 def _leave(message: str, code: int) -> None:
     is_error = code in (EXIT_USER, EXIT_FAILED)
-    said = distributed.last_words(message) if is_error else None if distributed.follows() else message
+    said = launcher.error_message(message) if is_error else message if launcher.is_main_process() else None
     if said is None and is_error:
         with suppress(Terminated, KeyboardInterrupt):  # the launcher ends all with the first; rank 0 is to speak before
             time.sleep(WORD_SECONDS)
-            said = distributed.own(message)  # which rank 0 does not say after all
+            said = launcher.with_rank(message)  # which rank 0 does not say after all
     if said is not None:
         line = terminal.one_line(without_credentials(said))
         click.echo(f"error: {line}" if is_error else line, err=True)
@@ -110,12 +111,14 @@ class Commands(click.Group):
         with _reader_wanted():
             return super().invoke(ctx)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command of that name; where several ranks are to run it, those other than 0 only help to train."""
         if args and args[0] not in self.commands:
             expected = f"expected one of {', '.join(self.commands)}{nearest(args[0], self.commands)}"
             raise click.UsageError(f"there is no command {shown(args[0])}, {expected}")
-        if distributed.follows() and args and "jobs" not in COMMANDS.get(args[0], ()):
+        if not launcher.is_main_process() and args and "jobs" not in COMMANDS.get(args[0], ()):
             raise click.exceptions.Exit
         return super().resolve_command(ctx, args)
 

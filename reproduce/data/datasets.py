@@ -1,6 +1,6 @@
-"""Real images as arrays: the files' hashes, the resize, and batches in an order fixed by (seed, epoch).
+"""Images as arrays: the files' hashes, the resize, and batches in an order fixed by (seed, epoch).
 
-Knows nothing of MLflow. What is here decides the numbers; how the files are got and kept is in `verified_cache.py`.
+This module decides the numbers. `verified_cache.py` fetches the files and keeps them.
 """
 
 import hashlib
@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from reproduce.errors import UserError
 
-SIDE = 32  # pixels: 28×28 images resized, as LeNet-5 wants them
+# Pixels. LeNet-5 takes 32×32, and the images are 28×28.
+SIDE = 32
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+FILES = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
 RESIZED = {TRAIN_IMAGES: f"train-{SIDE}x{SIDE}.npy", TEST_IMAGES: f"t10k-{SIDE}x{SIDE}.npy"}
 
 SHA256 = {
@@ -38,17 +41,17 @@ SHA256 = {
 class Split:
     """Images (n, 1, 32, 32) uint8, memory-mapped, and labels (n,) int64."""
 
-    images: np.ndarray
-    labels: np.ndarray
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
 
     def part(self, start: int, stop: int) -> "Split":
-        """The images from `start` up to and without `stop`."""
+        """Return the images from `start` up to and without `stop`."""
         return Split(self.images[start:stop], self.labels[start:stop])
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training and a test split, as `mnist_files.prepare` left them in the cache."""
+    """A training and a test split."""
 
     name: str
     train: Split
@@ -56,31 +59,43 @@ class Dataset:
 
 
 def data_sha256(name: str) -> str:
-    """One SHA-256 over the four files' own, in their fixed order."""
+    """Return one SHA-256 over those of the four files, in their fixed order."""
     return hashlib.sha256("".join(SHA256[name].values()).encode()).hexdigest()
 
 
 def open_dataset(name: str, home: Path) -> Dataset:
-    """Map what `mnist_files.prepare` has checked. The pages are shared by all processes that map them."""
+    """Map the files that `verified_cache.prepare` has checked. All processes share the mapped pages."""
     cache = home / "data" / name
 
     def split(images: str, labels: str) -> Split:
-        # Copy-on-write, as torch warns of arrays it must not write to; nobody writes.
+        # Copy-on-write, as torch warns about read-only arrays. Nothing writes.
         mapped = np.load(cache / RESIZED[images], mmap_mode="c", allow_pickle=False)
         return Split(mapped, read_idx((cache / labels).read_bytes(), labels).astype(np.int64))
 
     return Dataset(name, split(TRAIN_IMAGES, TRAIN_LABELS), split(TEST_IMAGES, TEST_LABELS))
 
 
-def batches(size: int, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
-    """Indices of one epoch's batches, in an order fixed by (seed, epoch). The last batch may be short."""
+def batches(size: int, batch_size: int, seed: int, epoch: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the indices (batch_size,) of one epoch's batches, in an order fixed by (seed, epoch).
+
+    Args:
+        size: The number of images.
+        batch_size: The images in a batch; the last batch may have fewer.
+        seed: The trial's.
+        epoch: Counts from 1.
+    """
     order = np.random.default_rng((seed, epoch)).permutation(size)
     for start in range(0, size, batch_size):
         yield order[start : start + batch_size]
 
 
-def read_idx(content: bytes, name: str) -> np.ndarray:
-    """An IDX file's uint8 array; UserError where header and length do not agree. Format: LeCun's MNIST page."""
+def encode_idx(array: NDArray[np.uint8]) -> bytes:
+    """Return the IDX file of a uint8 array of any shape."""
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
+def read_idx(content: bytes, name: str) -> NDArray[np.uint8]:
+    """Return an IDX file's array; UserError where header and length differ. The format is on LeCun's MNIST page."""
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise UserError(f"{name} is not an IDX file of bytes: it starts with {content[:4].hex()}, expected 000008")
     dimensions = content[3]
@@ -93,7 +108,7 @@ def read_idx(content: bytes, name: str) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
-def resize(images: np.ndarray) -> np.ndarray:
-    """(n, h, w) uint8 to (n, 1, 32, 32) uint8 by PIL's bilinear filter, which widens its support when it shrinks."""
+def resize(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return (n, h, w) uint8 as (n, 1, 32, 32) uint8, by PIL's bilinear filter, as torchvision's Resize does."""
     resized = [np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for image in images]
     return np.stack(resized)[:, np.newaxis]

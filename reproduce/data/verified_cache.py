@@ -1,14 +1,13 @@
-"""Have the data's files in the cache: found or fetched, held to their SHA-256 whichever way they came, resized once.
+"""The cache of a data set: its files found or fetched, verified by their SHA-256, the images resized once.
 
-`prepare` is the only writer of the cache. Every file in it appears whole or not at all, with the rights that the umask
-leaves. A cache in which all is as it should be is only read, so that it may be somebody else's.
+`prepare` is the only writer of the cache. Every file in it appears whole or not at all, with the permissions that the
+umask leaves. A cache in which nothing is missing is only read, so that it may be somebody else's.
 """
 
 import hashlib
 import json
 import os
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,147 +15,133 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from reproduce.data import data_dir as named
 from reproduce.data import downloads, mirrors
+from reproduce.data.data_dir import FoundFiles, find_files
 from reproduce.data.datasets import RESIZED, SHA256, read_idx, resize
 from reproduce.errors import UserError
-from reproduce.paths import DATA_EXPECTED, HOME, no_data, remove
+from reproduce.files import file_sha256, write_atomically
+from reproduce.paths import DATA_EXPECTED, HOME, remove, why_no_data
 
-LOCK_SECONDS = 1800  # to wait for another command that has the data made ready: it may fetch them from each source
-NOTHING = named.Found({}, (), "put the files into a directory and name it with --data-dir")
+# For another command to prepare the data, which may try every source.
+LOCK_SECONDS = 1800
+NO_DATA_DIR = FoundFiles({}, (), "", "put the files into a directory and name it with --data-dir")
+# Whatever a preparation that was killed has half written.
+UNFINISHED = ".*-*"
 
 
-def prepare(name: str, home: Path, data_dir: Path | None = None, say: Callable[[str], None] = print) -> None:
-    """Have the data set whole in the cache under `home`, or raise UserError saying what was tried.
+def prepare(dataset: str, home: Path, data_dir: Path | None = None, say: Callable[[str], None] = print) -> None:
+    """Put the whole data set into the cache under `home`.
 
-    Looked for, in this order: `data_dir`, which may be an archive, the cache, then the sources of `mirrors.py`. Files
-    that are not what they should be are named with what is wrong; those in the cache are set aside, those in `data_dir`
-    left alone.
+    Files in the cache that are damaged are set aside; those in `data_dir` are left alone.
+
+    Args:
+        dataset: `mnist` or `fashion-mnist`.
+        home: The directory of data and checkpoints.
+        data_dir: A directory or an archive. What it lacks comes from the cache, then from the sources of `mirrors.py`.
+        say: Gets each line of progress.
+
+    Raises:
+        UserError: `data_dir` has a damaged file, or no source has a file, or the cache cannot be written.
     """
-    brought = _brought(name, data_dir, say)
-    cache = home / "data" / name
+    found = _find(dataset, data_dir, say) if data_dir else NO_DATA_DIR
+    cache = home / "data" / dataset
     try:
-        ready = _is_ready(cache, name)
-        if ready and not any(_leftovers(cache, name)):
+        is_complete = _is_complete(cache, dataset)
+        if is_complete and not any(cache.glob(UNFINISHED)):
             return
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            with _alone_in(cache, say):
-                for left_over in _leftovers(cache, name):
-                    remove(left_over)
-                _have_files(name, cache, brought, say)
-                _resize(cache, SHA256[name], say)
+            with _locked(cache, say):
+                for unfinished in cache.glob(UNFINISHED):
+                    remove(unfinished)
+                _add_files(dataset, cache, found, say)
+                _add_resized(cache, SHA256[dataset], say)
         except PermissionError:
-            if not ready:
+            if not is_complete:
                 raise
     except OSError as error:
         place = Path(error.filename) if isinstance(error.filename, str) else cache
         raise UserError(
-            f"{place}, in the cache of {name}, cannot be had ({error.strerror}): "
+            f"{place}, in the cache of {dataset}, cannot be used ({error.strerror}): "
             f"put that right, or have {HOME} name another directory"
         ) from error
 
 
-def _brought(name: str, data_dir: Path | None, say: Callable[[str], None]) -> named.Found:
-    if data_dir is None:
-        return NOTHING
-    if (why := no_data(data_dir)) is not None:
+def _find(dataset: str, data_dir: Path, say: Callable[[str], None]) -> FoundFiles:
+    if (why := why_no_data(data_dir)) is not None:
         raise UserError(f"the data directory is {data_dir}, but {why}; expected {DATA_EXPECTED}: correct it")
-    brought = named.find(name, data_dir)
-    for problem in brought.problems:
-        say(f"{problem}; looking elsewhere")
-    return brought
+    found = find_files(dataset, data_dir)
+    for problem in found.problems:
+        if not found.damage.startswith(problem):
+            say(problem if found.damage else f"{problem}; looking elsewhere")
+    # Who names a directory wants its files. Others in their place would hide that these are damaged.
+    if found.damage:
+        raise UserError(f"{found.damage}: {found.remedy}, or name no data directory to have them fetched")
+    return found
 
 
-def _is_ready(cache: Path, name: str) -> bool:
-    """Whether all is there and as it should be."""
-    files = all(_sha256_if_file(cache / file) == sha256 for file, sha256 in SHA256[name].items())
-    return files and all(_is_resized(cache, file, SHA256[name][file]) for file in RESIZED)
+def _is_complete(cache: Path, dataset: str) -> bool:
+    hashes = SHA256[dataset]
+    files = all(file_sha256(cache / file) == sha256 for file, sha256 in hashes.items())
+    return files and all(_is_resized(cache, file, hashes[file]) for file in RESIZED)
 
 
 @contextmanager
-def _alone_in(cache: Path, say: Callable[[str], None]) -> Iterator[None]:
-    lock = FileLock(cache / "lock")
+def _locked(cache: Path, say: Callable[[str], None]) -> Iterator[None]:
+    lock, busy = FileLock(cache / "lock"), f"another command prepares the data in {cache}"
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        at_work = f"another command is at work in {cache}"
-        say(f"{at_work}; waiting for it, for up to {LOCK_SECONDS} s")
+        say(f"{busy}; waiting for it, for up to {LOCK_SECONDS} s")
         try:
             lock.acquire(timeout=LOCK_SECONDS)
         except Timeout as error:
-            raise UserError(f"{at_work}, and has been for {LOCK_SECONDS} s: end it, as it may be suspended") from error
+            raise UserError(f"{busy}, and has for {LOCK_SECONDS} s: end it, as it may be suspended") from error
     try:
         yield
     finally:
         lock.release()
 
 
-def _leftovers(cache: Path, name: str) -> Iterator[Path]:
-    """What a preparation that was killed had half written, or one that is at work has."""
-    files = (*SHA256[name], *RESIZED.values(), *(f"{resized}.json" for resized in RESIZED.values()))
-    for start in (".fetch-", ".resize-", *(f".{file}-" for file in files)):
-        yield from cache.glob(f"{start}*")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write so that `path` holds all of `content` or what it held before, whatever interrupts.
-
-    The file has the rights that `open` gives, those that the umask leaves.
-    """
-    whole = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        with whole.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        whole.replace(path)
-    except BaseException:
-        whole.unlink(missing_ok=True)
-        raise
-
-
-def _have_files(name: str, cache: Path, brought: named.Found, say: Callable[[str], None]) -> None:
-    missing = []
-    for file, sha256 in SHA256[name].items():
-        if _in_cache(cache / file, sha256, say):
-            continue
-        if file in brought.files:
-            write_atomically(cache / file, brought.files[file])
-        else:
-            missing.append(file)
+def _add_files(dataset: str, cache: Path, found: FoundFiles, say: Callable[[str], None]) -> None:
+    missing = [file for file, sha256 in SHA256[dataset].items() if not _is_whole(cache / file, sha256, say)]
+    for file in found.files.keys() & missing:
+        write_atomically(cache / file, found.files[file])
+        missing.remove(file)
     if missing:
-        _fetch(name, missing, cache, brought.remedy, say)
+        _fetch(dataset, missing, cache, found.remedy, say)
 
 
-def _in_cache(path: Path, sha256: str, say: Callable[[str], None]) -> bool:
-    if not os.path.lexists(path):
-        return False
-    found = _sha256_if_file(path)
-    if found == sha256:
+def _is_whole(path: Path, sha256: str, say: Callable[[str], None]) -> bool:
+    """Return whether the file is in the cache; one that is damaged is set aside."""
+    actual = file_sha256(path)
+    if actual == sha256:
         return True
-    aside = path.with_name(f"{path.name}.wrong-{found[:8] if found else 'kind'}")
-    remove(aside)  # of an earlier time: the same bytes, or what was no file either
-    path.rename(aside)
-    what = f"SHA-256 {found}, expected {sha256}" if found else "it is no file"
-    say(f"{path} is not the file it should be: {what}; set aside as {aside.name}")
+    if os.path.lexists(path):
+        aside = path.with_name(f"{path.name}.wrong-{actual[:8] if actual else 'kind'}")
+        # One that was set aside before is the same file, or no file either.
+        remove(aside)
+        path.rename(aside)
+        what = f"SHA-256 {actual}, expected {sha256}" if actual else "it is no file"
+        say(f"{path} is not the file it should be: {what}; set aside as {aside.name}")
     return False
 
 
-def _fetch(name: str, missing: list[str], cache: Path, remedy: str, say: Callable[[str], None]) -> None:
-    """Have the missing files from the first sources that give them; UserError where none does."""
-    for title, source in mirrors.SOURCES[name].items():
+def _fetch(dataset: str, missing: list[str], cache: Path, remedy: str, say: Callable[[str], None]) -> None:
+    """Get the missing files from the first sources that have them; UserError where none does."""
+    sources = mirrors.SOURCES[dataset]
+    for title, source in sources.items():
         say(
-            f"fetching {name} from {title}, for at most {downloads.TOTAL_SECONDS:g} s, "
+            f"fetching {dataset} from {title}, for at most {downloads.TOTAL_SECONDS:g} s, "
             f"and {source.quiet_seconds:g} s without an answer"
         )
         try:
             with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as folder:
                 attempt = downloads.Attempt(title, tuple(missing), Path(folder), say, source.quiet_seconds)
                 for file, content in source.fetch(attempt):
-                    found = hashlib.sha256(content).hexdigest()
-                    if found != SHA256[name][file]:
-                        say(f"{file} from {title}: SHA-256 {found}, expected {SHA256[name][file]}; not used")
+                    actual, expected = hashlib.sha256(content).hexdigest(), SHA256[dataset][file]
+                    if actual != expected:
+                        say(f"{file} from {title}: SHA-256 {actual}, expected {expected}; not used")
                     elif file in missing:
                         write_atomically(cache / file, content)
                         missing.remove(file)
@@ -164,44 +149,37 @@ def _fetch(name: str, missing: list[str], cache: Path, remedy: str, say: Callabl
             say(f"{title}: {error}")
         if not missing:
             return
-    raise UserError(f"{name}: {', '.join(missing)} could not be had from {', '.join(mirrors.SOURCES[name])}: {remedy}")
+    raise UserError(f"{dataset}: no source has {', '.join(missing)} (tried {', '.join(sources)}): {remedy}")
 
 
-def _resize(cache: Path, hashes: dict[str, str], say: Callable[[str], None]) -> None:
-    """Have the resized images in the cache. What they were made from and what they hash to is written beside them."""
+def _add_resized(cache: Path, hashes: dict[str, str], say: Callable[[str], None]) -> None:
+    """Put the resized images into the cache, with a note of what they were made from and their own SHA-256."""
     for file, name in RESIZED.items():
-        target, note = cache / name, _note_of(cache / name)
+        target = cache / name
         if _is_resized(cache, file, hashes[file]):
             continue
-        is_damaged = target.is_file() and note.is_file()
+        is_damaged = target.is_file() and _note_path(target).is_file()
         say(f"{target} is damaged; making it again" if is_damaged else f"making {target}, once")
         images = resize(read_idx((cache / file).read_bytes(), file))
         with tempfile.TemporaryDirectory(dir=cache, prefix=".resize-") as folder:
             whole = Path(folder) / name
             np.save(whole, images, allow_pickle=False)
-            for earlier in (note, target):
+            for earlier in (_note_path(target), target):
                 remove(earlier)
-            sha256 = _sha256_if_file(whole)
+            note = _note(hashes[file], whole)
             whole.replace(target)
-        write_atomically(note, _note(hashes[file], sha256))
+        write_atomically(_note_path(target), note)
 
 
 def _is_resized(cache: Path, file: str, sha256: str) -> bool:
     target = cache / RESIZED[file]
-    note = _note_of(target)
-    return target.is_file() and note.is_file() and note.read_bytes() == _note(sha256, _sha256_if_file(target))
+    note = _note_path(target)
+    return target.is_file() and note.is_file() and note.read_bytes() == _note(sha256, target)
 
 
-def _note_of(resized: Path) -> Path:
+def _note_path(resized: Path) -> Path:
     return resized.with_name(f"{resized.name}.json")
 
 
-def _note(source: str, sha256: str | None) -> bytes:
-    return json.dumps({"source": source, "sha256": sha256}).encode()
-
-
-def _sha256_if_file(path: Path) -> str | None:
-    if not path.is_file():  # a pipe would be waited at for ever
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _note(source_sha256: str, resized: Path) -> bytes:
+    return json.dumps({"source": source_sha256, "sha256": file_sha256(resized)}).encode()

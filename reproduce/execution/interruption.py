@@ -1,42 +1,55 @@
-"""What stops a process: its parent's end, and signals, which come again where Python has swallowed them."""
+"""What stops a process: the end of its parent, and signals, also those that Python swallows."""
 
 import os
 import signal
 import sys
 import threading
 import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-CHECK_SECONDS = 1
-AGAIN_SECONDS = 0.1
+PARENT_CHECK_SECONDS = 1
+RESEND_SECONDS = 0.1
 WATCH = "parent-watch"
 
 
 def end_with(parent_pid: int) -> None:
-    """Do not outlive that parent: nobody would know of what is done then."""
+    """End this process once its parent has ended: nobody would use its result."""
     if any(thread.name == WATCH for thread in threading.enumerate()):
         return
 
     def watch() -> None:
         while os.getppid() == parent_pid:
-            time.sleep(CHECK_SECONDS)
+            time.sleep(PARENT_CHECK_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, name=WATCH, daemon=True).start()
 
 
-def have_come_again(numbers: dict[type[BaseException], int]) -> None:
-    """Have signals sent again whose exceptions, of these types, were raised where nothing can be.
+@contextmanager
+def blocked_interrupts() -> Iterator[None]:
+    """Keep Ctrl-C from the processes that are started in the block, from their first moment on."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    A signal's handler runs wherever the program just is. In a weak reference's callback, say, Python only prints what
-    it raises, and goes on.
+
+def resend_swallowed(signals: dict[type[BaseException], int]) -> None:
+    """Send a signal again where its exception, a key of `signals`, was raised where Python cannot raise.
+
+    A signal's handler runs wherever the program just is. What it raises in a weak reference's callback, say, Python
+    only prints, and goes on.
     """
 
-    def again(unraisable: Any) -> None:
-        number = next((numbers[kind] for kind in numbers if issubclass(unraisable.exc_type, kind)), None)
-        if number is None:
+    def resend(unraisable: "sys.UnraisableHookArgs") -> None:
+        number = next((signals[kind] for kind in signals if issubclass(unraisable.exc_type, kind)), None)
+        main_thread = threading.main_thread().ident
+        if number is None or main_thread is None:
             sys.__unraisablehook__(unraisable)
-        else:  # once this hook, out of which nothing can be raised either, is done
-            threading.Timer(AGAIN_SECONDS, signal.pthread_kill, (threading.main_thread().ident, number)).start()
+        else:
+            # Nothing can be raised out of this hook either: the signal has to come after it.
+            threading.Timer(RESEND_SECONDS, signal.pthread_kill, (main_thread, number)).start()
 
-    sys.unraisablehook = again
+    sys.unraisablehook = resend

@@ -1,100 +1,138 @@
-"""Trials on this machine, as many at once as there are jobs, each in a process and a thread of its own."""
+"""Train trials on this machine, as many at once as there are jobs, each in a process of its own with one thread."""
 
 import os
-import signal
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from reproduce import progress
-from reproduce.data import datasets
-from reproduce.execution.worker import TrialOutcome, TrialTask, is_under_way, marker, run_trial
+from reproduce.data import datasets, verified_cache
+from reproduce.errors import UserError
+from reproduce.execution.executor import Placement, TrialOutcome, TrialTask
+from reproduce.execution.interruption import blocked_interrupts
+from reproduce.execution.run_options import RunOptions
+from reproduce.execution.worker import is_under_way, run_to_the_end, under_way_file
+from reproduce.progress import say, say_if_slow
 from reproduce.study.trial import Trial
-from reproduce.training import distributed, engines, provenance
+from reproduce.tracking.store import TrackingStore
+from reproduce.training import distributed, engines, launcher, provenance
 from reproduce.training.checkpoints import saved_epochs
 
 
 class Pool:
-    """This machine: `device` is cpu or cuda, `devices` how many of them there are, `kernel` the fused engine's."""
+    """The processes of this machine."""
 
-    def __init__(self, jobs: int, device: str, devices: int, kernel: Path | None) -> None:
-        self.jobs, self.device, self.devices, self.kernel = jobs, device, devices, kernel
-        # What workers import would start a pool of compilers in each, and nothing here is compiled.
-        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-        # Where workers are ended in the middle, loky's own warden clears up after them, and tells of it at length.
+    def __init__(self, options: RunOptions) -> None:
+        self._jobs = jobs_at_once(options.jobs)
+        self.device, self._devices = choose_devices(options.device)
+        self._options = options.model_copy(update={"device": self.device})
+        self.kernel: Path | None = None
+        # Where workers are killed, loky's resource tracker cleans up after them, and would warn of each file.
         os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
 
-    def numerics_environment(self, trial: Trial) -> dict[str, str]:
-        """All that decides the trial's numbers beside its configuration."""
-        engine, split = engines.digest(trial.engine, self.kernel), bool(distributed.size())
-        return provenance.numerics_environment(datasets.data_sha256(trial.dataset), self.device, engine, split)
+    @contextmanager
+    def prepare(self, store: TrackingStore) -> Iterator[str]:
+        """Make data and kernel ready, and the other ranks where a launcher started several; yield the engine."""
+        engine, self.kernel = prepare_machine(self._options, say)
+        ours = numerics_environment(self._options.dataset, self.device, engine, self.kernel)
+        with distributed.main_process(ours):
+            yield engine
 
-    def place(self, index: int) -> tuple[int, int, Path | None]:
-        """Of the trial of that number: the process its worker does not outlive, its device's number, its kernel."""
-        return os.getpid(), index % self.devices, self.kernel
+    def numerics_environment(self, trial: Trial) -> dict[str, str]:
+        """Return all that decides the trial's numbers beside its configuration."""
+        return numerics_environment(trial.dataset, self.device, trial.engine, self.kernel)
+
+    def place(self, index: int) -> Placement:
+        """Return the device of the trial of that number; trials take turns on the GPUs."""
+        return Placement(os.getpid(), index % self._devices, self.kernel)
 
     def epochs_done(self, task: TrialTask) -> int:
-        """How many epochs of a trial that is under way are saved, whichever process writes them."""
+        """Return how many epochs of an unfinished trial are saved, whichever process trains it."""
         return max(saved_epochs(task.directory), default=0)
 
-    def run(self, tasks: list[TrialTask], done: dict[Trial, TrialOutcome]) -> None:
-        """Run the tasks and put what became of them into `done`. A pool of processes whose worker died is made anew.
+    def run(self, tasks: list[TrialTask]) -> Generator[TrialOutcome, None, None]:
+        """Train the trials, and yield what became of each as it ends.
 
-        One worker's death ends all of a pool, and does not tell whose it was. The trials that were under way are
-        therefore run again each by itself: one whose worker dies once more is given up, and the others go on.
+        The death of one worker ends all of them, and does not say whose it was. The trials that were under way are
+        then trained one by one: one whose worker dies again is given up, and the others are resumed.
         """
-        remaining, early_deaths = tasks, 0
-        while (under_way := self._run_processes(remaining, done)) is not None:
-            remaining = [task for task in tasks if task.trial not in done]
-            early_deaths += not under_way
-            for task in under_way or (remaining if early_deaths > 1 else []):
-                if self._run_processes([task], done, alone=True) is not None:
-                    done[task.trial] = TrialOutcome(task.trial, "", "failed", "its worker died twice")
-                    progress.say(str(done[task.trial]))
-            remaining = [task for task in tasks if task.trial not in done]
-            if not remaining:
-                return
+        batches, died_early = deque([(tasks, False)]), False
+        while batches:
+            batch, is_apart = batches.popleft()
+            remaining = {task.trial: task for task in batch}
+            try:
+                for outcome in self._run_processes(batch, is_apart):
+                    del remaining[outcome.trial]
+                    yield outcome
+            except TerminatedWorkerError:
+                under_way = [task for task in remaining.values() if is_under_way(task)]
+                for task in under_way:
+                    under_way_file(task).unlink(missing_ok=True)
+                if is_apart:
+                    yield TrialOutcome(batch[0].trial, "", "failed", "its worker died twice")
+                    continue
+                names = ", ".join(task.trial.label for task in under_way)
+                say(f"a worker died, perhaps because memory ran out; under way: {names or 'nothing yet'}")
+                # Where a second one dies before it trains anything, any trial may be the cause.
+                suspects = under_way or (list(remaining.values()) if died_early else [])
+                died_early = died_early or not under_way
+                batches.extend(([task], True) for task in suspects)
+                if others := [task for task in remaining.values() if task not in suspects]:
+                    batches.append((others, False))
 
-    def _run_processes(
-        self, tasks: list[TrialTask], done: dict[Trial, TrialOutcome], alone: bool = False
-    ) -> list[TrialTask] | None:
-        """Run the tasks until all are done, which gives None, or a worker dies: those that were under way then.
-
-        `alone` keeps even a single task out of this process.
-        """
-        workers, ahead = (2, 1) if alone else (min(self.jobs, len(tasks)), "2*n_jobs")
+    def _run_processes(self, tasks: list[TrialTask], apart: bool) -> Iterator[TrialOutcome]:
+        """Train the trials in new processes; `apart` keeps even a single one out of this process."""
+        workers, ahead = (2, 1) if apart else (min(self._jobs, len(tasks)), "2*n_jobs")
         pool = joblib.Parallel(n_jobs=workers, pre_dispatch=ahead, batch_size=1, return_as="generator_unordered")
-        try:
-            with _interrupts_held():
-                results = pool(joblib.delayed(_to_the_end)(task) for task in tasks)
-            for result in results:
-                done[result.trial] = result
-                if result.how != "busy":
-                    progress.say(str(result))
-        except TerminatedWorkerError:
-            remaining = [task for task in tasks if task.trial not in done]
-            under_way = [task for task in remaining if is_under_way(task)]
-            names = ", ".join(task.trial.label for task in under_way)
-            progress.say(f"a worker died, perhaps for want of memory; under way: {names or 'nothing yet'}")
-            for task in under_way:
-                marker(task).unlink(missing_ok=True)
-            return under_way
-        return None
+        with blocked_interrupts():
+            outcomes = pool(joblib.delayed(run_to_the_end)(task) for task in tasks)
+        yield from outcomes
 
 
-def _to_the_end(task: TrialTask) -> TrialOutcome:
-    *_, last = run_trial(task)
-    return last
+def prepare_machine(options: RunOptions, tell: Callable[[str], None]) -> tuple[str, Path | None]:
+    """Make data and kernel ready on this machine, and return the engine and the fused one's compiled kernel.
+
+    The `device` of the options is cpu or cuda here. What is done is told to `tell`.
+    """
+    with say_if_slow("compiling the kernel of engine fused, once for this machine, for up to 120 s"):
+        engine, kernel = engines.resolve(options.engine, options.device, options.home, tell)
+    verified_cache.prepare(options.dataset, options.home, options.data_dir, tell)
+    return engine, kernel
 
 
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Have the processes that are started meanwhile hear nothing of Ctrl-C, from their first moment on."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def numerics_environment(dataset: str, device: str, engine: str, kernel: Path | None) -> dict[str, str]:
+    """Return all that decides a trial's numbers on this machine beside its configuration."""
+    digest = engines.engine_id(engine, kernel)
+    return provenance.numerics_environment(datasets.data_sha256(dataset), device, digest, bool(launcher.world_size()))
+
+
+def jobs_at_once(wanted: int | None) -> int:
+    """Return how many trials to train at once: as many as `wanted`, or as there are cores."""
+    cores = provenance.cores()
+    if ranks := launcher.world_size():
+        if wanted is not None:
+            say(f"--jobs {wanted} has no effect: {ranks} ranks train the trials together, one after another")
+        return 1
+    if wanted is not None and wanted > cores:
+        say(f"--jobs {wanted}: there are {cores} cores, so that trials take turns and none ends sooner for it")
+    return wanted or cores
+
+
+def choose_devices(wanted: str) -> tuple[str, int]:
+    """Return the kind of device to train on, and how many of them there are. UserError where there is none.
+
+    For the CPU, GPUs are hidden from this process and its workers: Colossal-AI takes one that it sees.
+    """
+    if wanted == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        return "cpu", 1
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda", torch.cuda.device_count()
+    if wanted == "cuda":
+        raise UserError("--device cuda: PyTorch sees no CUDA device here; leave --device out to compute on the CPU")
+    return "cpu", 1

@@ -1,80 +1,87 @@
-"""Which trials remain, and who runs them: the cores of this machine, or a cluster.
+"""Have the trials of a command finished, whoever trains them.
 
-Trials that are finished are reused, trials that were stopped go on, and one that another process is at is waited for.
+Finished trials are reused, interrupted ones are resumed, and those that another command trains are waited for.
 """
 
-from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
-from typing import Protocol
 
 from reproduce import progress
-from reproduce.execution.worker import TrialOutcome, TrialTask, clear
+from reproduce.execution.executor import DrawArtifacts, Executor, TrialOutcome, TrialTask
+from reproduce.execution.worker import remove_leftovers
 from reproduce.study.trial import Trial
-from reproduce.tracking.writer import Store
-from reproduce.training.epoch_record import EpochRecord
-
-
-class Executor(Protocol):
-    """What trials run on: `pool.Pool` or `cluster.Cluster`."""
-
-    def numerics_environment(self, trial: Trial) -> dict[str, str]:
-        """All that decides the trial's numbers beside its configuration."""
-
-    def place(self, index: int) -> tuple[int | None, int, Path | None]:
-        """Of the trial of that number: the process its worker does not outlive, its device's number, its kernel."""
-
-    def epochs_done(self, task: TrialTask) -> int:
-        """How many epochs of a trial that is under way are saved."""
-
-    def run(self, tasks: list[TrialTask], done: dict[Trial, TrialOutcome]) -> None:
-        """Run the tasks, say as each ends, and put what became of it into `done`."""
+from reproduce.tracking.store import TrackingStore
 
 
 def run(
     trials: list[Trial],
-    store: Store,
+    store: TrackingStore,
     parent_id: str,
     *,
-    ground: Executor,
+    executor: Executor,
     force: bool,
-    artifacts: Callable[[Trial, list[EpochRecord], Path], dict[str, str]],
+    draw_artifacts: DrawArtifacts,
 ) -> list[TrialOutcome]:
-    """Have every trial finished, and say how each came about, in the order given.
+    """Have every trial finished. A trial that fails is returned as failed and stops no other.
 
-    `force` trains again what is finished. A trial that fails is reported as such and stops no other.
+    Args:
+        trials: what to train.
+        store: where the trials are recorded.
+        parent_id: the command's run, of which the trials' runs are children.
+        executor: who trains them; it is prepared.
+        force: whether to train finished trials again.
+        draw_artifacts: draws what a trial's record is to show.
+
+    Returns:
+        What became of each trial, in the order of `trials`.
     """
     tasks = []
     for index, trial in enumerate(trials):
-        cache_key = trial.cache_key(ground.numerics_environment(trial))
-        parent_pid, local_rank, kernel = ground.place(index)
+        cache_key = trial.cache_key(executor.numerics_environment(trial))
         tasks.append(
-            TrialTask(trial, cache_key, store.home, store.uri, store.experiment_id, parent_id, parent_pid,
-                 local_rank, kernel, not force, False, artifacts)
+            TrialTask(
+                trial, cache_key, store.home, store.uri, store.experiment_id, parent_id, executor.place(index),
+                draw_artifacts, reuse=not force,
+            )
         )  # fmt: skip
-    done: dict[Trial, TrialOutcome] = {}
-    finished = {} if force else store.finished_of([task.cache_key for task in tasks])
-    for task in tasks:
-        if run := finished.get(task.cache_key):
-            store.mark_reused(run, parent_id)
-            clear(task, store)
-            done[task.trial] = TrialOutcome(task.trial, run.info.run_id, "reused")
+    done = {} if force else _reuse_finished(tasks, store, parent_id)
     if done:
         progress.say(f"{len(done)} of {len(trials)} trials were finished before and are reused")
     remaining = [task for task in tasks if task.trial not in done]
     if remaining:
-        total = sum(task.trial.epochs for task in remaining)
-
-        def epochs_done() -> int:
-            return sum(task.trial.epochs if task.trial in done else ground.epochs_done(task) for task in remaining)
-
-        with progress.watch(total, epochs_done):
-            ground.run(remaining, done)
-            busy = [task for task in remaining if done[task.trial].how == "busy"]
-            if busy:
-                holders = ", ".join(sorted({done[task.trial].note for task in busy}))
-                progress.say(f"{len(busy)} of these trials another command is training ({holders}); waiting for it")
-                for task in busy:
-                    del done[task.trial]
-                ground.run([replace(task, wait=True) for task in busy], done)
+        _train(remaining, executor, done)
     return [done[trial] for trial in trials]
+
+
+def _reuse_finished(tasks: list[TrialTask], store: TrackingStore, parent_id: str) -> dict[Trial, TrialOutcome]:
+    finished, reused = store.reader.find_finished_runs([task.cache_key for task in tasks]), {}
+    for task in tasks:
+        if run := finished.get(task.cache_key):
+            store.writer.mark_reused(run, parent_id)
+            remove_leftovers(task, store)
+            reused[task.trial] = TrialOutcome(task.trial, run.info.run_id, "reused")
+    return reused
+
+
+def _train(tasks: list[TrialTask], executor: Executor, done: dict[Trial, TrialOutcome]) -> None:
+    """Train the trials and add their outcomes to `done`; those that another command trains once that has ended."""
+
+    def epochs_done() -> int:
+        return sum(task.trial.epochs if task.trial in done else executor.epochs_done(task) for task in tasks)
+
+    def train(remaining: list[TrialTask]) -> list[TrialOutcome]:
+        busy = []
+        with closing(executor.run(remaining)) as outcomes:
+            for outcome in outcomes:
+                if outcome.state == "busy":
+                    busy.append(outcome)
+                else:
+                    done[outcome.trial] = outcome
+                    progress.say(str(outcome))
+        return busy
+
+    with progress.show_progress(sum(task.trial.epochs for task in tasks), epochs_done):
+        if busy := train(tasks):
+            holders = ", ".join(sorted({outcome.note for outcome in busy}))
+            progress.say(f"another command is training {len(busy)} of these trials ({holders}); waiting for it")
+            train([replace(task, wait=True) for task in tasks if task.trial not in done])

@@ -47,7 +47,7 @@ def write(
     output_folder.check_output(output)
     data = collect_report_data(collection, ui)
     if len(data.missing) == len(data.trials) and output_folder.holds_report(output):
-        raise _nothing_to_report(output)
+        raise _nothing_to_report(collection, output)
     with output_folder.hold(output) as unfinished:
         fill(data, unfinished)
         output_folder.replace_report(unfinished)
@@ -60,12 +60,12 @@ def check_replaced(collection: RunCollection, output: Path) -> None:
     paper, config = collection.paper, collection.config
     planned = planning.range_tests(paper, config) + planning.trials(paper, config)
     if output_folder.holds_report(output) and not any(map(collection.has, planned)):
-        raise _nothing_to_report(output)
+        raise _nothing_to_report(collection, output)
 
 
-def _nothing_to_report(output: Path) -> UserError:
+def _nothing_to_report(collection: RunCollection, output: Path) -> UserError:
     return UserError(
-        f"the store has no run of this kind, and {output} holds a report, which is kept: "
+        f"{collection.source} has no run of this kind, and {output} holds a report, which is kept: "
         "give the options that the runs were made with, as --epochs 1 --train-size 10000"
     )
 

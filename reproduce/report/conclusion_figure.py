@@ -1,18 +1,24 @@
 """The figure that sums up: how well each rate did, what the range test proposes, and what its proposal is worth."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from reproduce.analysis import intervals
 from reproduce.analysis.lr_range_test import Curve, Suggestion, smooth
-from reproduce.report.figures import BAND_ALPHA, COLOURS, GREY, MARKERS, over_seeds, styled
+from reproduce.report.figures import BAND_ALPHA, COLOURS, GREY, MARKERS, new_figure, over_seeds, styled
 from reproduce.report.tables import NAMES
 from reproduce.results.comparisons import Regrets
 from reproduce.study.trial import format_rate
 from reproduce.tracking.reader import Result
+
+# `figures` has to be the first that imports it.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Of the grid's accuracies, from the fewest epochs to the most.
 DASHES = (":", "--", "-")
@@ -38,7 +44,7 @@ def draw(
         regrets: The grid and what the rules' proposals came to.
     """
     heights = (3, 3, 2) if regrets else (3, 2)
-    figure = Figure(figsize=(9, 4 * len(heights)), layout="constrained")
+    figure = new_figure(9, 4 * len(heights))
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     _models(panels[0], models)
     if regrets:

@@ -1,15 +1,20 @@
 """Every figure for which there are runs, drawn into the report's folder."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from reproduce.report import conclusion_figure, figures, tables
 from reproduce.report.output_folder import FIGURE_FORMATS
 from reproduce.report.report_data import ReportData
 from reproduce.tracking.reader import Result
+
+# `figures` has to be the first that imports it.
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def draw_all(data: ReportData, folder: Path) -> dict[str, str]:

@@ -62,6 +62,11 @@ STYLE: dict[RcKeyType, Any] = {
 styled = matplotlib.rc_context(STYLE)
 
 
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of that size, in inches."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 @styled
 def save(figure: Figure, path: Path) -> None:
     """Write a figure in the format of the path's ending, the same bytes for the same figure."""
@@ -77,7 +82,7 @@ def trial(trial: Trial, history: Sequence[EpochRecord]) -> Figure:
     rates = np.concatenate([record.step_learning_rates for record in history])
     epochs = np.arange(1, len(history) + 1)
     at_step = np.arange(1, len(losses) + 1) / trial.steps_per_epoch
-    figure = Figure(figsize=(8, 8), layout="constrained")
+    figure = new_figure(8, 8)
     loss, accuracy, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
     loss.plot(at_step, losses, color=COLOURS[5], linewidth=0.4, label="each batch")
     loss.plot(
@@ -119,7 +124,7 @@ def range_test(
         validation: (times, 3), step, loss and accuracy on held-out images, for its loss and a panel for its accuracy.
     """
     judged = validation is not None and len(validation) > 0
-    figure = Figure(figsize=(9, 5 + 2.5 * judged), layout="constrained")
+    figure = new_figure(9, 5 + 2.5 * judged)
     panels = figure.subplots(1 + judged, 1, sharex=True, squeeze=False, height_ratios=(2, 1)[: 1 + judged])
     axes = panels[0, 0]
     smoothed = {seed: smooth(curve.losses, smoothing) for seed, curve in curves.items()}
@@ -165,7 +170,7 @@ def range_test(
 @styled
 def rules(curves: Mapping[int, Curve], smoothing: float, suggested: Mapping[str, Mapping[int, Suggestion]]) -> Figure:
     """Draw what each rule suggests, a colour and a marker a rule, on the smoothed curve of every seed."""
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    figure = new_figure(9, 5)
     axes = figure.subplots()
     smoothed = {seed: smooth(curve.losses, smoothing) for seed, curve in curves.items()}
     for seed, curve in curves.items():
@@ -185,7 +190,9 @@ def rules(curves: Mapping[int, Curve], smoothing: float, suggested: Mapping[str,
     _axis_of_explosion(axes, max(losses.max() for losses in smoothed.values()))
     axes.set(xscale="log", xlabel="learning rate")
     axes.set_ylabel(f"training loss, smoothed by {smoothing:g}")
-    figure.legend(loc="outside lower center", ncols=3)
+    # Where no rule suggests a rate there is nothing to name.
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
@@ -236,7 +243,7 @@ def _rate_axis(axes: Axes, curve: Curve) -> None:
 @styled
 def schedule(scheduler: str, models: Sequence[Sequence[Result]], paper: Paper) -> Figure:
     """Draw one schedule's loss and test accuracy by epoch: a colour a model, a band over seeds, the paper's values."""
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    figure = new_figure(11, 4.5)
     loss, accuracy = figure.subplots(1, 2)
     models = sorted(models, key=lambda of_model: -of_model[0].trial.learning_rate)
     results = [result for of_model in models for result in of_model]

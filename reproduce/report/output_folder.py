@@ -37,7 +37,7 @@ def check_output(output: Path) -> None:
         # These are links that lead to each other.
         raise UserError(f"--output {output} leads nowhere: name a directory") from error
     nearest = folder if exists else next((parent for parent in folder.parents if parent.exists()), folder)
-    why = paths.unwritable(nearest) if nearest.is_dir() else os.strerror(errno.ENOTDIR)
+    why = paths.why_unwritable(nearest) if nearest.is_dir() else os.strerror(errno.ENOTDIR)
     if why is not None:
         raise UserError(f"--output {output}: {nearest} cannot be written to ({why}): name another directory")
     foreign = sorted(path.name for path in _contents(folder) if not _is_of_report(path)) if exists else []

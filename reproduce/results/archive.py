@@ -108,13 +108,13 @@ class _Record(Frozen):
 
 
 class Archive:
-    """Runs from a file, found and read as `tracking.Store` finds and reads its own.
+    """Runs from a file, found and read as `RunReader` finds and reads those of a store.
 
     `config`, `smoothing` and `ui` are those of the report that they are of. UserError where the file is none.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.source = path, str(path)
         if not path.is_file():
             raise UserError(f"there is no {path}, in which a report keeps its runs: write one with reproduce report")
         try:

@@ -19,7 +19,9 @@ RunT = TypeVar("RunT")
 
 
 class RunSource(Protocol[RunT]):
-    """Where runs are read from: a tracking store, or the archive of a report."""
+    """Where runs are read from: a tracking store, or the archive of a report. `source` is its name for users."""
+
+    source: str
 
     def finished_runs(self) -> Mapping[str, RunT]:
         """Return the newest finished run of each configuration, by its hash."""
@@ -38,7 +40,7 @@ class RunCollection:
     """
 
     def __init__(self, source: RunSource[RunT], paper: Paper, config: StudyConfig, smoothing: float) -> None:
-        self.paper, self.config, self.smoothing = paper, config, smoothing
+        self.paper, self.config, self.smoothing, self.source = paper, config, smoothing, source.source
         finished = source.finished_runs()
 
         def read(trial: Trial) -> Result | None:

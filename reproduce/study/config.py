@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -26,7 +26,7 @@ from reproduce.study.trial import (
 class StudyConfig(Frozen):
     """What a user asks for; None is the paper's. Schedule parameters are set only for the schedules that have them.
 
-    `rates_by_seed` are rates of each seed's own, as its range test proposes them, in place of `learning_rates`.
+    `proposed_rates` asks for the rates that each seed's range test proposes; once known, they are `rates_by_seed`.
     The engine, which computes the same within rounding, is the machine's to say and no departure from the paper.
     """
 
@@ -40,8 +40,10 @@ class StudyConfig(Frozen):
     protocol: Protocol = "as-drawn"
     schedulers: Annotated[tuple[Scheduler, ...], Field(min_length=1)] = SCHEDULERS
     learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1)] | None = None
+    # Of what was recorded the rates are known.
+    proposed_rates: bool = Field(default=False, exclude=True)
     rates_by_seed: dict[Seed, tuple[Rate, ...]] | None = None
-    schedule_parameters: dict[str, Any] = Field(default_factory=dict)
+    schedule_parameters: dict[str, int | float | tuple[int, ...]] = Field(default_factory=dict)
     lr_start: Rate | None = None
     lr_end: Rate | None = None
     range_test_epochs: Epochs | None = None
@@ -57,18 +59,18 @@ def option_name(field: str) -> str:
 
 def option_words(paper: Paper, config: StudyConfig) -> list[str]:
     """What a user types for this configuration, as `--epochs 1`, without the engine and without what is the paper's."""
-    given = config.model_dump(exclude_defaults=True, exclude={"engine", "schedulers", "rates_by_seed"})
-    own = given.pop("schedule_parameters", {})
-    found = {key: value for key, value in given.items() if value != getattr(paper.protocol, key, None)}
+    own = {"engine", "schedulers", "rates_by_seed", "schedule_parameters"}
+    fields = config.model_dump(exclude_defaults=True, exclude=own)
+    found = {key: value for key, value in fields.items() if value != getattr(paper.protocol, key, None)}
     if len(config.schedulers) == 1:
         found["scheduler"] = config.schedulers
-    if config.rates_by_seed:
+    if config.rates_by_seed or config.proposed_rates:
         found["learning_rates"] = "proposed"
     if config.seeds and "seeds" in found:
         found["seeds"] = seed_spans(config.seeds)
     return [
         f"{option_name(key)} {','.join(map(str, value)) if isinstance(value, (tuple, list)) else value}"
-        for key, value in (found | own).items()
+        for key, value in (found | config.schedule_parameters).items()
     ]
 
 

@@ -1,9 +1,9 @@
-"""What MLflow's variables choose: the store, the experiment, the run. Each is checked before it is recorded in."""
+"""What MLflow's variables choose: the store, the experiment, the run. Each is checked before anything is recorded."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
@@ -17,24 +17,29 @@ from reproduce.errors import UserError, shown
 from reproduce.escaping import without_credentials
 from reproduce.tracking import local_store
 
-EXPERIMENT = "lenet5-mnist"  # where runs go unless `mlflow run` or the usual variables choose
+# Where runs go unless `mlflow run` or the variables choose.
+EXPERIMENT = "lenet5-mnist"
 STORE, RUN = "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"
 EXPERIMENT_ID, EXPERIMENT_NAME = "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"
 SERVERS = ("http", "https", "databricks", "databricks-uc", "uc")
 EXPECTED = "a file, as sqlite:///mlflow.db, a server, as http://127.0.0.1:5000, or a database"
-NO_SUCH = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+# Every store has it.
+DEFAULT_EXPERIMENT_ID = "0"
+NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+T = TypeVar("T")
 MIGRATE = "bring the runs over with mlflow migrate-filestore"
 
 
-def store(uri: str, is_named: bool) -> tuple[str, Path | None]:
+def resolve_store(uri: str) -> tuple[str, Path | None]:
     """Return the address under which all of MLflow opens that store, and its file where it is one in SQLite.
 
-    UserError where no store can be there; `is_named` says whether a variable of the user's named it.
+    UserError where no store can be there.
     """
-    file = local_store.file_of(uri)
+    file = local_store.find_file(uri)
     if file is not None:
-        address, query = local_store.address_of(file), uri.partition("?")[2]
-        if "/file:" in uri:  # SQLite's own address, which has its parameters within
+        address, query = local_store.make_uri(file), uri.partition("?")[2]
+        # SQLite's own address has its parameters within.
+        if "/file:" in uri:
             return uri, file
         return (f"{address}?{query}" if query else address), file
     try:
@@ -48,46 +53,61 @@ def store(uri: str, is_named: bool) -> tuple[str, Path | None]:
         raise UserError(
             f"{STORE} is {named}, of a kind that MLflow does not know, expected {EXPECTED}: correct or unset it"
         )
-    if is_named:
+    if os.environ.get(STORE):
         what = f"{STORE} is {named}, a folder, in which MLflow keeps no runs any more, expected {EXPECTED}"
         raise UserError(f"{what}: correct it, or {MIGRATE}")
     what = f"this folder has an mlruns of an older MLflow ({named}), in which MLflow keeps no runs any more"
     raise UserError(f"{what}: set {STORE}=sqlite:///mlflow.db to begin a store beside it, or {MIGRATE}")
 
 
-def experiment(client: MlflowClient, file: Path | None, command: str | None) -> str:
-    """Return the id of the experiment to record in, made where it is not there, by what MLflow's variables name.
+def check_for_new_store() -> None:
+    """UserError where MLflow's variables name what a store that does not exist yet cannot hold."""
+    for variable in (RUN, EXPERIMENT_ID):
+        if (named := os.environ.get(variable)) and (variable, named) != (EXPERIMENT_ID, DEFAULT_EXPERIMENT_ID):
+            raise _not_found(variable, named)
+    _experiment_name()
 
-    `file` is the store's where it is in SQLite. UserError where the store has none such, or a run is named that
-    `mlflow run` has not just made for this `command`.
+
+def choose_experiment(client: MlflowClient, file: Path | None, command: str | None) -> str:
+    """Return the id of the experiment that MLflow's variables name, created where it does not exist.
+
+    `file` is the file of a SQLite store. UserError where the store has no such run or experiment, or where the run is
+    not one that `mlflow run` has just made for this `command`.
     """
     if named := os.environ.get(RUN):
-        run = _found(RUN, named, client.get_run)
+        run = _find(RUN, named, client.get_run)
         _check_own(run, command)
         return run.info.experiment_id
     if named := os.environ.get(EXPERIMENT_ID):
-        return _active(_found(EXPERIMENT_ID, named, client.get_experiment), EXPERIMENT_ID)
+        return _active(_find(EXPERIMENT_ID, named, client.get_experiment), EXPERIMENT_ID)
+    name = _experiment_name()
+    if found := client.get_experiment_by_name(name):
+        return _active(found, EXPERIMENT_NAME)
+    return _create(client, name, local_store.next_artifact_uri(file) if file else None)
+
+
+def _experiment_name() -> str:
     name = os.environ.get(EXPERIMENT_NAME, EXPERIMENT)
     if not name.strip():
         raise UserError(f"{EXPERIMENT_NAME} is {name!r}, expected the name of an experiment: unset it, or name one")
-    if found := client.get_experiment_by_name(name):
-        return _active(found, EXPERIMENT_NAME)
-    return _made(client, name, local_store.next_artifacts(file) if file else None)
+    return name
 
 
-def _made(client: MlflowClient, name: str, artifacts: str | None) -> str:
-    try:  # the tag tells the UI to show training runs first, not prompts and traces
-        return client.create_experiment(name, artifacts, tags={"mlflow.experimentKind": "custom_model_development"})
+def _create(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    # With this tag the UI shows training runs first, not prompts and traces.
+    tags = {"mlflow.experimentKind": "custom_model_development"}
+    try:
+        return client.create_experiment(name, artifacts, tags=tags)
     except MlflowException as error:
         found = client.get_experiment_by_name(name)
-        # Somebody else may just have made it, or this was asked for twice as the first answer was lost.
+        # Another command may have created it just now, or the first answer of the store was lost.
         if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS) or found is None:
             raise
         return found.experiment_id
 
 
 def _check_own(run: Run, command: str | None) -> None:
-    """UserError unless `mlflow run` has just made that run, for this command: any other has a record of its own."""
+    """UserError unless `mlflow run` has just made that run for this command: any other has its own record."""
     tags, what = run.data.tags, None
     if run.info.lifecycle_stage != "active":
         what = "a deleted run"
@@ -112,12 +132,14 @@ def _active(found: Experiment, variable: str) -> str:
     return found.experiment_id
 
 
-def _found(variable: str, named: str, find: Callable[[str], Any]) -> Any:
+def _find(variable: str, named: str, find: Callable[[str], T]) -> T:
     try:
         return find(named)
     except MlflowException as error:
-        if error.error_code not in NO_SUCH:
+        if error.error_code not in NOT_FOUND:
             raise
-        raise UserError(
-            f"{variable} is {shown(named)}: there is none such in the store; correct or unset it"
-        ) from error
+        raise _not_found(variable, named) from error
+
+
+def _not_found(variable: str, named: str) -> UserError:
+    return UserError(f"{variable} is {shown(named)}: there is none such in the store; correct or unset it")

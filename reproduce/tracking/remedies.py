@@ -1,17 +1,17 @@
-"""What to do about a cause: the one place that decides which remedy goes with what went wrong.
+"""What to do about an error: the one place that decides which remedy goes with which cause.
 
-A remedy is given only where it helps. That the same command goes on is said only after what the tests have broken and
-gone on from.
+A remedy is given only where it helps. That the same command goes on is said only after causes that the tests create.
 """
 
+import os
 import shlex
 from importlib.util import find_spec
 
 from reproduce.errors import StoreAwayError, TrackingError, TrialsFailedError
 
 GO_ON = "what is done is recorded; the same command goes on from there"
-# Of a command that records no trials, in place of that.
-OF_COMMAND = {
+# What commands that record no trials say in its place.
+COMMANDS_WITHOUT_TRIALS = {
     "report": "nothing that was recorded is lost; the same command writes the report anew",
     "verify": "nothing is lost; the same command judges again",
     "data": "the files that are whole are kept; the same command gets the others",
@@ -20,8 +20,8 @@ OF_COMMAND = {
 UNSET, NAME_ANOTHER = "correct MLFLOW_TRACKING_URI, or unset it", "have MLFLOW_TRACKING_URI name another store"
 NO_ROOM = ("disk is full", "no space left", "quota exceeded")
 NO_RIGHT = ("readonly database", "read-only", "permission denied", "operation not permitted")
-# What stores say of themselves, MLflow's own words among it, in lower case, and what then helps.
-OF_STORES = (
+# Words of stores and of MLflow in an error, in lower case, and what then helps.
+STORE_REMEDIES = (
     (("out-of-date database schema", "can't locate revision"), "make a copy of it, then run: mlflow db upgrade {uri}"),
     (("must be in the 'active' state",), "restore the experiment, or have MLFLOW_EXPERIMENT_NAME name another"),
     (("no module named", "can't load plugin"), "use a driver that is installed, as postgresql+psycopg2://… or sqlite:///…"),
@@ -35,26 +35,22 @@ OF_STORES = (
 )  # fmt: skip
 
 
-def of_store(uri: str, said: str, is_named: bool, is_away: bool = False) -> str:
-    """Return what to do about a store that could not be opened, by what was said of it.
-
-    `uri` is its address without credentials, `is_named` whether a variable of the user's chose it.
-    """
-    if uri.startswith("postgresql://") and find_spec("psycopg") is None:  # SQLAlchemy's usual driver
+def suggest_for_store(uri: str, error: Exception) -> str:
+    """Return what to do about a store that could not be opened, by the error. `uri` is without credentials."""
+    # SQLAlchemy's usual driver for PostgreSQL.
+    if uri.startswith("postgresql://") and find_spec("psycopg") is None:
         return "begin it with postgresql+psycopg2://, for the driver that is installed here"
-    for words, remedy in OF_STORES:
-        if any(word in said.lower() for word in words):
+    for words, remedy in STORE_REMEDIES:
+        if any(word in str(error).lower() for word in words):
             return remedy.format(uri=shlex.quote(uri))
-    if is_away and uri.startswith("sqlite"):
-        return "wait until it is free, and try again"
-    if is_away:
-        return f"start it, or {UNSET}"
-    return UNSET if is_named else NAME_ANOTHER
+    if isinstance(error, StoreAwayError):
+        return "wait until it is free, and try again" if uri.startswith("sqlite") else f"start it, or {UNSET}"
+    return UNSET if os.environ.get("MLFLOW_TRACKING_URI") else NAME_ANOTHER
 
 
-def after(error: BaseException, command: str) -> str:
+def suggest_after(error: BaseException, command: str) -> str:
     """Return what is true once a command has ended by that error or interruption, and what to do next."""
-    kept = OF_COMMAND.get(command)
+    kept = COMMANDS_WITHOUT_TRIALS.get(command)
     said = f"{error} {getattr(error, 'strerror', '')}".lower()
     if isinstance(error, TrialsFailedError):
         return "what is done is recorded; the same command tries again what failed"

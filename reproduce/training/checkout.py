@@ -1,313 +1,209 @@
-"""Tell which commit of its own git repository this source is, and how it differs from it. Standard library only.
+"""The commit of the git repository that this source is in, and the diff to it. Standard library only.
 
-Git is asked for what it has stored, and the files are read here, byte by byte. The answer is therefore the same
-whatever the user's git settings, variables, hooks, filters and index say, and nothing is written into the repository,
-not even its index.
+The files are compared by a git directory of our own, made for the purpose in a temporary folder: it borrows the
+repository's objects and has neither its settings, hooks, attributes and index nor the user's. So no filter, pager or
+other program can be started, the answer is the same for every user, and nothing is written into the repository.
 
 `python checkout.py` prints the commit, followed by `-dirty` where files differ from it, or `unknown`. `make image` runs
-it with whatever Python 3 there is.
+it with any Python 3.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import selectors
 import signal
-import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-DIRTY = "-dirty"  # how git describe marks a commit with changes on top
-SECONDS = 4  # to wait for a program, which takes milliseconds
-MOST_OUTPUT = 2**26  # bytes that are read of what a program prints
-MOST_CHANGED = 2**24  # bytes of changed files of which a diff is made
-# A new file counts as a change where it is of the package; others in a checkout are the user's own.
+# As `git describe` marks a commit with changes on top.
+DIRTY = "-dirty"
+UNKNOWN: Final = "unknown"
+# For a program that takes milliseconds.
+TIMEOUT_SECONDS = 4
+MAX_OUTPUT_BYTES = 2**26
+MAX_CHANGED_BYTES = 2**24
+# A new file counts as a change where it is code of the package. Other new files are the user's own.
 PACKAGE = "reproduce"
-CODE = ("py", "yaml", "cpp")
-SUBMODULE, LINK, PROGRAM, FILE, NOTHING = "160000", "120000", "100755", "100644", ""  # modes, as git writes them
-# These come from the command line, before all others: no setting of a repository may start a program, use the network
-# or write anything.
-SETTINGS = (
-    "core.hooksPath=/dev/null", "core.fsmonitor=false", "core.attributesFile=/dev/null", "core.splitIndex=false",
-    "core.untrackedCache=false", "core.quotePath=true", "diff.suppressBlankEmpty=false", "protocol.allow=never",
-)  # fmt: skip
+NEW_CODE = [f":(glob){PACKAGE}/**/*.{suffix}" for suffix in ("py", "yaml", "cpp")]
+SUBMODULE = b"160000 "
 VARIABLES = {
-    "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "GIT_ATTR_NOSYSTEM": "1", "GIT_NO_LAZY_FETCH": "1",
-    "GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": "none",  # which no repository's own setting overrides
-    "HOME": os.devnull, "XDG_CONFIG_HOME": os.devnull,  # before git 2.32 only these say where the user's settings are
-    "LC_ALL": "C",
+    # Whatever settings there are, no file is fetched and nobody is asked for a password.
+    "GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C",
 }  # fmt: skip
-DIFF = (
-    "diff-index", "-p", "--cached", "--binary", "--full-index", "--no-renames", "--no-ext-diff", "--no-textconv",
-    "--no-color", "--src-prefix=a/", "--dst-prefix=b/",
-)  # fmt: skip
+NO_SETTINGS = {
+    "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", "GIT_ATTR_NOSYSTEM": "1",
+    # Before git 2.32 only these two say where the user's settings are.
+    "HOME": os.devnull, "XDG_CONFIG_HOME": os.devnull,
+}  # fmt: skip
+# This overrules the .gitattributes in the source: every file is compared byte by byte.
+ATTRIBUTES = "* !text !eol !crlf !ident !filter !working-tree-encoding !diff\n"
 
 
 class NotKnownError(Exception):
-    """Why something cannot be told."""
-
-
-class FailedError(NotKnownError):
-    """A program said that it failed."""
-
-
-@dataclass(frozen=True)
-class Tracked:
-    """A file as a commit has it. `size` is in bytes."""
-
-    mode: str
-    oid: str
-    size: int
-
-
-@dataclass(frozen=True)
-class Git:
-    """Git in one folder, with the user's settings set aside.
-
-    One is kept, as it is the user's word: which folders of other owners git may read (safe.directory).
-    """
-
-    root: Path
-    trusted: tuple[str, ...]
-
-    @classmethod
-    def at(cls, root: Path) -> Git:
-        """Find out which folders are trusted."""
-        with suppress(FailedError):  # none is named
-            ask = ("git", "-C", "/", "config", "--null", "--type=path", "--get-all", "safe.directory")
-            return cls(root, tuple(map(os.fsdecode, output_of(ask, b"", _environment()).split(b"\0")[:-1])))
-        return cls(root, ())
-
-    def __call__(self, *words: str, also: dict[str, str] | None = None, given: bytes = b"") -> bytes:
-        """Run git and give what it prints. `also` are variables, `given` is for its standard input."""
-        settings = [*SETTINGS, *(f"safe.directory={folder}" for folder in self.trusted)]
-        options = ["--no-pager", "--no-optional-locks", "--no-replace-objects", "-C", str(self.root)]
-        command = ["git", *options, *(word for setting in settings for word in ("-c", setting)), *words]
-        return output_of(command, given, _environment() | VARIABLES | (also or {}))
+    """The reason why something is not known."""
 
 
 @dataclass(frozen=True)
 class Checkout:
     """A folder that is the top of a git repository which tracks this package, at the commit that is checked out."""
 
-    git: Git
+    root: Path
     commit: str
-    tracked: dict[bytes, Tracked]
 
     @classmethod
-    def at(cls, root: Path) -> Checkout:
-        """Ask git about the folder.
+    def open(cls, root: Path) -> Checkout:
+        """Return the checkout in the folder.
 
-        NotKnownError with the reason where git cannot tell, or the repository is another project's: one that begins
+        NotKnownError with the reason where git gives no answer, or the repository is another project's: one that begins
         above the folder, or does not track the package.
         """
-        git = Git.at(root)
-        top = Path(os.fsdecode(git("rev-parse", "--show-toplevel").removesuffix(b"\n")))
+        top = Path(os.fsdecode(_git(root, "rev-parse", "--show-toplevel").removesuffix(b"\n")))
         if not top.is_absolute() or top.resolve() != root.resolve():
             raise NotKnownError(f"{root} is not the top of a git repository")
-        commit = git("rev-parse", "--verify", "HEAD^{commit}").decode("ascii", "replace").strip()
+        commit = _git(root, "rev-parse", "--verify", "HEAD^{commit}").decode("ascii", "replace").strip()
         if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", commit):
             raise NotKnownError("git names no commit")
-        tracked = dict(_listed(git("ls-tree", "-r", "-l", "-z", "--full-tree", commit)))
-        if f"{PACKAGE}/__init__.py".encode() not in tracked:
+        if not _git(root, "ls-tree", commit, f"{PACKAGE}/__init__.py"):
             raise NotKnownError(f"the git repository at {root} does not track this source")
-        return cls(git, commit, tracked)
+        return cls(root, commit)
 
     def diff(self) -> bytes:
-        """Make the diff of the files against the commit, which `git apply` takes; empty where nothing differs.
+        """Return the diff of the files against the commit, as `git apply` takes it; empty where nothing differs.
 
-        It has every change of a tracked file, and the package's new files. Where these have more than MOST_CHANGED
-        bytes it is a list of their names instead. NotKnownError or OSError where it cannot be made.
+        It has every change of a tracked file, and the package's new files. Where these have more than MAX_CHANGED_BYTES
+        it is a list of their names instead. NotKnownError or OSError where it cannot be made.
         """
-        has_modes = self._has_modes()
-        changed = {path: mode for path in self.tracked if (mode := self._changed(path, has_modes)) is not None}
-        with _index_apart(self.git, self.commit) as variables:
-            changed |= {path: _mode(self._place(path)) for path in self._new(variables)}
-            size = sum(self._place(path).lstat().st_size for path, mode in changed.items() if mode)
-            if size > MOST_CHANGED:
-                return _names(changed, size)
-            return self._diff(changed, variables) if changed else b""
+        with tempfile.TemporaryDirectory() as folder:
+            variables = self._make_git_directory(Path(folder))
 
-    def _place(self, path: bytes) -> Path:
-        return self.git.root / os.fsdecode(path)
+            def git(*words: str, stdin: bytes = b"") -> bytes:
+                return _git(self.root, *words, variables=variables, stdin=stdin)
 
-    def _has_modes(self) -> bool:
-        """Tell whether the file system knows programs from other files, as git found out when it made the checkout."""
-        with suppress(FailedError):  # it says nothing
-            return self.git("config", "--type=bool", "core.fileMode").strip() != b"false"
-        return True
+            git("read-tree", self.commit)
+            self._refuse_submodules(git("ls-files", "--stage", "-z"))
+            git("update-index", "-q", "--refresh")
+            deleted = git("diff-files", "--name-only", "-z", "--diff-filter=D")
+            changed = git("diff-files", "--name-only", "-z", "--diff-filter=d")
+            changed += git("ls-files", "--others", "--exclude-per-directory=.gitignore", "-z", "--", *NEW_CODE)
+            size = sum((self.root / os.fsdecode(path)).lstat().st_size for path in changed.split(b"\0")[:-1])
+            if size > MAX_CHANGED_BYTES:
+                return _list_names(deleted + changed, size)
+            git("update-index", "--force-remove", "-z", "--stdin", stdin=deleted)
+            git("update-index", "--add", "-z", "--stdin", stdin=changed)
+            return git("diff-index", "-p", "--cached", "--binary", "--full-index", "--no-renames", self.commit)
 
-    def _changed(self, path: bytes, has_modes: bool) -> str | None:
-        """Give the mode that a changed file has now, NOTHING where it is gone; None for an unchanged one."""
-        was, place = self.tracked[path], self._place(path)
-        if was.mode == SUBMODULE:
-            if (place / ".git").exists():
-                raise NotKnownError(f"{place} is a submodule, which is not looked into")
-            return None
-        mode = _mode(place)
-        if not has_modes and {mode, was.mode} == {FILE, PROGRAM}:
-            mode = was.mode
-        if mode != was.mode:
-            return mode
-        same = place.lstat().st_size == was.size and _oid(_content(place), was.oid) == was.oid
-        return None if same else mode
-
-    def _new(self, variables: dict[str, str]) -> list[bytes]:
-        """List the package's files that the commit has not."""
-        wanted = [f":(glob){PACKAGE}/**/*.{ending}" for ending in CODE]
-        listed = self.git(
-            "ls-files", "--others", "--exclude-per-directory=.gitignore", "-z", "--", *wanted, also=variables
+    def _make_git_directory(self, folder: Path) -> dict[str, str]:
+        """Make a git directory without any settings, and return the variables that have git use it."""
+        objects = os.fsdecode(_git(self.root, "rev-parse", "--git-path", "objects").removesuffix(b"\n"))
+        # Some file systems have no executable bit. Git found that out when it made the checkout.
+        has_modes = _git(self.root, "config", "--type=bool", "--default=true", "core.fileMode").decode().strip()
+        object_format = "sha1" if len(self.commit) == 40 else "sha256"
+        config = (
+            f"[core]\nrepositoryFormatVersion = 1\nbare = false\nfileMode = {has_modes}\n"
+            f"[extensions]\nobjectFormat = {object_format}\n"
         )
-        return [path for path in listed.split(b"\0") if path]
+        files = {
+            "HEAD": self.commit, "config": config, "info/attributes": ATTRIBUTES,
+            "objects/info/alternates": f"{self.root.resolve() / objects}\n",
+        }  # fmt: skip
+        (folder / "refs").mkdir()
+        for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(os.fsencode(text))
+        return NO_SETTINGS | {"GIT_DIR": str(folder), "GIT_WORK_TREE": str(self.root.resolve())}
 
-    def _diff(self, changed: dict[bytes, str], variables: dict[str, str]) -> bytes:
-        entries = []
-        for path, mode in changed.items():
-            entry = (b"0", b"0" * len(self.commit))
-            if mode != NOTHING:
-                content = _content(self._place(path))
-                entry = (mode.encode(), self.git("hash-object", "-w", "--stdin", also=variables, given=content).strip())
-            entries.append(b"%s %s\t%s\0" % (*entry, path))
-        self.git("update-index", "-z", "--index-info", also=variables, given=b"".join(entries))
-        return self.git(*DIFF, self.commit, also=variables)
-
-
-def _listed(listing: bytes) -> Iterator[tuple[bytes, Tracked]]:
-    """Read what `git ls-tree -l -z` prints."""
-    for entry in filter(None, listing.split(b"\0")):
-        about, _, path = entry.partition(b"\t")
-        found = re.fullmatch(rb"(\d{6}) \w+ ([0-9a-f]+) +(\d+|-)", about)
-        if found is None:
-            raise NotKnownError("git's list of files cannot be read")
-        mode, oid, size = (part.decode() for part in found.groups())
-        yield path, Tracked(mode, oid, 0 if size == "-" else int(size))
+    def _refuse_submodules(self, listing: bytes) -> None:
+        for entry in listing.split(b"\0"):
+            path = self.root / os.fsdecode(entry.partition(b"\t")[2])
+            if entry.startswith(SUBMODULE) and (path / ".git").exists():
+                raise NotKnownError(f"{path} is a submodule, which is not looked into")
 
 
-def _mode(place: Path) -> str:
-    try:
-        found = place.lstat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return NOTHING
-    if stat.S_ISLNK(found):
-        return LINK
-    if not stat.S_ISREG(found):
-        return NOTHING
-    return PROGRAM if found & stat.S_IXUSR else FILE
+def _git(root: Path, *words: str, variables: dict[str, str] | None = None, stdin: bytes = b"") -> bytes:
+    """Run git in the folder and return what it prints.
 
-
-def _content(place: Path) -> bytes:
-    """Read what git would store: of a link, where it leads."""
-    return os.fsencode(place.readlink()) if place.is_symlink() else place.read_bytes()
-
-
-def _oid(content: bytes, like: str) -> str:
-    """Name the content as git does, by the hash that the repository uses."""
-    hashed = hashlib.new("sha1" if len(like) == 40 else "sha256", b"blob %d\0" % len(content), usedforsecurity=False)
-    hashed.update(content)
-    return hashed.hexdigest()
-
-
-def _names(changed: dict[bytes, str], size: int) -> bytes:
-    said = (
-        f"The files that differ from the commit have {size} bytes. Of more than {MOST_CHANGED} bytes no diff is kept, "
-        "only their names:\n"
-    )
-    return said.encode() + b"".join(path.replace(b"\n", b"\\n") + b"\n" for path in sorted(changed))
-
-
-@contextmanager
-def _index_apart(git: Git, commit: str) -> Iterator[dict[str, str]]:
-    """Have an index of that commit, and room for new objects, outside the repository; give git's variables for them."""
-    objects = os.fsdecode(git("rev-parse", "--git-path", "objects").removesuffix(b"\n"))
-    quoted = str(git.root / objects).replace("\\", "\\\\").replace('"', '\\"')
-    with tempfile.TemporaryDirectory() as folder:
-        variables = {
-            "GIT_INDEX_FILE": f"{folder}/index",
-            "GIT_OBJECT_DIRECTORY": f"{folder}/objects",
-            "GIT_ALTERNATE_OBJECT_DIRECTORIES": f'"{quoted}"',
-        }
-        Path(folder, "objects").mkdir()
-        git("read-tree", commit, also=variables)
-        yield variables
-
-
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-
-
-def output_of(command: Sequence[str], given: bytes = b"", environment: dict[str, str] | None = None) -> bytes:
-    """Run a program, `given` on its standard input, and give its standard output.
-
-    NotKnownError where it is not installed, fails, prints more than MOST_OUTPUT or has not ended after SECONDS: it and
-    what it started are ended then.
+    The user's own settings are in force unless `variables` set them aside: safe.directory says which folders of other
+    owners git may read.
     """
-    with tempfile.TemporaryFile() as standard_input, tempfile.TemporaryFile() as complaints:
-        standard_input.write(given)
-        standard_input.seek(0)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "--no-replace-objects", "-C", str(root), *words]
+    return run_program(command, stdin, kept | VARIABLES | (variables or {}))
+
+
+def _list_names(changed: bytes, size: int) -> bytes:
+    said = (
+        f"The files that differ from the commit have {size} bytes. Of more than {MAX_CHANGED_BYTES} bytes no diff is "
+        "kept, only their names:\n"
+    )
+    names = sorted(changed.split(b"\0")[:-1])
+    return said.encode() + b"".join(name.replace(b"\n", b"\\n") + b"\n" for name in names)
+
+
+def run_program(command: Sequence[str], stdin: bytes = b"", environment: dict[str, str] | None = None) -> bytes:
+    """Run a program, with `stdin` on its standard input, and return its standard output.
+
+    NotKnownError where it is not installed, fails, prints more than MAX_OUTPUT_BYTES, or has not ended after
+    TIMEOUT_SECONDS. It and the processes that it started are then killed.
+    """
+    # Files rather than pipes: a process that the program leaves behind may keep a pipe open.
+    with tempfile.TemporaryFile() as typed, tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as errors:
+        typed.write(stdin)
+        typed.seek(0)
         try:
             program = subprocess.Popen(
-                command, stdin=standard_input, stdout=subprocess.PIPE, stderr=complaints, env=environment,
-                start_new_session=True,
-            )  # fmt: skip
+                command, stdin=typed, stdout=printed, stderr=errors, env=environment, start_new_session=True
+            )
         except OSError as error:
             why = "is not installed" if isinstance(error, FileNotFoundError) else f"cannot be run ({error.strerror})"
             raise NotKnownError(f"{command[0]} {why}") from error
         try:
-            printed = _read(program, time.monotonic() + SECONDS)
+            _wait(program, command[0], printed.fileno(), errors.fileno())
         finally:
-            _end(program)
+            _kill(program)
         if program.returncode != 0:
-            complaints.seek(0)
-            raise FailedError(f"{command[0]} failed: {_first_line(complaints.read(1000)) or program.returncode}")
-        return printed
+            errors.seek(0)
+            complaint = errors.read(1000).decode("utf-8", "backslashreplace").partition("\n")[0]
+            raise NotKnownError(f"{command[0]} failed: {complaint or program.returncode}")
+        printed.seek(0)
+        return printed.read()
 
 
-def _read(program: subprocess.Popen, until: float) -> bytes:
-    """Read all that a program prints, and wait for its end. A pipe may stay open for longer than the program lives."""
-    printed = bytearray()
-    with selectors.DefaultSelector() as selector:
-        selector.register(program.stdout, selectors.EVENT_READ)
-        while selector.select(max(0, until - time.monotonic())):
-            piece = os.read(program.stdout.fileno(), 2**16)
-            printed += piece
-            if len(printed) > MOST_OUTPUT:
-                raise NotKnownError(f"{program.args[0]} prints without an end")
-            if not piece:
-                with suppress(subprocess.TimeoutExpired):
-                    program.wait(max(0, until - time.monotonic()))
-                    return bytes(printed)
-                break
-    raise NotKnownError(f"{program.args[0]} has not ended after {SECONDS} seconds")
+def _wait(program: subprocess.Popen[bytes], name: str, *outputs: int) -> None:
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while program.returncode is None:
+        with suppress(subprocess.TimeoutExpired):
+            program.wait(0.05)
+        if any(os.fstat(output).st_size > MAX_OUTPUT_BYTES for output in outputs):
+            raise NotKnownError(f"{name} prints without an end")
+        if program.returncode is None and time.monotonic() > deadline:
+            raise NotKnownError(f"{name} has not ended after {TIMEOUT_SECONDS} seconds")
 
 
-def _end(program: subprocess.Popen) -> None:
-    program.stdout.close()
+def _kill(program: subprocess.Popen[bytes]) -> None:
     if program.returncode is None:
+        # It leads a process group of its own.
         with suppress(ProcessLookupError):
-            os.killpg(program.pid, signal.SIGKILL)  # it leads a group of its own
-        with suppress(subprocess.TimeoutExpired):  # a driver may hold it
+            os.killpg(program.pid, signal.SIGKILL)
+        # A program that waits for a driver cannot be killed.
+        with suppress(subprocess.TimeoutExpired):
             program.wait(1)
 
 
-def _first_line(complaints: bytes) -> str:
-    return next(iter(complaints.decode("utf-8", "backslashreplace").splitlines()), "")
-
-
 def describe(root: Path) -> str:
-    """Give the commit, followed by DIRTY where files differ from it; `unknown` where either is not known."""
+    """Return the commit, followed by DIRTY where files differ from it; UNKNOWN where either is not known."""
     try:
-        found = Checkout.at(root)
+        found = Checkout.open(root)
         return found.commit + (DIRTY if found.diff() else "")
     except (NotKnownError, OSError, ValueError):
-        return "unknown"
+        return UNKNOWN
 
 
 if __name__ == "__main__":

@@ -1,71 +1,76 @@
-"""The ranks that train a trial together, each on its part of every batch: data parallel, as one process would.
+"""The ranks that train a trial together, each on its part of every batch, to the numbers of a single process.
 
-`torchrun` or `colossalai run` starts them; a process that neither started is the only rank. Every rank steps the same
-network by the same gradients, so that the trajectory is that of one process but for the order in which floats are
-summed. Rank 0 alone reads and writes checkpoints.
+A process that no launcher started is the only rank. Every rank steps the same network by the same gradients, so that
+only the order in which floats are summed differs.
 """
 
-import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-ENVIRONMENT = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # as a launcher sets them for each
+from reproduce.training.epoch_record import EpochRecord
 
 
-def launched() -> bool:
-    """Whether a launcher started this process as one of its ranks, if only of one."""
-    return all(os.environ.get(name) for name in ENVIRONMENT)
+class Stateful(Protocol):
+    """A network, an optimizer or a schedule."""
+
+    def state_dict(self) -> dict[str, object]:
+        """Return all that it needs to go on."""
+
+    def load_state_dict(self, state_dict: dict[str, object], /) -> object:
+        """Take such a state over."""
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process among the `size` of torch's process group; `rank` counts from 0."""
+class ProcessGroup:
+    """This process among the `world_size` of torch's process group; `rank` counts from 0."""
 
     rank: int
-    size: int
+    world_size: int
 
     @classmethod
-    def of_group(cls) -> "Ranks":
-        """Those of the group that Colossal-AI has made."""
+    def current(cls) -> "ProcessGroup":
+        """Return the group that Colossal-AI has made."""
         return cls(torch.distributed.get_rank(), torch.distributed.get_world_size())
 
     @property
-    def leads(self) -> bool:
-        """Whether this is the rank that reads and writes."""
+    def is_main_process(self) -> bool:
+        """Whether this is the rank that reads and writes checkpoints."""
         return self.rank == 0
 
-    def part(self, batch: np.ndarray) -> np.ndarray:
-        """This rank's part of a batch's indices, in their order. No part is more than one longer than another."""
-        return np.array_split(batch, self.size)[self.rank]
+    def local_batch(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return this rank's part of a batch's indices (n,), in their order; the parts' sizes differ by at most one."""
+        return np.array_split(batch, self.world_size)[self.rank]
 
-    def weighed(self, loss: torch.Tensor, part: int, batch: int) -> torch.Tensor:
-        """The mean loss over `part` images here, so weighed that the mean over the ranks is that over the `batch`.
+    def scale_loss(self, loss: torch.Tensor, local_size: int, batch_size: int) -> torch.Tensor:
+        """Scale the mean loss over this rank's images so that the mean over the ranks is that over the batch.
 
         The plugin takes the plain mean of the ranks' gradients, though their parts may differ by an image.
         """
-        return loss if self.size == 1 else loss * (self.size * part / batch)
+        return loss if self.world_size == 1 else loss * (self.world_size * local_size / batch_size)
 
-    def mean(self, value: torch.Tensor) -> torch.Tensor:
-        """The mean of a value over the ranks, the same bits on each."""
-        if self.size == 1:
+    def all_reduce_mean(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the mean of a value over the ranks, the same bits on each."""
+        if self.world_size == 1:
             return value
         torch.distributed.all_reduce(value := value.clone())
-        return value / self.size
+        return value / self.world_size
 
-    def as_leader_has(self, history: list[Any], *parts: Any) -> list[Any]:
-        """Bring rank 0's history, and the states of network, optimizer and schedule, to every rank; the history.
+    def broadcast_state(self, history: list[EpochRecord], *parts: Stateful) -> list[EpochRecord]:
+        """Load rank 0's states into the parts of every rank, and return its history.
 
         Only rank 0 reads checkpoints, so that the other ranks need not see its disk.
         """
-        if self.size == 1:
+        if self.world_size == 1:
             return history
-        sent = [(history, [part.state_dict() for part in parts]) if self.leads else None]
-        torch.distributed.broadcast_object_list(sent)  # pickled, between processes of one command and never on a disk
+        sent = [(history, [part.state_dict() for part in parts])]
+        # It is pickled between the processes of one command, and never on a disk.
+        torch.distributed.broadcast_object_list(sent)
         history, states = sent[0]
-        if not self.leads:
+        if not self.is_main_process:
             for part, state in zip(parts, states, strict=True):
                 part.load_state_dict(state)
         return history

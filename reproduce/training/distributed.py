@@ -1,152 +1,118 @@
-"""One command over several ranks: rank 0 runs it as ever, and the others train each trial that it names, with it.
+"""One command over several ranks: the main process runs it and broadcasts each trial, which all ranks then train.
 
-Every rank is the same command line, started by `torchrun` or `colossalai run`. Rank 0 alone reads and writes the
-store and the checkpoints. A trial that fails ends all ranks, as the others are in the middle of it.
+The main process alone reads and writes the store and the checkpoints. A trial that fails ends all ranks, as the others
+are in the middle of it.
 """
 
-import os
-import platform
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
-from reproduce.errors import UserError, shown
+from reproduce.errors import UserError
 from reproduce.study.trial import Trial
+from reproduce.training.launcher import with_rank, world_size
 
-# What a launcher sets for each rank. data_parallel.py has it too, but imports PyTorch, which a rank that is told to
-# stop must not.
-LAUNCHED_BY = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-FOR_EVER = timedelta(days=365)  # a rank may wait for as long as rank 0 waits for others, or for the store
+if TYPE_CHECKING:
+    import torch
 
-
-def size() -> int | None:
-    """How many ranks a launcher started, this one among them; None where none did. UserError for what is no number."""
-    if not launched():
-        return None
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
-        if not os.environ[name].isdecimal():
-            raise UserError(
-                f"{name} is {shown(os.environ[name])}, expected a whole number, as torchrun sets it: start this with "
-                "torchrun, or unset it"
-            )
-    return int(os.environ["WORLD_SIZE"])
+T = TypeVar("T")
+# The main process may wait for other commands, or for the store, and the other ranks with it.
+NO_TIMEOUT = timedelta(days=365)
 
 
-def follows() -> bool:
-    """Whether this is a rank that trains what rank 0 says, and says nothing itself."""
-    rank = os.environ.get("RANK", "")
-    return rank.isdecimal() and int(rank) > 0 and launched()
-
-
-def launched() -> bool:
-    """Whether a launcher started this process as one of its ranks."""
-    return all(os.environ.get(name) for name in LAUNCHED_BY)
-
-
-def own(message: str) -> str:
-    """A message that is this rank's alone."""
-    return f"rank {os.environ.get('RANK')}, on {platform.node()}: {message}"
-
-
-def last_words(message: str) -> str | None:
-    """What this rank says of the error that it ends with, None where another says it.
-
-    Rank 0 speaks for its machine; on another, which may lack what that has, the first rank there does.
-    """
-    if not follows() or message.startswith(own("")):
-        return message
-    return own(message) if os.environ["LOCAL_RANK"] == "0" else None
-
-
-def is_parting(error: RuntimeError) -> bool:
-    """Whether PyTorch only tells that another rank has ended, which says itself why."""
+def is_peer_lost(error: RuntimeError) -> bool:
+    """Return whether PyTorch only says that another rank has ended, which says itself why."""
     return bool(re.search("Connection (closed|reset) by peer", str(error)))
 
 
-def check(trials: list[Trial]) -> None:
-    """UserError where a batch has fewer images than there are ranks."""
-    for trial in trials if size() else ():
-        least = trial.images_per_epoch % trial.batch_size or trial.batch_size
-        if least < size():
-            last = ", the last of each epoch," if least < trial.batch_size else ""
+def check_batches(trials: list[Trial]) -> None:
+    """Raise UserError where a batch has fewer images than there are ranks."""
+    ranks = world_size() or 1
+    for trial in trials:
+        smallest = trial.images_per_epoch % trial.batch_size or trial.batch_size
+        if smallest < ranks:
+            last = ", the last of each epoch," if smallest < trial.batch_size else ""
             raise UserError(
-                f"{trial.label}: a batch of {least}{last} cannot be shared by {size()} ranks: start fewer, or "
+                f"{trial.label}: a batch of {smallest}{last} cannot be shared by {ranks} ranks: start fewer, or "
                 "choose another --batch-size or --train-size"
             )
 
 
 @contextmanager
-def leading(numerics_environment: dict[str, str]) -> Iterator[None]:
-    """Have the other ranks, if any, train what is announced in this block. Where it ends in an error, so must they.
+def main_process(numerics_environment: dict[str, str]) -> Iterator[None]:
+    """Have the other ranks, if any, train each trial that is broadcast in this block.
 
-    UserError where one of them would compute otherwise.
+    UserError where one of them would compute other numbers. After an error in the block the launcher ends the others.
     """
-    if not size():
+    if not world_size():
         yield
         return
     _broadcast(numerics_environment)
-    if complaints := _complaints():
+    if complaints := _gather_complaints():
         raise UserError(complaints[0])
     yield
     _broadcast(None)
 
 
-def announce(trial: Trial) -> None:
+def broadcast_trial(trial: Trial) -> None:
     """Have the other ranks, if any, begin to train that trial."""
-    if size():
+    if world_size():
         _broadcast(trial.model_dump_json())
 
 
-def go_on() -> None:
-    """Have the other ranks, if any, begin the next epoch: what rank 0 does between two may take as long as it likes."""
-    if size():
-        _broadcast()
+def broadcast_next_epoch() -> None:
+    """Have the other ranks, if any, begin the next epoch: between two, the main process may take any time."""
+    if world_size():
+        _broadcast(None)
 
 
-def follow(home: Path, kernel: Path | None, numerics_environment: Callable[[], dict[str, str]]) -> None:
-    """Train what rank 0 announces, until it has nothing more; nothing where a rank would compute otherwise."""
+def train_broadcast_trials(home: Path, kernel: Path | None, numerics_environment: Callable[[], dict[str, str]]) -> None:
+    """Train each trial that the main process broadcasts; none where one of the ranks would compute other numbers."""
     from reproduce.data import datasets
     from reproduce.training import loop
 
-    theirs, ours = _broadcast(), numerics_environment()
-    apart = [f"{name} {ours[name]} instead of {theirs[name]}" for name in theirs if ours[name] != theirs[name]]
-    if _complaints(own(f"this differs from rank 0: {', '.join(apart)}: every rank needs the same") if apart else None):
+    expected, actual = _broadcast(dict[str, str]()), numerics_environment()
+    differing = [
+        f"{name} {actual[name]} instead of {expected[name]}" for name in expected if actual[name] != expected[name]
+    ]
+    complaint = f"this differs from rank 0: {', '.join(differing)}: every rank needs the same"
+    if _gather_complaints(with_rank(complaint) if differing else None):
         return
-    while announced := _broadcast():
-        trial = Trial.model_validate_json(announced)
+    while text := _broadcast(""):
+        trial = Trial.model_validate_json(text)
         for _ in loop.train(trial, datasets.open_dataset(trial.dataset, home), home, kernel=kernel):
-            _broadcast()  # to wait where rank 0 may be away for longer than in the middle of an epoch
+            _broadcast(None)
 
 
 @cache
-def _group() -> Any:
-    """The group over which rank 0 talks to the others: all have met once it is there."""
+def _group() -> "torch.distributed.ProcessGroup":
+    """Return the group over which the main process talks to the others; it waits until all ranks have joined."""
     import torch
 
-    from reproduce.training import loop
+    from reproduce.training import torch_setup
 
-    loop.launch()
-    return torch.distributed.new_group(backend="gloo", timeout=FOR_EVER)
+    torch_setup.launch()
+    group: torch.distributed.ProcessGroup = torch.distributed.new_group(backend="gloo", timeout=NO_TIMEOUT)
+    return group
 
 
-def _broadcast(what: object = None) -> Any:
-    """On every rank, what rank 0 gives."""
-    group, given = _group(), [what]
+def _broadcast(value: T) -> T:
+    """Return on every rank the value of the main process."""
     import torch
 
-    torch.distributed.broadcast_object_list(given, group=group)
-    return given[0]
+    values = [value]
+    torch.distributed.broadcast_object_list(values, group=_group())
+    return values[0]
 
 
-def _complaints(ours: str | None = None) -> list[str]:
-    """On every rank, what all of them complain of."""
-    group = _group()
+def _gather_complaints(complaint: str | None = None) -> list[str]:
+    """Return on every rank the complaints of all ranks."""
     import torch
 
-    found: list[str | None] = [None] * torch.distributed.get_world_size(group)
-    torch.distributed.all_gather_object(found, ours, group=group)
-    return [complaint for complaint in found if complaint]
+    complaints: list[str | None] = [None] * torch.distributed.get_world_size(_group())
+    torch.distributed.all_gather_object(complaints, complaint, group=_group())
+    return [found for found in complaints if found]

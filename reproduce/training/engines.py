@@ -13,30 +13,42 @@ from reproduce.training.fused.network import FusedLeNet5
 ENGINES = ("torch", "fused")
 
 
-def resolve(wanted: str, device: str, home: Path, say: Callable[[str], None] = print) -> tuple[str, Path | None]:
-    """The engine that `wanted`, or `auto`, comes to on that kind of device, and the fused engine's compiled kernel.
+def resolve(requested: str, device: str, home: Path, say: Callable[[str], None] = print) -> tuple[str, Path | None]:
+    """Return the engine to use, and the fused engine's compiled kernel.
 
-    `auto` is fused on a CPU where it can be had, and says in one line why where it cannot. UserError where the fused
-    engine is asked for and cannot be had.
+    Args:
+        requested: An engine, or `auto`: fused on a CPU where its kernel can be compiled, else torch, with a line why.
+        device: The kind of device, `cpu` or `cuda`.
+        home: Where the compiled kernel is kept.
+        say: Gets that line.
+
+    Raises:
+        UserError: The fused engine is requested and cannot be used.
     """
-    if wanted == "torch" or (wanted == "auto" and device != "cpu"):
+    if requested == "torch" or (requested == "auto" and device != "cpu"):
         return "torch", None
     if device != "cpu":
         raise UserError(f"--engine fused computes on a CPU, and this run is on {device}: use --engine torch")
     try:
-        return "fused", library.ready(home)
+        return "fused", library.find_or_compile(home)
     except (library.UnavailableError, OSError) as error:
-        if wanted == "fused":
-            raise UserError(f"--engine fused cannot be had: {error}; use --engine torch") from error
-        say(f"engine torch, several times slower than the fused one, which cannot be had: {error}")
+        if requested == "fused":
+            raise UserError(f"--engine fused cannot be used: {error}; use --engine torch") from error
+        say(f"engine torch, several times slower than the fused one, which cannot be used: {error}")
         return "torch", None
 
 
-def network(engine: str, kernel: Path | None = None) -> nn.Module:
-    """LeNet-5 with fresh weights from torch's generator, the same in both engines."""
-    return LeNet5() if engine == "torch" else FusedLeNet5(kernel)
+def build_network(engine: str, kernel: Path | None = None) -> nn.Module:
+    """Return LeNet-5 with fresh weights from torch's generator, the same in both engines."""
+    return LeNet5() if engine == "torch" else FusedLeNet5(_required(kernel))
 
 
-def digest(engine: str, kernel: Path | None = None) -> str:
-    """What of the engine decides the last bits beside our code: torch's version is counted elsewhere."""
-    return "torch" if engine == "torch" else library.sha256(kernel)
+def engine_id(engine: str, kernel: Path | None = None) -> str:
+    """Return what decides the last bits of the engine beside our code and the versions of libraries."""
+    return "torch" if engine == "torch" else library.sha256(_required(kernel))
+
+
+def _required(kernel: Path | None) -> Path:
+    if kernel is None:
+        raise ValueError("the fused engine needs its compiled kernel")
+    return kernel

@@ -5,56 +5,36 @@ computes on a CPU, and every epoch is saved, so that a trial that was stopped go
 started several ranks, each calls `train` with the same trial, and they train it together.
 """
 
-import logging
 import math
-import random
-import socket
 import time
-import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score
 
 from reproduce.data import datasets
 from reproduce.study.trial import TEST_BATCH_SIZE, Ramp, Trial
-from reproduce.training import data_parallel, engines, lr_schedulers, optimizers
-from reproduce.training.checkpoints import Checkpoints
-from reproduce.training.data_parallel import Ranks
+from reproduce.training import engines, lr_schedulers, optimizers, torch_setup
+from reproduce.training.checkpoints import Checkpoints, ModelFiles, TrainingState
+from reproduce.training.data_parallel import ProcessGroup
 from reproduce.training.epoch_record import EpochRecord
 
-LAUNCH_ATTEMPTS = 5
-STOP_SMOOTHING = 0.98  # of the average that a divergence stop looks at: fastai's and Lightning's
+# Of the average that a divergence stop looks at: fastai's and Lightning's.
+STOP_SMOOTHING = 0.98
+
+Labelled = tuple[torch.Tensor, torch.Tensor]
 
 
-def launch(local_rank: int = 0) -> torch.device:
-    """Start Colossal-AI in this process, once, and return the device it computes on.
+class Booster(ModelFiles, Protocol):
+    """Colossal-AI's Booster, which has no types of its own."""
 
-    As one of the ranks of whatever launcher started the process, else as the only one, on the device `local_rank`.
-    """
-    with quiet(), _generators_kept():  # Colossal-AI seeds all of them
-        import colossalai
-        from colossalai.accelerator import get_accelerator
-
-        if not torch.distributed.is_initialized():
-            if data_parallel.launched():
-                colossalai.launch_from_torch(verbose=False)
-            else:
-                _launch_alone(colossalai, local_rank)
-    return get_accelerator().get_current_device()
-
-
-def _launch_alone(colossalai: ModuleType, local_rank: int) -> None:
-    for attempt in range(1, LAUNCH_ATTEMPTS + 1):
-        try:
-            return colossalai.launch(0, 1, "127.0.0.1", _free_port(), local_rank=local_rank, verbose=False)
-        except torch.distributed.DistNetworkError:  # another process took the port in between
-            if attempt == LAUNCH_ATTEMPTS:
-                raise
+    def backward(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Compute the gradients, and their mean over the ranks."""
 
 
 def train(
@@ -63,174 +43,182 @@ def train(
     """Yield the record of every epoch, those restored from `directory` first, each after its state is saved there.
 
     Ends after `trial.epochs` epochs, or with the first that diverged. Random generators, and torch's number of threads,
-    are the caller's again at the end, whatever ends it. `kernel` is the fused engine's, as `engines.resolve` gives it.
-    Only rank 0 uses `directory`; a batch must hold an image for each rank.
+    are the caller's again at the end, whatever ends it.
+
+    Args:
+        trial: What to train. A batch must hold an image for each rank.
+        data: The data set that the trial names.
+        directory: The trial's checkpoints; only rank 0 uses it.
+        local_rank: The device to compute on, where no launcher started this process.
+        kernel: The fused engine's compiled kernel, as `engines.resolve` returns it.
     """
-    device, among = launch(local_rank), Ranks.of_group()
-    with _torch_set_for(device):
-        with _generators_kept():
-            torch.manual_seed(trial.seed)
-            model = engines.network(trial.engine, kernel)
-        optimizer = optimizers.build(trial.optimizer, model.parameters(), trial.learning_rate)
-        scheduler = lr_schedulers.build(trial.schedule, optimizer, trial.total_steps)
-        with quiet():
-            from colossalai.booster import Booster
-            from colossalai.booster.plugin import TorchDDPPlugin
-
-            booster = Booster(plugin=TorchDDPPlugin())
-        criterion = torch.nn.CrossEntropyLoss()
-        model, optimizer, criterion, _, scheduler = booster.boost(model, optimizer, criterion, lr_scheduler=scheduler)
-
-        state = (model, optimizer, scheduler)
-        checkpoints = Checkpoints(directory, booster) if among.leads else None
-        with quiet():
-            history = among.as_leader_has(checkpoints.restore(*state) if checkpoints else [], *state)
+    device = torch_setup.launch(local_rank)
+    group = ProcessGroup.current()
+    with torch_setup.deterministic(device):
+        run = _Run.start(trial, data, device, group, kernel)
+        checkpoints = Checkpoints(directory, run.booster) if group.is_main_process else None
+        with torch_setup.quiet():
+            history = group.broadcast_state(checkpoints.restore(run.state) if checkpoints else [], *run.state)
         yield from history
 
-        images, labels = _on(device, data.train.part(0, trial.images_per_epoch))
-        held_out = _on(device, data.train.part(trial.images_per_epoch, trial.train_size))
-        test = _on(device, data.test)
-        ramp = trial.schedule if isinstance(trial.schedule, Ramp) else None
-        divergence = DivergenceMonitor(ramp.stop_factor if ramp else None)
         for record in history:
-            divergence.update(record.step_losses.tolist())
+            run.divergence.update(record.step_losses.tolist())
         while len(history) < trial.epochs and not (history and history[-1].diverged):
-            started = time.perf_counter()
-            epoch = len(history) + 1
-            losses, rates, validation, exploded = [], [], [], False
-            model.train()
-            for batch in datasets.batches(trial.images_per_epoch, trial.batch_size, trial.seed, epoch):
-                part = among.part(batch)
-                indices = torch.from_numpy(part).to(device)
-                rates.append(optimizer.param_groups[0]["lr"])
-                optimizer.zero_grad()
-                loss = criterion(model(images.index_select(0, indices)), labels.index_select(0, indices))
-                loss = among.weighed(loss, len(part), len(batch))
-                booster.backward(loss, optimizer)
-                optimizer.step()
-                scheduler.step()
-                loss = among.mean(loss.detach())
-                losses.append(loss)  # read once an epoch: reading it here would wait for the GPU
-                step = (epoch - 1) * trial.steps_per_epoch + len(losses) - 1
-                if ramp and ramp.validation_size and step % ramp.validation_interval == 0:
-                    validation.append((step, *validate(model, *held_out)))
-                if divergence.factor is not None and (exploded := divergence.update([loss.item()])):
-                    break
-            step_losses = torch.stack(losses).cpu().numpy()
-            kept = _until_not_finite(step_losses)
-            accuracy = (np.nan, np.nan) if trial.is_range_test else evaluate(model, *test)
-            history.append(
-                EpochRecord(
-                    epoch=epoch,
-                    train_loss=float(step_losses.mean(dtype=np.float64)),
-                    test_accuracy=accuracy[0],
-                    test_accuracy_batch_mean=accuracy[1],
-                    learning_rate=rates[-1],
-                    wall_seconds=time.perf_counter() - started,
-                    finished_at=time.time(),
-                    step_losses=kept,
-                    step_learning_rates=np.array(rates[: len(kept)]),
-                    diverged=exploded or not np.isfinite(step_losses).all(),
-                    validation=np.array(validation, dtype=np.float64).reshape(-1, 3),
-                )
-            )
+            history.append(run.train_epoch(len(history) + 1))
             if checkpoints:
-                checkpoints.save(history, *state)
+                checkpoints.save(history, run.state)
             yield history[-1]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A trial in training: its state, and the images and labels on the device.
+
+    `held_out` are the training images that a range test validates on.
+    """
+
+    trial: Trial
+    group: ProcessGroup
+    booster: Booster
+    state: TrainingState
+    criterion: torch.nn.CrossEntropyLoss
+    train: Labelled
+    held_out: Labelled
+    test: Labelled
+    divergence: "DivergenceMonitor"
+
+    @classmethod
+    def start(
+        cls, trial: Trial, data: datasets.Dataset, device: torch.device, group: ProcessGroup, kernel: Path | None
+    ) -> "_Run":
+        with torch_setup.kept_generators():
+            torch.manual_seed(trial.seed)
+            model = engines.build_network(trial.engine, kernel)
+        optimizer = optimizers.build(trial.optimizer, model.parameters(), trial.learning_rate)
+        scheduler = lr_schedulers.build(trial.schedule, optimizer, trial.total_steps)
+        with torch_setup.quiet():
+            from colossalai.booster import Booster as ColossalBooster
+            from colossalai.booster.plugin import TorchDDPPlugin
+
+            booster = ColossalBooster(plugin=TorchDDPPlugin())
+        criterion = torch.nn.CrossEntropyLoss()
+        model, optimizer, criterion, _, scheduler = booster.boost(model, optimizer, criterion, lr_scheduler=scheduler)
+        stop_factor = trial.schedule.stop_factor if isinstance(trial.schedule, Ramp) else None
+        return cls(
+            trial, group, booster, TrainingState(model, optimizer, scheduler), criterion,
+            train=_to_device(device, data.train.part(0, trial.images_per_epoch)),
+            held_out=_to_device(device, data.train.part(trial.images_per_epoch, trial.train_size)),
+            test=_to_device(device, data.test),
+            divergence=DivergenceMonitor(stop_factor),
+        )  # fmt: skip
+
+    def train_epoch(self, epoch: int) -> EpochRecord:
+        """Train on every batch of the epoch, which counts from 1, or up to the step at which the trial explodes."""
+        trial, model = self.trial, self.state.model
+        started = time.perf_counter()
+        losses: list[torch.Tensor] = []
+        rates: list[float] = []
+        validation: list[tuple[float, float, float]] = []
+        exploded = False
+        model.train()
+        for batch in datasets.batches(trial.images_per_epoch, trial.batch_size, trial.seed, epoch):
+            rates.append(self.state.optimizer.param_groups[0]["lr"])
+            # The losses are read once an epoch. Reading each would wait for the GPU.
+            losses.append(self._train_batch(batch))
+            step = (epoch - 1) * trial.steps_per_epoch + len(losses) - 1
+            if self._is_validated(step):
+                validation.append((step, *validate(model, *self.held_out)))
+            if self.divergence.factor is not None and (exploded := self.divergence.update([losses[-1].item()])):
+                break
+        step_losses = torch.stack(losses).cpu().numpy()
+        kept = _until_not_finite(step_losses)
+        accuracy = (np.nan, np.nan) if trial.is_range_test else evaluate(model, *self.test)
+        return EpochRecord(
+            epoch=epoch,
+            train_loss=float(step_losses.mean(dtype=np.float64)),
+            test_accuracy=accuracy[0],
+            test_accuracy_batch_mean=accuracy[1],
+            learning_rate=rates[-1],
+            wall_seconds=time.perf_counter() - started,
+            finished_at=time.time(),
+            step_losses=kept,
+            step_learning_rates=np.array(rates[: len(kept)]),
+            diverged=exploded or not np.isfinite(step_losses).all(),
+            validation=np.array(validation, dtype=np.float64).reshape(-1, 3),
+        )
+
+    def _train_batch(self, batch: NDArray[np.int64]) -> torch.Tensor:
+        """Take one step, and return the mean loss over the batch of all ranks."""
+        images, labels = self.train
+        model, optimizer, scheduler = self.state
+        local = self.group.local_batch(batch)
+        indices = torch.from_numpy(local).to(images.device)
+        optimizer.zero_grad()
+        loss = self.criterion(model(images.index_select(0, indices)), labels.index_select(0, indices))
+        loss = self.group.scale_loss(loss, len(local), len(batch))
+        self.booster.backward(loss, optimizer)
+        optimizer.step()
+        scheduler.step()
+        return self.group.all_reduce_mean(loss.detach())
+
+    def _is_validated(self, step: int) -> bool:
+        ramp = self.trial.schedule
+        return isinstance(ramp, Ramp) and ramp.validation_size > 0 and step % ramp.validation_interval == 0
 
 
 @torch.no_grad()
 def evaluate(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
-    """Accuracy over all images, and the paper's: the mean over batches of each batch's accuracy. Both in [0, 1]."""
+    """Return the accuracy over all images (n, 1, 32, 32), and the mean over batches of each batch's, both in [0, 1].
+
+    The second is the paper's.
+    """
     model.eval()
-    predicted = torch.cat([model(batch).argmax(dim=1) for batch in images.split(TEST_BATCH_SIZE)]).cpu()
+    predicted = torch.cat([model(batch).argmax(dim=1) for batch in torch.split(images, TEST_BATCH_SIZE)]).cpu()
     expected = labels.cpu()
     by_batch = [
         accuracy_score(truth, guess)
-        for truth, guess in zip(expected.split(TEST_BATCH_SIZE), predicted.split(TEST_BATCH_SIZE), strict=True)
+        for truth, guess in zip(
+            torch.split(expected, TEST_BATCH_SIZE), torch.split(predicted, TEST_BATCH_SIZE), strict=True
+        )
     ]
     return float(accuracy_score(expected, predicted)), float(np.mean(by_batch))
 
 
 @torch.no_grad()
 def validate(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
-    """Mean cross entropy and accuracy over all images; the model is left in training mode."""
+    """Return the mean cross entropy and the accuracy over all images; the model is left in training mode."""
     model.eval()
-    logits = torch.cat([model(batch) for batch in images.split(TEST_BATCH_SIZE)])
+    logits = torch.cat([model(batch) for batch in torch.split(images, TEST_BATCH_SIZE)])
     model.train()
     loss = torch.nn.functional.cross_entropy(logits, labels)
     return loss.item(), float(accuracy_score(labels.cpu(), logits.argmax(dim=1).cpu()))
 
 
 class DivergenceMonitor:
-    """Tells when the debiased average of a trial's losses exceeds `factor` times its least so far; None: never."""
+    """Compares the debiased average of a trial's losses with `factor` times its least so far; None compares nothing."""
 
     def __init__(self, factor: float | None) -> None:
         self.factor = factor
         self.steps, self.average, self.least = 0, 0.0, math.inf
 
     def update(self, losses: Iterable[float]) -> bool:
-        """Take in the next losses; True for a loss that is not finite too."""
+        """Take in the next losses; return whether the average exceeds the bound, or is not finite."""
+        smoothed = 0.0
         for loss in losses:
             self.steps += 1
             self.average = STOP_SMOOTHING * self.average + (1 - STOP_SMOOTHING) * loss
             smoothed = self.average / (1 - STOP_SMOOTHING**self.steps)
             self.least = min(self.least, smoothed)
-        return self.factor is not None and not smoothed <= self.factor * self.least  # NaN compares with nothing
+        # NaN is neither more nor less than any number.
+        return self.factor is not None and not smoothed <= self.factor * self.least
 
 
-def _on(device: torch.device, split: datasets.Split) -> tuple[torch.Tensor, torch.Tensor]:
-    """The whole split as uint8 images and int64 labels: on a CPU the mapped memory itself, on a GPU a copy."""
+def _to_device(device: torch.device, split: datasets.Split) -> Labelled:
+    """Return the whole split as uint8 images and int64 labels: on a CPU the mapped memory itself, on a GPU a copy."""
     return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
 
 
-def _until_not_finite(losses: np.ndarray) -> np.ndarray:
-    """The losses up to the first that is not finite, with it."""
+def _until_not_finite(losses: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the losses up to the first that is not finite, with it."""
     bad = np.flatnonzero(~np.isfinite(losses))
     return losses[: bad[0] + 1] if bad.size else losses
-
-
-@contextmanager
-def _generators_kept() -> Iterator[None]:
-    """Give every random generator back as it was."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-
-
-@contextmanager
-def _torch_set_for(device: torch.device) -> Iterator[None]:
-    """Torch set to give the same bits each time on that device, and as it was afterwards."""
-    threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
-    try:
-        if device.type == "cpu":
-            torch.set_num_threads(1)  # the sum's order, and so the bits, would depend on the number
-        torch.backends.cudnn.deterministic = True
-        with warnings.catch_warnings():
-            # With one channel in, two layouts are the same bytes; DDP compares the strides only, and warns.
-            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.backends.cudnn.deterministic = deterministic
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without what Colossal-AI and its imports say about kernels and storage that nothing here uses."""
-    with warnings.catch_warnings(record=True):  # recorded, as a filter would be undone by filters set in between
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(logging.NOTSET)

@@ -1,29 +1,30 @@
-"""Schedule → torch scheduler, stepped after every batch, and the rate it gives at every step."""
+"""PyTorch's scheduler of a schedule, stepped after every batch, and the rates that it gives."""
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.optim import lr_scheduler
 
-from reproduce.study.trial import Schedule
+from reproduce.study.trial import Constant, ExponentialDecay, MultiStepDecay, OneCycle, Ramp, Schedule, StepDecay
 
 
 def build(schedule: Schedule, optimizer: torch.optim.Optimizer, total_steps: int) -> lr_scheduler.LRScheduler:
-    """PyTorch's scheduler over an optimizer whose rate is the trial's `learning_rate`."""
+    """Return PyTorch's scheduler over an optimizer whose rate is the trial's `learning_rate`."""
     start = optimizer.param_groups[0]["lr"]
-    match schedule.name:
-        case "none":
+    match schedule:
+        case Constant():
             return lr_scheduler.ConstantLR(optimizer, factor=1.0)
-        case "step":
+        case StepDecay():
             return lr_scheduler.StepLR(optimizer, schedule.decay_steps, schedule.gamma)
-        case "multistep":
+        case MultiStepDecay():
             return lr_scheduler.MultiStepLR(optimizer, list(schedule.milestones), schedule.gamma)
-        case "exponential":
+        case ExponentialDecay():
             return lr_scheduler.ExponentialLR(optimizer, schedule.gamma ** (1 / schedule.decay_steps))
-        case "ramp":
+        case Ramp():
             # LambdaLR computes each rate from the start; ExponentialLR would pile up rounding over thousands of steps.
             growth = schedule.lr_end / start
-            return lr_scheduler.LambdaLR(optimizer, lambda step: growth ** (step / total_steps))
-        case "onecycle":
+            return lr_scheduler.LambdaLR(optimizer, lambda step: float(growth ** (step / total_steps)))
+        case OneCycle():
             return lr_scheduler.OneCycleLR(
                 optimizer,
                 max_lr=start,
@@ -34,13 +35,13 @@ def build(schedule: Schedule, optimizer: torch.optim.Optimizer, total_steps: int
             )
 
 
-def rates(schedule: Schedule, learning_rate: float, total_steps: int) -> np.ndarray:
-    """The rate in force at each step, (total_steps,) float64, as the scheduler gives it to plain SGD."""
+def compute_rates(schedule: Schedule, learning_rate: float, total_steps: int) -> NDArray[np.float64]:
+    """Return the rate in force at each step, (total_steps,) float64, as the scheduler gives it to plain SGD."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=learning_rate, momentum=0.9)
     scheduler = build(schedule, optimizer, total_steps)
-    result = np.empty(total_steps)
+    rates = np.empty(total_steps)
     for step in range(total_steps):
-        result[step] = optimizer.param_groups[0]["lr"]
+        rates[step] = optimizer.param_groups[0]["lr"]
         optimizer.step()
         scheduler.step()
-    return result
+    return rates

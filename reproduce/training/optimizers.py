@@ -1,4 +1,4 @@
-"""Name → optimizer, each with its library's defaults besides the rate. The assignment's own list, and HybridAdam."""
+"""The optimizers by name: the assignment's own list, and HybridAdam. All but the rate is as in their libraries."""
 
 from collections.abc import Iterable
 
@@ -7,24 +7,21 @@ import torch
 from reproduce.errors import UserError
 
 SGD_MOMENTUM = 0.9
-NEEDS_CUDA = ("hybridadam",)  # its kernel is CUDA's
+COLOSSALAI = {"lamb": "Lamb", "lars": "Lars", "hybridadam": "HybridAdam"}
+# Its kernel is CUDA's.
+NEEDS_CUDA = ("hybridadam",)
 
 
 def build(name: str, parameters: Iterable[torch.nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
-    """The optimizer of that name over `parameters`; KeyError for an unknown one."""
-    # Colossal-AI takes seconds to import: only those optimizers that come from it pay for that.
-    if name == "lamb":
-        from colossalai.nn.optimizer import Lamb
+    """Return the optimizer of that name over `parameters`; KeyError for an unknown one."""
+    if name in COLOSSALAI:
+        # It takes seconds to import: only its own optimizers pay for that.
+        from colossalai.nn import optimizer as colossalai_optimizers
 
-        return Lamb(parameters, lr=learning_rate)
-    if name == "lars":
-        from colossalai.nn.optimizer import Lars
-
-        return Lars(parameters, lr=learning_rate)
-    if name == "hybridadam":
-        from colossalai.nn.optimizer import HybridAdam
-
-        return HybridAdam(parameters, lr=learning_rate)
+        optimizer: torch.optim.Optimizer = getattr(colossalai_optimizers, COLOSSALAI[name])(
+            parameters, lr=learning_rate
+        )
+        return optimizer
     # `fused` is PyTorch's: one pass over all parameters instead of a dozen small operations for each of the ten.
     if name == "sgd":
         return torch.optim.SGD(parameters, lr=learning_rate, momentum=SGD_MOMENTUM, fused=True)
@@ -34,7 +31,7 @@ def build(name: str, parameters: Iterable[torch.nn.Parameter], learning_rate: fl
 
 
 def check_device(name: str, device: str) -> None:
-    """UserError if that optimizer cannot run on that kind of device."""
+    """Raise UserError where that optimizer cannot run on that kind of device."""
     if name in NEEDS_CUDA and device != "cuda":
         raise UserError(
             f"optimizer {name} needs a CUDA device and this run is on the CPU: use adam, which computes the same"

@@ -1,6 +1,6 @@
 """Where a number comes from: commit, uncommitted changes, code, versions, hardware, image. Knows nothing of MLflow.
 
-What cannot be found out is `unknown`, and never an error: a trial is not lost because git is.
+A fact that cannot be found out is `unknown` and never an error: no trial is lost because git fails.
 """
 
 import ast
@@ -23,23 +23,25 @@ import psutil
 
 from reproduce.errors import UserError, shown
 from reproduce.escaping import printable
-from reproduce.training.checkout import DIRTY, ROOT, Checkout, output_of
+from reproduce.training.checkout import DIRTY, ROOT, UNKNOWN, Checkout, run_program
 
 # The modules that decide a trial's numbers; trial.py only says which trial it is, and that is hashed by itself.
 DECIDING_MODULES = (
     "data/datasets", "studies/lenet5_mnist/network", "training/fused/network", "training/engines",
-    "training/optimizers", "training/lr_schedulers", "training/data_parallel", "training/loop",
+    "training/optimizers", "training/lr_schedulers", "training/data_parallel", "training/torch_setup",
+    "training/loop",
 )  # fmt: skip
 PACKAGES = ("torch", "torchvision", "colossalai", "numpy", "pillow", "scikit-learn", "mlflow")
 DECIDING_PACKAGES = ("torch", "colossalai", "numpy", "pillow")
-UNKNOWN, NONE = "unknown", "none"
-LONGEST = 1000  # characters of a value, where MLflow takes 8,000 bytes
+NONE = "none"
+# Characters of a value. MLflow takes 8,000 bytes.
+MAX_LENGTH = 1000
 
 
 def code_sha256(sources: list[str] | None = None, kernel: str | None = None) -> str:
-    """SHA-256 of the code that decides the numbers; comments, docstrings and layout do not count.
+    """Return the SHA-256 of the code that decides the numbers; comments, docstrings and layout do not count.
 
-    `sources` are Python, `kernel` is C++.
+    `sources` are Python, `kernel` is C++. Without them it is this package's code.
     """
     if sources is None:
         sources = [(ROOT / "reproduce" / f"{name}.py").read_text(encoding="utf-8") for name in DECIDING_MODULES]
@@ -62,10 +64,14 @@ def _without_comments(source: str) -> str:
 
 
 def numerics_environment(data_sha256: str, device: str, engine: str, split: bool = False) -> dict[str, str]:
-    """All that decides a trial's numbers beside its configuration: what its cache key is taken over.
+    """Return all that decides a trial's numbers beside its configuration, for its cache key.
 
-    `engine` is the digest of the compiled engine: another compiler may round otherwise. So does a batch that is `split`
-    over ranks; over how many is left out, so that a trial goes on with another number of them.
+    Args:
+        data_sha256: The data set's hash, as `datasets.data_sha256` returns it.
+        device: The kind of device.
+        engine: As `engines.engine_id` returns it, as another compiler may round otherwise.
+        split: Whether batches are split over ranks, which rounds otherwise too. The number of ranks is left out, so
+            that a trial can be resumed with another number.
     """
     return ({"batches": "split over ranks"} if split else {}) | {
         "data": data_sha256,
@@ -80,8 +86,7 @@ def numerics_environment(data_sha256: str, device: str, engine: str, split: bool
 class Source:
     """The source that runs: its commit, or unknown, and whether files differ from it.
 
-    `diff` holds the differences, in the bytes that the files have. `trouble` says why something is not known that could
-    be; empty where nothing is amiss.
+    `diff` holds the differences, in the bytes that the files have. `trouble` is the reason where git fails, else empty.
     """
 
     commit: str
@@ -92,15 +97,16 @@ class Source:
 
 @cache
 def source() -> Source:
-    """Find out which source this is: by its own git repository, else by what its container's image says."""
+    """Return the source that runs, from its own git repository, else from its container's image."""
     commit = UNKNOWN
     try:
         if not (ROOT / ".git").exists():
             return _source_of_image()
-        checkout = Checkout.at(ROOT)
+        checkout = Checkout.open(ROOT)
         commit = checkout.commit
         diff = checkout.diff()
-    except Exception as error:  # whatever a git that is damaged or not git brings about
+    # A git that is damaged, or is another program, can cause any error.
+    except Exception as error:
         return Source(commit, UNKNOWN, trouble=_clean(str(error)))
     return Source(commit, "yes" if diff else "no", diff)
 
@@ -115,19 +121,20 @@ def _source_of_image() -> Source:
 
 @cache
 def _image() -> dict[str, str]:
-    """Read what docker/identity.py wrote when the image was built; it is empty outside an image."""
+    """Return what docker/identity.py wrote when the image was built; empty outside an image."""
     try:
         written = json.loads((ROOT / "image.json").read_bytes())
         return {name: _clean(text) for name, text in written.items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, AttributeError):  # it is damaged
+    # The file is damaged.
+    except (OSError, ValueError, AttributeError):
         return {"contents": UNKNOWN, "base": UNKNOWN}
 
 
 @cache
 def environment() -> dict[str, str]:
-    """Find out versions and hardware, as text, under names fit for a table."""
+    """Return versions and hardware, as text, by the name under which they are recorded."""
     found: dict[str, Callable[[], str]] = {
         "python": platform.python_version,
         **{name: functools.partial(version, name) for name in PACKAGES},
@@ -138,7 +145,8 @@ def environment() -> dict[str, str]:
         "gpu": _gpu_model,
         "image": lambda: _image().get("contents", NONE),
         "image_base": lambda: _image().get("base", NONE),
-        "image_id": lambda: os.environ.get("REPRODUCE_IMAGE_ID") or NONE,  # only the engine outside knows it
+        # Only the container engine outside knows it.
+        "image_id": lambda: os.environ.get("REPRODUCE_IMAGE_ID") or NONE,
     }
     return {name: _or_unknown(find) for name, find in found.items()}
 
@@ -146,19 +154,20 @@ def environment() -> dict[str, str]:
 def _or_unknown(find: Callable[[], str]) -> str:
     try:
         return _clean(find()) or UNKNOWN
-    except Exception:  # a file that cannot be read, a package without its data, a machine that is like no other
+    # A file may be unreadable, a package without its metadata, a machine of an unknown kind.
+    except Exception:
         return UNKNOWN
 
 
 def _clean(text: str) -> str:
-    """Make a text one short line that every store takes, whatever bytes it came from."""
-    return printable(text)[:LONGEST]
+    """Return the text as one short line that every store takes, whatever bytes it came from."""
+    return printable(text)[:MAX_LENGTH]
 
 
 def cores() -> int:
-    """How many cores this process may use: those it is bound to, fewer where a container's quota says so."""
+    """Return how many cores this process may use: those it is bound to, fewer where a container's quota says so."""
     try:
-        return joblib.cpu_count()
+        return int(joblib.cpu_count())
     except ValueError as error:
         named = shown(os.environ.get("LOKY_MAX_CPU_COUNT"))
         raise UserError(f"LOKY_MAX_CPU_COUNT is {named}, expected a whole number: correct or unset it") from error
@@ -174,5 +183,5 @@ def _cpu_model() -> str:
 def _gpu_model() -> str:
     if shutil.which("nvidia-smi") is None:
         return NONE
-    names = output_of(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]).decode("utf-8")
+    names = run_program(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]).decode("utf-8")
     return ", ".join(filter(None, map(str.strip, names.splitlines())))

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from helpers.commands import typed
-from reproduce.cli import main, run_command
+from reproduce.cli import main
 from reproduce.study.trial import format_rate
 
 PAPER_OR = "or the word paper"
@@ -65,13 +65,13 @@ def test_what_a_user_gets_wrong_ends_in_one_line_and_exit_code_2(monkeypatch, ca
     ("text", "seeds"), [("0", (0,)), ("0,1,2", (0, 1, 2)), ("0-4", (0, 1, 2, 3, 4)), ("7,1-2", (7, 1, 2))]
 )
 def test_seeds_are_a_list_or_a_span(text, seeds):
-    from reproduce.cli.options import SEEDS
+    from reproduce.cli.option_types import SEEDS
 
     assert SEEDS.convert(text, None, None) == seeds
 
 
 def test_the_word_paper_is_no_wish():
-    from reproduce.cli.options import IMAGES, JOBS, RATES
+    from reproduce.cli.option_types import IMAGES, JOBS, RATES
 
     assert [kind.convert("paper", None, None) for kind in (IMAGES, RATES)] == [None, None]
     assert JOBS.convert("auto", None, None) is None
@@ -103,7 +103,7 @@ def test_a_failed_trial_ends_with_exit_code_1_and_its_name(monkeypatch, capsys, 
         raise RuntimeError("no room left")
 
     monkeypatch.setattr(loop, "train", fail)
-    monkeypatch.setattr(run_command, "home", lambda: store.home)
+    monkeypatch.setenv("REPRODUCE_HOME", str(store.home))
     code, printed = typed(
         monkeypatch,
         capsys,

@@ -18,9 +18,10 @@ from helpers import ROOT
 from helpers.commands import typed
 from helpers.small import small_config
 from reproduce import paths
-from reproduce.cli import main, options, process, run_command, terminal
+from reproduce.cli import main, option_types, process, proposals, run_command, terminal
 from reproduce.cli.options import COMMANDS
 from reproduce.errors import UserError
+from reproduce.execution import local
 from reproduce.report import output_folder
 from reproduce.study import planning, rate_checks
 from reproduce.tracking import remedies
@@ -54,29 +55,30 @@ BEYOND_RATES = ["1e-3,,2e-3", ",1e-3", "1e-3,", "1e-3 2e-3", "1e-3;2e-3", "propo
 NO_SEEDS = ["-1", ",", LONG, "0-", "-", "0--1", "1.5", "1e3", "٣", "4294967296", "1" * 400, "0,,1", "3-1", "0-99999999",
             "0-1000", "0-999,1000", ",".join(["1"] * 1001)]  # fmt: skip
 BAD = {
-    options.EPOCHS: [*NO_COUNTS, "10001"],
-    options.IMAGES: [*NO_COUNTS, "60001"],
-    options.HELD_OUT: [*NO_COUNTS, "60000", "paper"],
-    options.INTERVAL: [*NO_COUNTS, "600000001"],
-    options.JOBS: [*NO_COUNTS, "1001", "paper"],
-    options.PORT: [*NO_COUNTS, "65536", "paper"],
-    options.RATE: NO_RATES,
-    options.RATES: [*NO_RATES, *BEYOND_RATES, "proposed"],
-    options.OWN_RATES: [*NO_RATES, *BEYOND_RATES],
-    options.FRACTION: [*NO_NUMBERS, "0", "1", "1.5", "1e-400"],
-    options.SMOOTHING: [*NO_NUMBERS[:1], *NO_NUMBERS[2:], "1", "0.98,0.9"],
-    options.FACTOR: [*NO_RATES, "1", "0.5", "paper"],
-    options.STEPS: [
+    option_types.EPOCHS: [*NO_COUNTS, "10001"],
+    option_types.IMAGES: [*NO_COUNTS, "60001"],
+    option_types.HELD_OUT: [*NO_COUNTS, "60000", "paper"],
+    option_types.INTERVAL: [*NO_COUNTS, "600000001"],
+    option_types.JOBS: [*NO_COUNTS, "1001", "paper"],
+    option_types.PORT: [*NO_COUNTS, "65536", "paper"],
+    option_types.RATE: NO_RATES,
+    option_types.RATES: [*NO_RATES, *BEYOND_RATES, "proposed"],
+    option_types.OWN_RATES: [*NO_RATES, *BEYOND_RATES],
+    option_types.FRACTION: [*NO_NUMBERS, "0", "1", "1.5", "1e-400"],
+    option_types.SMOOTHING: [*NO_NUMBERS[:1], *NO_NUMBERS[2:], "1", "0.98,0.9"],
+    option_types.FACTOR: [*NO_RATES, "1", "0.5", "paper"],
+    option_types.STEPS: [
         *(text for text in NO_COUNTS if text != "1,2"), "1,,2", "600000001", ",".join(["1"] * 1001),
     ],
-    options.RAY_ADDRESS: ["10.0.0.1", "10.0.0.1:", ":6379", "10.0.0.1:0", "10.0.0.1:99999", "me@10.0.0.1:6379", "a b:1",
+    option_types.RAY_ADDRESS: ["10.0.0.1", "10.0.0.1:", ":6379", "10.0.0.1:0", "10.0.0.1:99999",
+                               "me@10.0.0.1:6379", "a b:1",
                           "10.0.0.1:6379/x", "ray://10.0.0.1:10001", "http://10.0.0.1:8265", "paper", ",", LONG],
-    options.PART_OF_GPU: [*NO_NUMBERS, "0", "1.5", "2", "paper"],
-    options.SEEDS: NO_SEEDS,
-    options.EVERY_SEED: NO_SEEDS,
-    options.DATA_DIR: ["nowhere", "/dev/null", "/etc/passwd", "paper", ",", LONG],
-    options.PLACE: ["/dev/null", "/etc/passwd", LONG],
-    options.HOST: ["two\nlines", "two words"],
+    option_types.PART_OF_GPU: [*NO_NUMBERS, "0", "1.5", "2", "paper"],
+    option_types.SEEDS: NO_SEEDS,
+    option_types.EVERY_SEED: NO_SEEDS,
+    option_types.DATA_DIR: ["nowhere", "/dev/null", "/etc/passwd", "paper", ",", LONG],
+    option_types.PLACE: ["/dev/null", "/etc/passwd", LONG],
+    option_types.HOST: ["two\nlines", "two words"],
 }  # fmt: skip
 BAD_NAMES = [LONG, ",", "nothing", "ALL", "mnist,mnist", "1", "auto ", "Torch"]
 BAD_SWITCHES = [LONG, ",", "yes", "1", "TRUE", "perhaps"]
@@ -86,9 +88,9 @@ BAD_ADDRESSES = ["localhost:5000", "ftp://x", "http://", "http://:5000", "http:/
 
 def bad_values(option):
     """What an option of that type cannot be. KeyError for a type that nobody has thought about here."""
-    if isinstance(option.type, options.Named):
+    if isinstance(option.type, option_types.Named):
         return BAD_NAMES
-    if isinstance(option.type, options.YesOrNo):
+    if isinstance(option.type, option_types.Switch):
         return BAD_SWITCHES
     if option.name == "ui_url":
         return BAD_ADDRESSES
@@ -145,7 +147,7 @@ def test_every_parameter_of_mlproject_is_among_them():
             "expected at most 1000 whole numbers from 0 to 4294967295, as 0,1,2 or 0-4, or the word paper",
         ),
         (["sweep", "--learning-rate", "1e-3"], "No such option '--learning-rate'. Did you mean '--learning-rates'?"),
-        (["sweep", "--learning_rates", "1e-3"], "No such option '--learning_rates'. Did you mean '--learning-rates'?"),
+        (["sweep", "--learning_rate", "1e-3"], "No such option '--learning-rate'. Did you mean '--learning-rates'?"),
         (["range-test"], "there is no command 'range-test', expected one of main, range_test, sweep, grid, report, "
                          "verify, data, ui, did you mean range_test?"),
         (["sweep", "--scheduler", "multistep", "--milestones", "5,3"],
@@ -206,18 +208,18 @@ def test_what_comes_after_the_end_is_told_once_and_only_if_it_was_asked_for(pape
 
 def test_more_jobs_than_cores_are_taken_and_told(monkeypatch, capsys):
     monkeypatch.setattr("reproduce.training.provenance.cores", lambda: 2)
-    assert [run_command.jobs(wanted) for wanted in (None, 2)] == [2, 2]
+    assert [local.jobs_at_once(wanted) for wanted in (None, 2)] == [2, 2]
     assert capsys.readouterr().err == ""
-    assert run_command.jobs(3) == 3
+    assert local.jobs_at_once(3) == 3
     assert capsys.readouterr().err == (
         "--jobs 3: there are 2 cores, so that trials take turns and none ends sooner for it\n"
     )
 
 
 def test_without_a_range_test_to_propose_rates_the_command_for_it_is_given(store, paper):
-    config = small_config(optimizer="sgd", seeds=(3, 5), batch_size=64, engine="torch")
+    config = small_config(optimizer="sgd", seeds=(3, 5), batch_size=64, engine="torch", proposed_rates=True)
     with pytest.raises(UserError) as refused:
-        run_command.at_proposed_rates({"learning_rates": options.PROPOSED}, store, paper, config)
+        proposals.with_proposed_rates(store, paper, config)
     assert str(refused.value) == (
         "--learning-rates proposed needs what a range test with sgd, mnist, 640 images, batches of 64 and seed 3 "
         "proposes, and there is no such range test: "
@@ -264,6 +266,16 @@ def test_a_variable_that_leads_nowhere_is_named(
     assert line.startswith("error: " + message.format(here=surroundings, home=home, store="the tracking store")), line
 
 
+@pytest.mark.parametrize("command", ["report", "verify"])
+def test_a_store_that_does_not_exist_is_named_and_not_made(monkeypatch, capsys, surroundings, command):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///wrong.db")
+    code, printed = typed(monkeypatch, capsys, command)
+    assert code == 2
+    line = one_line(printed)
+    assert line.startswith(f"error: there is no tracking store {surroundings}/wrong.db, expected one that has runs: ")
+    assert {path.name for path in surroundings.iterdir()} == {"file", ".reproduce"}
+
+
 def test_a_home_on_a_file_system_without_locks_is_refused(monkeypatch, capsys, surroundings):
     def flock(descriptor, operation):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -293,7 +305,7 @@ def test_a_store_of_another_version_of_mlflow_is_told(monkeypatch, capsys, surro
 
 
 def test_a_server_that_does_not_listen_is_told(monkeypatch, capsys, surroundings):
-    monkeypatch.setattr("reproduce.tracking.retrying_client.OPENING_SECONDS", 0)
+    monkeypatch.setattr("reproduce.tracking.store.OPENING_SECONDS", 0)
     with socket.socket() as bound:  # to a port on which nothing listens
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]
@@ -312,7 +324,7 @@ def test_a_port_that_is_taken_and_an_address_of_another_machine_are_told(monkeyp
         bound.listen()
         port = bound.getsockname()[1]
         code, printed = typed(monkeypatch, capsys, "ui", "--port", str(port))
-        taken = f"error: --port {port} cannot be had on 127.0.0.1 (Address already in use): name another\n"
+        taken = f"error: --port {port} is not free on 127.0.0.1 (Address already in use): name another\n"
         assert (code, printed) == (2, taken)
     paths.check_port("127.0.0.1", port)  # free again
     code, printed = typed(monkeypatch, capsys, "ui", "--host", "192.0.2.1")  # that of documentation
@@ -338,7 +350,7 @@ def test_a_number_of_cores_that_is_none_is_told(monkeypatch, capsys, surrounding
 
 def test_an_empty_home_is_none_that_was_named(monkeypatch, surroundings):
     monkeypatch.setenv("REPRODUCE_HOME", "")
-    assert run_command.home() == surroundings / ".reproduce"
+    assert paths.find_home() == surroundings / ".reproduce"
 
 
 @pytest.mark.parametrize(

@@ -200,11 +200,20 @@ def test_a_picture_is_the_same_whatever_is_set_for_matplotlib(tmp_path):
 
 def test_settings_of_matplotlib_that_it_cannot_read_are_named(tmp_path):
     (tmp_path / "matplotlibrc").write_bytes(b"font.size: \xe9\n")
-    code, printed = left(COMMAND, "report", folder=tmp_path)
+    code, printed = left(COMMAND, "report", "--check", "--output", str(ROOT / "report" / "reference"), folder=tmp_path)
     assert (code, printed) == (
         2,
         f"error: {tmp_path}/matplotlibrc, settings of matplotlib's, is not in UTF-8: rename it, or correct it\n",
     )
+
+
+def test_pytorchs_compiler_starts_no_processes_once_a_command_has_begun(tmp_path):
+    program = (
+        "import os; os.environ.pop('TORCHINDUCTOR_COMPILE_THREADS', None); "
+        "from reproduce.cli import interpreter; interpreter.settle(); import torch._inductor.async_compile, psutil; "
+        "print(len(psutil.Process().children()))"
+    )
+    assert left(sys.executable, "-c", program, folder=tmp_path, PYTHONPATH=str(ROOT)) == (0, "0\n")
 
 
 # All of it at once.
@@ -238,4 +247,4 @@ def test_a_sweep_in_a_strange_environment_gives_what_it_gives_elsewhere(tmp_path
     (experiment,) = (found for found in client.search_experiments() if found.name != "Default")
     runs = client.search_runs([experiment.experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED"] * 3
-    assert all(local_store.path_of(run.info.artifact_uri).is_relative_to(work) for run in runs)
+    assert all(local_store.local_path(run.info.artifact_uri).is_relative_to(work) for run in runs)

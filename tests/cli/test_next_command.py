@@ -6,14 +6,15 @@ The store of most tests here only says which trials are finished, as hundreds of
 import csv
 import re
 import shlex
-from contextlib import contextmanager
+from contextlib import nullcontext
 from itertools import combinations, product
 
 import pytest
 
 from helpers.small import run
-from reproduce.cli import main, run_command
+from reproduce.cli import main, proposals, run_command
 from reproduce.cli.options import COMMANDS, WITHOUT_EFFECT
+from reproduce.cli.request import read_config
 from reproduce.errors import UserError
 from reproduce.report import build
 from reproduce.results import verdicts
@@ -21,7 +22,7 @@ from reproduce.study import planning, rate_checks
 from reproduce.study.config import StudyConfig, command_line, option_words, seed_spans
 from reproduce.study.departures import list_departures, main_trains
 from reproduce.study.trial import OPTIMIZERS, SCHEDULERS
-from reproduce.tracking.reader import Recorded
+from reproduce.tracking.reader import RecordedProposal
 
 TRAINING = ("main", "range_test", "sweep", "grid")
 # One value each that is not the default; the train size is one that OneCycle rises in, with two epochs.
@@ -83,10 +84,11 @@ def studies():
 class Trained:
     """A store that knows which trials are finished, and what every range test proposes."""
 
-    shown_uri = "a store"
+    shown_uri = source = "a store"
 
     def __init__(self, trials=()):
         self.finished = {trial.config_hash: trial for trial in trials}
+        self.reader = self.heartbeat = self
 
     def finished_runs(self):
         return self.finished
@@ -95,17 +97,13 @@ class Trained:
         return tuple(sorted({trial.seed for trial in self.finished.values()}))
 
     def newest_proposal(self, test):
-        return Recorded("a run", 1.23e-3 * (test.seed + 1))
+        return RecordedProposal("a run", 1.23e-3 * (test.seed + 1))
 
-    def close_abandoned(self):
+    def end_stale_runs(self):
         pass
 
     def check_artifacts(self):
         pass
-
-    @contextmanager
-    def parent(self, command, parameters):
-        yield "a parent"
 
 
 @pytest.fixture
@@ -113,11 +111,10 @@ def commands(monkeypatch, tmp_path, paper):
     """Runs a command from its words to what it would train or look for, on a store where these trials are finished."""
     monkeypatch.chdir(tmp_path)
     seen = {}
-    monkeypatch.setattr(
-        run_command, "run", lambda name, given, config, plan, *_: seen.update(plan=(given, config, plan))
-    )
+    monkeypatch.setattr(run_command, "run", lambda request, plan, *_: seen.update(request=request, plan=plan))
     monkeypatch.setattr(run_command, "open_store", lambda name: seen["store"])
-    monkeypatch.setattr(main, "_report", lambda store, parent_id, found, given: seen.update(found=found))
+    monkeypatch.setattr("reproduce.tracking.parent_run.open_parent_run", lambda *_: nullcontext("a parent"))
+    monkeypatch.setattr(main, "_write_report", lambda store, parent_id, found, options: seen.update(found=found))
     monkeypatch.setattr(verdicts, "judge_all", lambda *_, about: seen.update(about=about) or [])
     monkeypatch.setattr(verdicts, "seeds_studied", lambda collection, every: every)
 
@@ -126,10 +123,9 @@ def commands(monkeypatch, tmp_path, paper):
         main.cli.commands[name].main(list(options), standalone_mode=False)
         if name not in TRAINING:
             return seen["about"] if name == "verify" else seen["found"]
-        given, config, plan = seen["plan"]
-        if "learning_rates" in given:
-            config = run_command.at_proposed_rates(given, seen["store"], paper, config)
-        engine = "fused" if given["engine"] == "auto" else given["engine"]
+        request, plan = seen["request"], seen["plan"]
+        config = proposals.with_proposed_rates(seen["store"], paper, request.config)
+        engine = "fused" if request.options.engine == "auto" else request.options.engine
         planned = plan(config.model_copy(update={"engine": engine}))
         rate_checks.check_rates(config, planned)
         return planned
@@ -218,8 +214,8 @@ def test_the_range_test_that_proposed_rates_want_is_one_command_away(commands, p
     for names in subsets(COMMON):
         options = words(*names, learning_rates="proposed")
         wanted = commands("sweep", options)
-        _, config = parsed("sweep", options)
-        program, name, *advised = shlex.split(run_command._range_test_command(paper, config))
+        config = parsed("sweep", options)
+        program, name, *advised = shlex.split(proposals.range_test_command(paper, config))
         assert (program, name) == ("reproduce", "range_test")
         tests = commands(name, advised)
         keys = ("dataset", "train_size", "optimizer", "batch_size", "seed")
@@ -230,7 +226,7 @@ def test_the_range_test_that_proposed_rates_want_is_one_command_away(commands, p
 
 def parsed(name, options):
     with main.cli.commands[name].make_context(name, list(options)) as context:
-        return context.params, run_command.wished(context.params)
+        return read_config(context.params)
 
 
 def test_the_seeds_of_an_advised_command_are_spans():
@@ -247,7 +243,7 @@ def test_a_page_of_too_many_seeds_names_no_command_that_would_be_refused(paper):
 @pytest.fixture
 def followed(store, monkeypatch, capsys):
     """What a command is followed by, on trials that were trained: its exit code, and what it printed."""
-    monkeypatch.setattr(run_command, "home", lambda: store.home)
+    monkeypatch.setenv("REPRODUCE_HOME", str(store.home))
 
     def follow(*arguments):
         monkeypatch.setattr("sys.argv", ["reproduce", *arguments])
@@ -262,7 +258,7 @@ def followed(store, monkeypatch, capsys):
 
 def parents(store):
     """How each parent run ended, the newest first."""
-    return [run.info.status for run in store.runs("tags.kind = 'parent'")]
+    return [run.info.status for run in store.client.search_runs("tags.kind = 'parent'")]
 
 
 SMALL = ("--train-size", "640", "--epochs", "1")
@@ -285,7 +281,7 @@ def rows(folder):
 
 @pytest.mark.system
 def test_the_readmes_sweep_is_followed_by_a_page_of_that_sweep(store, paper, followed, tmp_path):
-    _, config = parsed("sweep", STEP)
+    config = parsed("sweep", STEP)
     train(store, paper, config, planning.trials)
     code, printed, told = followed("report", *STEP)
     assert (code, told) == (0, "")
@@ -344,8 +340,8 @@ def test_a_report_of_what_was_not_run_leaves_the_one_that_is_there_and_no_failed
     before = (tmp_path / "report" / "output" / "report.md").read_bytes()
     code, _, told = followed("report", *SMALL, "--seeds", "7")
     assert (code, told) == (2, (
-        "error: the store has no run of this kind, and report/output holds a report, which is kept: "
-        "give the options that the runs were made with, as --epochs 1 --train-size 10000\n"
+        f"error: the tracking store {store.uri} has no run of this kind, and report/output holds a report, "
+        "which is kept: give the options that the runs were made with, as --epochs 1 --train-size 10000\n"
     ))  # fmt: skip
     assert (tmp_path / "report" / "output" / "report.md").read_bytes() == before
     assert parents(store) == ["FINISHED", "FINISHED"]

@@ -12,9 +12,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from reproduce.data import data_dir, datasets, mirrors
+from helpers.archives import tarred, zipped
+from reproduce.data import archives, data_dir, datasets
 
-TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = mirrors.FILES
+TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = datasets.FILES
 COUNTS = {"train": 3, "t10k": 2}
 
 
@@ -26,7 +27,7 @@ def small_files(seed):
         for count in COUNTS.values()
         for array in (rng.integers(0, 256, (count, 28, 28), np.uint8), rng.integers(0, 10, count, np.uint8))
     ]
-    return dict(zip(mirrors.FILES, map(mirrors.idx, arrays), strict=True))
+    return dict(zip(datasets.FILES, map(datasets.encode_idx, arrays), strict=True))
 
 
 FILES, FASHION, UNKNOWN = map(small_files, (0, 1, 2))
@@ -40,7 +41,7 @@ def small(monkeypatch):
         monkeypatch.setitem(datasets.SHA256, name, hashes)
     sizes = {file: len(content) for file, content in FILES.items()}
     monkeypatch.setattr(data_dir, "SIZES", sizes)
-    monkeypatch.setattr(data_dir, "LONGEST", 4 * max(sizes.values()))  # an archive in an archive too
+    monkeypatch.setattr(data_dir, "MAX_FILE_BYTES", 4 * max(sizes.values()))  # an archive in an archive too
 
 
 def put(folder, files):
@@ -54,24 +55,6 @@ def put(folder, files):
 def named(form, files=FILES, change=lambda content: content):
     """The files by names of that form, each changed."""
     return {form.format(name, dotted=name.replace("-idx", ".idx")): change(files[name]) for name in files}
-
-
-def zipped(files, **how):
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", **how) as members:
-        for name, content in files.items():
-            members.writestr(name, content)
-    return packed.getvalue()
-
-
-def tarred(files, mode="w"):
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode=mode) as members:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            members.addfile(member, io.BytesIO(content))
-    return packed.getvalue()
 
 
 def array_file(content, save):
@@ -122,22 +105,22 @@ PLACES = {
 
 @pytest.mark.parametrize("files", PLACES.values(), ids=PLACES)
 def test_the_files_are_found_by_what_they_are(tmp_path, files):
-    found = data_dir.find("mnist", put(tmp_path, files))
+    found = data_dir.find_files("mnist", put(tmp_path, files))
     assert found.files == FILES
-    assert found.problems == ()
+    assert (found.problems, found.damage) == ((), "")
 
 
 @pytest.mark.parametrize("name", ["in a zip", "in a tar", "in a tar.gz", "as Keras has them"])
 def test_one_archive_may_be_named_itself(tmp_path, name):
     ((archive, content),) = PLACES[name].items()
     put(tmp_path, {archive: content} | named("{}", FASHION))
-    assert data_dir.find("mnist", tmp_path / archive).files == FILES
+    assert data_dir.find_files("mnist", tmp_path / archive).files == FILES
 
 
 def test_nothing_is_written(tmp_path):
     put(tmp_path, PLACES["in a zip"] | PLACES["in a tar.gz"])
     before = {path: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.rglob("*")]}
-    data_dir.find("mnist", tmp_path)
+    data_dir.find_files("mnist", tmp_path)
     assert {path: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.rglob("*")]} == before
 
 
@@ -166,7 +149,7 @@ LINES = {
     "one byte more": (but(TRAIN_IMAGES, FILES[TRAIN_IMAGES] + b"\n"), WRONG + "it holds more than 2,368 bytes"),
     "of another set": (but(TRAIN_IMAGES, UNKNOWN[TRAIN_IMAGES]),
                        WRONG + f"SHA-256 {sha256(UNKNOWN[TRAIN_IMAGES])}, expected {sha256(FILES[TRAIN_IMAGES])}"),
-    "of more images": (but(TRAIN_IMAGES, mirrors.idx(np.zeros((4, 28, 28), np.uint8))),
+    "of more images": (but(TRAIN_IMAGES, datasets.encode_idx(np.zeros((4, 28, 28), np.uint8))),
                        WRONG + "it is an IDX file of 4×28×28, of another data set"),
     "of floats": (but(TRAIN_IMAGES, b"\0\0\x0d" + FILES[TRAIN_IMAGES][3:]),
                   WRONG + "it is no IDX file of bytes, as it begins with 00000d03"),
@@ -177,21 +160,22 @@ LINES = {
 
 @pytest.mark.parametrize(("files", "line"), LINES.values(), ids=LINES)
 def test_what_is_wrong_with_a_file_is_said(tmp_path, files, line):
-    found = data_dir.find("mnist", put(tmp_path, files))
+    found = data_dir.find_files("mnist", put(tmp_path, files))
     assert len(found.files) == 3
     assert line.format(place=tmp_path) in found.problems
-    assert found.remedy == f"put them into {tmp_path}"
+    assert found.remedy == f"put the right files into {tmp_path}"
+    assert found.damage.startswith(found.problems)
 
 
 def test_another_data_sets_files_are_named_as_that(tmp_path):
     put(tmp_path, named("MNIST/raw/{}"))
-    found = data_dir.find("fashion-mnist", tmp_path)
+    found = data_dir.find_files("fashion-mnist", tmp_path)
     assert found.problems == (f"{tmp_path} holds the files of mnist, and fashion-mnist was asked for",)
     what = f"leave out --dataset to use what {tmp_path} holds"
     assert found.remedy == f"{what}, or have --data-dir name where fashion-mnist is"
 
     put(tmp_path, {"MNIST/raw/" + TEST_LABELS: FASHION[TEST_LABELS]})
-    found = data_dir.find("mnist", tmp_path)
+    found = data_dir.find_files("mnist", tmp_path)
     assert found.problems == (f"{tmp_path} holds {TEST_LABELS} of fashion-mnist, and mnist was asked for",)
     assert found.remedy.startswith(f"add --dataset fashion-mnist to use what {tmp_path} holds")
 
@@ -210,19 +194,19 @@ def none_of(place):
     ],
 )
 def test_another_form_of_the_images_is_told_from_none(tmp_path, file, line):
-    found = data_dir.find("mnist", put(tmp_path, {file: b"1"}))
+    found = data_dir.find_files("mnist", put(tmp_path, {file: b"1"}))
     assert found.problems == (none_of(tmp_path), f"{tmp_path} has {file}, {line}")
 
 
 def test_a_place_with_nothing_says_what_was_looked_for(tmp_path):
     put(tmp_path, {"notes.txt": b"", "._train-images": b"of a Mac"})
-    assert data_dir.find("mnist", tmp_path).problems == (none_of(tmp_path),)
+    assert data_dir.find_files("mnist", tmp_path).problems == (none_of(tmp_path),)
 
 
 def test_a_link_that_leads_nowhere_names_where(tmp_path):
     put(tmp_path, {name: content for name, content in FILES.items() if name != TEST_LABELS})
     (tmp_path / TEST_LABELS).symlink_to("/mnt/gone/labels")
-    (told,) = data_dir.find("mnist", tmp_path).problems
+    (told,) = data_dir.find_files("mnist", tmp_path).problems
     assert told == f"{tmp_path / TEST_LABELS} cannot be read (it is a link to /mnt/gone/labels, which is not there)"
 
 
@@ -249,7 +233,7 @@ BROKEN = {
 @pytest.mark.parametrize(("files", "change", "line"), BROKEN.values(), ids=BROKEN)
 def test_an_archive_that_cannot_be_read_is_named(tmp_path, files, change, line):
     put(tmp_path, {name: change(content) for name, content in files.items()})
-    assert line.format(place=tmp_path) in data_dir.find("mnist", tmp_path).problems
+    assert line.format(place=tmp_path) in data_dir.find_files("mnist", tmp_path).problems
 
 
 def pax_of(size):
@@ -261,40 +245,40 @@ def pax_of(size):
 
 def test_no_size_that_an_archive_claims_is_read_in_one(tmp_path):
     put(tmp_path, {"a.tgz": gzip.compress(pax_of(1 << 33) + bytes(3 << 20))})
-    (told, _) = data_dir.find("mnist", tmp_path).problems
+    (told, _) = data_dir.find_files("mnist", tmp_path).problems
     assert told == f"{tmp_path}/a.tgz cannot be read (its list of contents is too long)"
 
     directory = 2 << 20
     end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 9, 9, directory, 4, 0)
     put(tmp_path, {"a.tgz": b"PK\3\4" + bytes(directory) + end})
-    (told, _) = data_dir.find("mnist", tmp_path).problems
+    (told, _) = data_dir.find_files("mnist", tmp_path).problems
     assert told == f"{tmp_path}/a.tgz cannot be read (its list of contents is too long)"
 
 
 def test_a_bomb_is_unpacked_no_further_than_its_bound(tmp_path, monkeypatch):
-    monkeypatch.setattr(data_dir, "MAX_READ", 4 << 20)
+    monkeypatch.setattr(archives, "MAX_READ_BYTES", 4 << 20)
     put(tmp_path, {"a.tgz": tarred({"big": bytes(16 << 20)} | FILES, "w:gz")})
-    (told, _) = data_dir.find("mnist", tmp_path).problems
+    (told, _) = data_dir.find_files("mnist", tmp_path).problems
     assert told == f"{tmp_path}/a.tgz cannot be read (it would take more than 4 MiB to read)"
     # One in which each layer is packed is left at a depth.
     nested = FILES[TRAIN_LABELS]
-    for _ in range(data_dir.LAYERS + 1):
+    for _ in range(archives.MAX_LAYERS + 1):
         nested = gzip.compress(nested)
     put(tmp_path, {"a.tgz": nested})
-    assert data_dir.find("mnist", tmp_path).files == {}
+    assert data_dir.find_files("mnist", tmp_path).files == {}
 
 
 def test_a_large_directory_is_not_wandered_through(tmp_path, monkeypatch):
     monkeypatch.setattr(data_dir, "MAX_ENTRIES", 30)
     put(tmp_path, {f"photos/{number}": b"" for number in range(40)} | named("zoo/{}"))
-    found = data_dir.find("mnist", tmp_path)
+    found = data_dir.find_files("mnist", tmp_path)
     assert found.files == {}
     assert found.problems[0] == (
         f"{tmp_path} holds more than 30 files and folders, and not all were looked at: "
         "have --data-dir name the folder that holds the four"
     )
     put(tmp_path, named("MNIST/raw/{}"))  # before all else
-    assert data_dir.find("mnist", tmp_path).files == FILES
+    assert data_dir.find_files("mnist", tmp_path).files == FILES
 
 
 def test_folders_that_lead_to_each_other_come_to_an_end(tmp_path):
@@ -303,10 +287,10 @@ def test_folders_that_lead_to_each_other_come_to_an_end(tmp_path):
         (tmp_path / name / "other").symlink_to(tmp_path)
     os.mkfifo(tmp_path / TRAIN_IMAGES)
     os.mkfifo(tmp_path / "something else")
-    found = data_dir.find("mnist", tmp_path)
+    found = data_dir.find_files("mnist", tmp_path)
     assert found.problems[0] == f"{tmp_path / TRAIN_IMAGES} cannot be read (it is no file)"
 
 
 def test_bz2_is_an_archive_of_a_kind_that_is_not_read(tmp_path):
     put(tmp_path, {"mnist.tar.bz2": bz2.compress(tarred(FILES))})
-    assert data_dir.find("mnist", tmp_path).problems[1].endswith("that is not read here: unpack it")
+    assert data_dir.find_files("mnist", tmp_path).problems[1].endswith("that is not read here: unpack it")

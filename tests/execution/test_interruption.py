@@ -72,7 +72,7 @@ def test_a_signal_for_which_a_library_leaves_with_a_code_of_its_own_is_told_as_e
 
 def test_what_else_cannot_be_raised_is_told_as_ever(monkeypatch, capfd):
     monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
-    interruption.have_come_again({KeyboardInterrupt: signal.SIGINT})
+    interruption.resend_swallowed({KeyboardInterrupt: signal.SIGINT})
     thing = Thing()
     watched = weakref.ref(thing, lambda reference: 1 / 0)
     del thing

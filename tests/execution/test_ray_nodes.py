@@ -14,18 +14,20 @@ from types import SimpleNamespace
 
 import click
 import pytest
+import ray
 
 from helpers import ROOT
 from helpers.commands import typed
 from helpers.servers import free_port
+from helpers.small import run_options, task_for
 from reproduce.cli import process, run_command
 from reproduce.cli.main import cli
 from reproduce.errors import ClusterLostError, StoreAwayError, UserError
-from reproduce.execution.ray import cluster, node, session, shared_storage
-from reproduce.execution.ray.nodes import Nodes
-from reproduce.execution.worker import TrialTask
-from reproduce.tracking import retrying_client
-from reproduce.tracking.writer import Store
+from reproduce.execution.ray import admission, cluster, node, session, shared_storage
+from reproduce.tracking import store as tracking_store
+from reproduce.tracking.parent_run import open_parent_run
+from reproduce.tracking.retrying_client import RetryingClient
+from reproduce.tracking.store import reopen_store
 
 
 def test_an_address_in_the_environment_is_held_to_the_options_rules(monkeypatch, capsys, tmp_path):
@@ -43,94 +45,78 @@ def test_an_address_in_the_environment_is_held_to_the_options_rules(monkeypatch,
 
 
 def test_rays_options_without_ray_are_told_to_have_no_effect():
-    given = {"executor": "local", "ray_address": None, "gpus_per_trial": 1.0}
-    assert run_command._idle(given) == []
-    assert run_command._idle(given | {"ray_address": "10.0.0.1:6379", "gpus_per_trial": 0.5}) == [
+    assert run_command._list_unused(run_options(Path("/home"))) == []
+    rays = {"ray_address": "10.0.0.1:6379", "gpus_per_trial": 0.5}
+    assert run_command._list_unused(run_options(Path("/home"), **rays)) == [
         "--ray-address has no effect without --executor ray", "--gpus-per-trial has no effect without --executor ray",
     ]  # fmt: skip
-    assert run_command._idle(given | {"executor": "ray", "ray_address": "10.0.0.1:6379", "gpus_per_trial": 0.5}) == []
+    assert run_command._list_unused(run_options(Path("/home"), executor="ray", **rays)) == []
 
 
-def test_a_cluster_without_a_gpu_is_told_where_one_is_wanted():
-    class Ray:
-        @staticmethod
-        def nodes():
-            return [{"NodeID": "a", "Alive": True, "Resources": {"CPU": 1.0}, "NodeName": "a",
-                     "NodeManagerAddress": "10.0.0.1", "NodeManagerHostname": "a"},
-                    {"NodeID": "b", "Alive": False, "Resources": {"GPU": 1.0}}]  # fmt: skip
+def found(name, alive, resources):
+    """A node as Ray lists it."""
+    return {"NodeID": name, "NodeName": name, "NodeManagerAddress": "", "Alive": alive, "Resources": resources}
 
-    made = Nodes(Ray, "10.0.0.1:6379")
-    assert [made.device(wanted) for wanted in ("auto", "cpu")] == ["cpu", "cpu"]
+
+@pytest.fixture
+def listed(monkeypatch):
+    """Have Ray list these nodes."""
+    return lambda *nodes: monkeypatch.setattr(ray, "nodes", lambda: [found(*node) for node in nodes])
+
+
+def test_a_cluster_without_a_gpu_is_told_where_one_is_wanted(listed):
+    listed(("a", True, {"CPU": 1.0}), ("b", False, {"GPU": 1.0}))
+    assert [admission.choose_device(wanted) for wanted in ("auto", "cpu")] == ["cpu", "cpu"]
     with pytest.raises(
         UserError, match="--device cuda: no node of the Ray cluster has a GPU and a CPU to give; start one with"
     ):
-        made.device("cuda")
+        admission.choose_device("cuda")
 
 
 def test_what_a_node_has_to_see_is_there_as_long_as_the_command(store, tmp_path):
-    with shared_storage.to_be_seen(store) as seen:
-        shared_storage.check(seen, known=False)
-        left_over = seen.in_home.with_name(f"{seen.in_home.name}-killed")
+    with shared_storage.open_to_nodes(store) as storage:
+        shared_storage.check(storage, is_known=False)
+        left_over = storage.home_token.with_name(f"{storage.home_token.name}-killed")
         left_over.touch()
-        with shared_storage.to_be_seen(store) as others:
-            shared_storage.check(others, known=False)
+        with shared_storage.open_to_nodes(store) as others:
+            shared_storage.check(others, is_known=False)
         assert not left_over.exists()
-        shared_storage.check(seen, known=False)
+        shared_storage.check(storage, is_known=False)
         unlocked = tmp_path / "unlocked"
         unlocked.touch()
         for change, complaint in (
-            ({"created_at": seen.created_at + 1}, "it finds another store than this command"),
+            ({"created_at": storage.created_at + 1}, "it finds another store than this command"),
             ({"machine": "elsewhere"}, "is a SQLite file of elsewhere, which machines must not share"),
-            ({"in_home": unlocked}, "is on a file system that keeps a machine's locks to itself"),
-            (
-                {"elsewhere": (("the artifacts", tmp_path / "nothing"),)},
-                "it does not see the artifacts but its own disk",
-            ),
+            ({"home_token": unlocked}, "is on a file system that keeps a machine's locks to itself"),
+            ({"tokens": (("the artifacts", tmp_path / "nothing"),)}, "it does not see the artifacts but its own disk"),
         ):
             with pytest.raises(UserError, match=complaint):
-                shared_storage.check(replace(seen, **change), known=False)
+                shared_storage.check(replace(storage, **change), is_known=False)
     assert not list(tmp_path.rglob(".seen-*")) + list(store.home.rglob(".seen-*"))
 
 
-def test_a_trial_that_loses_ten_nodes_is_given_up(store, small_trial):
-    class Ray:
-        remote = staticmethod(lambda **needs: lambda function: function)
-
-    wanted = node.Wanted(store.home, "mnist", None, "fused", "cpu")
-    command = node.Command({}, store.home, wanted, None)
-    made = cluster.Cluster(Nodes(Ray, "10.0.0.1:6379"), store, command, None, None, 1.0)
-    task = TrialTask(
-        small_trial, "a" * 64, store.home, store.uri, store.experiment_id, "parent", None, 0, None, True, False, None
-    )
-    deaths = Counter()
-    assert [made._after_loss(task, "node", deaths) for _ in range(9)] == [None] * 9
-    assert made._after_loss(task, "node", deaths).note == "its node went away 10 times"
+def test_a_trial_that_loses_ten_nodes_is_given_up(store, small_trial, listed):
+    listed(("a", True, {"CPU": 1.0}))
+    made = cluster.Cluster(run_options(store.home), "10.0.0.1:6379")
+    made.store, task = store, task_for(store, small_trial)
+    assert [made.after_loss(task, "node") for _ in range(9)] == [None] * 9
+    assert made.after_loss(task, "worker") is None
+    assert made.after_loss(task, "node").note == "its node is gone (10 times)"
 
 
 @pytest.mark.parametrize(("device", "calls", "gpus"), [("cuda", 1, 0.25), ("cpu", None, None)])
-def test_a_worker_ends_after_its_trial_on_a_gpu_as_the_next_may_be_given_another(store, device, calls, gpus):
-    import ray
-
-    command = node.Command({}, store.home, node.Wanted(store.home, "mnist", None, "torch", device), None)
-    made = cluster.Cluster(Nodes(ray, "10.0.0.1:6379"), store, command, None, None, 0.25)
-    asked = made._remote._default_options
-    assert (asked.get("max_calls"), asked.get("num_gpus"), asked["num_cpus"]) == (calls, gpus, 1)
+def test_a_worker_ends_after_its_trial_on_a_gpu_as_the_next_may_be_given_another(store, listed, device, calls, gpus):
+    listed(("a", True, {"CPU": 1.0, "GPU": 1.0}))
+    options = run_options(store.home, device=device, gpus_per_trial=0.25)
+    needs = cluster.Cluster(options, "10.0.0.1:6379").remote_trial._default_options
+    assert (needs.get("max_calls"), needs.get("num_gpus"), needs["num_cpus"]) == (calls, gpus, 1)
 
 
-def test_a_node_needs_a_core_for_a_trial_on_its_gpu_too():
-    class Ray:
-        @staticmethod
-        def nodes():
-            return [
-                {"NodeID": name, "NodeName": name, "NodeManagerAddress": "", "Alive": alive, "Resources": resources}
-                for name, alive, resources in (
-                    ("cores", True, {"CPU": 8.0}), ("both", True, {"CPU": 1.0, "GPU": 2.0}),
-                    ("login", True, {"GPU": 1.0}), ("gone", False, {"CPU": 1.0, "GPU": 1.0}),
-                )
-            ]  # fmt: skip
-
-    assert Nodes(Ray, "10.0.0.1:6379").with_a("cuda") == {"both": "both"}
-    assert Nodes(Ray, "10.0.0.1:6379").with_a("cpu") == {"cores": "cores", "both": "both"}
+def test_a_node_needs_a_core_for_a_trial_on_its_gpu_too(listed):
+    listed(("cores", True, {"CPU": 8.0}), ("both", True, {"CPU": 1.0, "GPU": 2.0}),
+           ("login", True, {"GPU": 1.0}), ("gone", False, {"CPU": 1.0, "GPU": 1.0}))  # fmt: skip
+    assert admission.usable_nodes("cuda") == {"both": "both"}
+    assert admission.usable_nodes("cpu") == {"cores": "cores", "both": "both"}
 
 
 def test_sigterm_while_ray_connects_ends_a_command_as_ever(monkeypatch):
@@ -155,26 +141,45 @@ def test_sigterm_while_ray_connects_ends_a_command_as_ever(monkeypatch):
 def test_a_worker_that_starts_waits_for_a_store_that_is_away_as_the_others_do(store, monkeypatch):
     waits = []
 
-    class Noting(retrying_client.Patient):
-        def __init__(self, client, uri, patience):
-            super().__init__(client, uri, 0)
-            waits.append(patience)
+    class Noting(RetryingClient):
+        def __init__(self, uri, timeout):
+            super().__init__(uri, 0)
+            waits.append(timeout)
 
     monkeypatch.setenv("REPRODUCE_STORE_PATIENCE", "100")
-    monkeypatch.setattr(retrying_client, "Patient", Noting)
-    with shared_storage.to_be_seen(store) as seen:
-        away = replace(seen, uri=f"http://127.0.0.1:{free_port()}", elsewhere=(), machine=None, in_home=Path("/none"))
+    monkeypatch.setattr(tracking_store, "RetryingClient", Noting)
+    with shared_storage.open_to_nodes(store) as storage:
+        away = replace(storage, uri=f"http://127.0.0.1:{free_port()}", tokens=(), machine=None,
+                       home_token=Path("/none"))  # fmt: skip
         with pytest.raises(StoreAwayError, match="does not answer"):
-            shared_storage.check(away, known=True)
+            shared_storage.check(away, is_known=True)
         with pytest.raises(UserError, match="it cannot use the tracking store"):
-            shared_storage.check(away, known=False)
-    assert waits == [100, 100, retrying_client.OPENING_SECONDS, retrying_client.OPENING_SECONDS]
+            shared_storage.check(away, is_known=False)
+    assert waits == [100, tracking_store.OPENING_SECONDS]
 
 
-def test_processors_that_differ_are_told(capsys):
-    ready = node.Ready("fused", None, "package", {}, ("fetching mnist",))
-    answers = {"one": node.Answer("A", True, ready), "two": node.Answer("B", False, ready)}
-    Nodes(None, "10.0.0.1:6379")._tell(answers, Path("/home"))
+@pytest.fixture
+def admitted(monkeypatch, listed, store):
+    """Admit nodes that answer so, by name, in place of a cluster."""
+
+    def admit(**answers):
+        listed(*((name, True, {"CPU": 1.0}) for name in answers))
+
+        def options(scheduling_strategy, **others):
+            return SimpleNamespace(remote=lambda request: answers[scheduling_strategy])
+
+        monkeypatch.setattr(admission, "NodeAffinitySchedulingStrategy", lambda node_id, soft: node_id)
+        monkeypatch.setattr(admission.ray, "remote", lambda function: SimpleNamespace(options=options))
+        monkeypatch.setattr(admission.ray, "get", lambda answer, timeout: answer)
+        request = node.NodeRequest(run_options(Path("/home")), (), Path("/work"), "package", None)
+        return admission.admit_nodes(request, "10.0.0.1:6379")
+
+    return admit
+
+
+def test_processors_that_differ_are_told(admitted, capsys):
+    environment = node.NodeEnvironment("fused", None, {"numpy": "2"}, "A", True, ("fetching mnist",))
+    assert admitted(one=environment, two=replace(environment, processor="B", shares_home=False)) == environment
     assert capsys.readouterr().err.splitlines() == [
         "fetching mnist",
         "the nodes' processors differ, and the last bits may with them: one: A; two: B",
@@ -183,16 +188,18 @@ def test_processors_that_differ_are_told(capsys):
     ]
 
 
-@pytest.mark.parametrize("before", [None, "0,1"])
-def test_where_the_cpu_is_wanted_no_gpu_is_to_be_seen_meanwhile(monkeypatch, before):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if before:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
-    with run_command._no_gpu_seen_for("cpu"):
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
-    with run_command._no_gpu_seen_for("auto"):
-        assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
-    assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
+def test_nodes_whose_kernels_differ_are_told_how_to_do_without(admitted):
+    environment = node.NodeEnvironment("fused", None, {"engine": "a" * 64}, "A", True, ())
+    message = "differ in engine: aaaaaaaaaaaa on one, three and bbbbbbbbbbbb on two; "
+    with pytest.raises(UserError, match=f"{message}.*, or have none compiled with --engine torch"):
+        admitted(one=environment, two=replace(environment, deciding={"engine": "b" * 64}), three=environment)
+
+
+def test_a_node_with_another_version_of_this_package_is_refused(store):
+    with shared_storage.open_to_nodes(store) as storage:
+        request = node.NodeRequest(run_options(store.home), (), Path.cwd(), "another", storage)
+        with pytest.raises(UserError, match="its version of this package is not the command's: install the same"):
+            node.prepare(request)
 
 
 def test_a_cluster_that_another_user_started_here_is_not_taken(monkeypatch, tmp_path):
@@ -271,23 +278,23 @@ def under_slurm(words, symmetric_run):
 
 
 def test_a_clusters_trials_are_closed_with_the_command_that_they_were_of(store, small_trial, tmp_path):
-    node = Store(tmp_path / "another home", store.uri, store.experiment_id)
+    node = reopen_store(tmp_path / "another home", store.uri, store.experiment_id)
 
     def status(run_id):
-        return store.client.get_run(run_id).info.status
+        return store.mlflow.get_run(run_id).info.status
 
-    with store.parent("sweep", {}) as ended:
-        left, _ = node.open_trial(small_trial, "a" * 64, ended)
-    with suppress(ClusterLostError), store.parent("sweep", {}) as failed:
-        unknown, _ = node.open_trial(small_trial, "d" * 64, failed)
+    with open_parent_run(store, "sweep", {}) as ended:
+        left, _ = node.writer.open_trial(small_trial, "a" * 64, ended)
+    with suppress(ClusterLostError), open_parent_run(store, "sweep", {}) as failed:
+        unknown, _ = node.writer.open_trial(small_trial, "d" * 64, failed)
         raise ClusterLostError
-    with store.parent("sweep", {}) as at_work:
-        others, _ = node.open_trial(small_trial, "b" * 64, at_work)
-        lost, _ = node.open_trial(small_trial, "c" * 64, at_work)
-        store.close_abandoned()
+    with open_parent_run(store, "sweep", {}) as at_work:
+        others, _ = node.writer.open_trial(small_trial, "b" * 64, at_work)
+        lost, _ = node.writer.open_trial(small_trial, "c" * 64, at_work)
+        store.heartbeat.end_stale_runs()
         assert [status(run_id) for run_id in (left, others, lost)] == ["KILLED", "RUNNING", "RUNNING"]
         assert status(unknown) == "RUNNING"  # its worker may not know yet; its silence will tell
-        store.close_lost(at_work, "c" * 64)
+        store.heartbeat.end_lost_trials(at_work, "c" * 64)
         assert [status(run_id) for run_id in (others, lost)] == ["RUNNING", "KILLED"]
-        store.close_lost(at_work)
+        store.heartbeat.end_lost_trials(at_work)
         assert status(others) == "KILLED"

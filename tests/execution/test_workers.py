@@ -2,10 +2,15 @@
 
 import os
 import signal
+import time
+from contextlib import suppress
 
+import psutil
 import pytest
 
-from helpers.small import run, small_config
+from helpers.faults import SWEEP
+from helpers.small import run, small_config, task_for
+from reproduce.execution.worker import is_under_way
 from reproduce.report import trial_artifacts
 from reproduce.study import planning
 
@@ -31,33 +36,29 @@ def three(paper):
 def test_a_trial_whose_worker_died_goes_on_in_a_new_one(store, paper, tmp_path, capfd):
     marks = tmp_path / "marks"
     marks.mkdir()
-    _, done = run(store, three(paper), artifacts=dying(marks, "step 6e-4 seed 0", times=1))
+    _, done = run(store, three(paper), draw_artifacts=dying(marks, "step 6e-4 seed 0", times=1))
     assert len(list(marks.iterdir())) == 1
-    assert {item.how for item in done} <= {"trained", "resumed"}
-    assert done[1].how == "resumed"
-    assert "a worker died, perhaps for want of memory; under way: " in capfd.readouterr().err
+    assert {item.state for item in done} <= {"trained", "resumed"}
+    assert done[1].state == "resumed"
+    assert "a worker died, perhaps because memory ran out; under way: " in capfd.readouterr().err
 
 
 @pytest.mark.system
 def test_one_whose_worker_dies_again_is_given_up_by_name_and_the_others_finish(store, paper, tmp_path, capfd):
     marks = tmp_path / "marks"
     marks.mkdir()
-    _, done = run(store, three(paper), artifacts=dying(marks, "step 6e-4 seed 0", times=99))
+    _, done = run(store, three(paper), draw_artifacts=dying(marks, "step 6e-4 seed 0", times=99))
     assert len(list(marks.iterdir())) == 2
-    assert [(item.how == "failed", item.note == "its worker died twice") for item in done] == [
+    assert [(item.state == "failed", item.note == "its worker died twice") for item in done] == [
         (False, False), (True, True), (False, False),
     ]  # fmt: skip
     assert "step 6e-4 seed 0: failed, its worker died twice" in capfd.readouterr().err
-    statuses = [store.client.get_run(item.run_id).info.status for item in done if item.how != "failed"]
+    statuses = [store.mlflow.get_run(item.run_id).info.status for item in done if item.state != "failed"]
     assert statuses == ["FINISHED", "FINISHED"]
 
 
-def test_a_mark_that_another_command_left_when_it_was_killed_is_no_sign_of_work(store, paper, tmp_path):
-    from reproduce.execution.worker import TrialTask, is_under_way
-
-    (trial, *_) = three(paper)
-    where = (store.home, store.uri, store.experiment_id)
-    task = TrialTask(trial, "fingerprint", *where, "parent", 1, 0, None, True, False, None)
+def test_a_mark_that_another_command_left_when_it_was_killed_is_no_sign_of_work(store, paper):
+    task = task_for(store, three(paper)[0])
     task.directory.mkdir(parents=True)
     (task.directory / "under-way").write_text("another parent")
     assert not is_under_way(task)
@@ -66,16 +67,17 @@ def test_a_mark_that_another_command_left_when_it_was_killed_is_no_sign_of_work(
 
 
 @pytest.mark.system
-def test_a_worker_starts_no_compilers_of_its_own(store, paper, tmp_path):
-    def leave_behind(trial, history, folder):
-        import psutil
-
-        children = psutil.Process().children(recursive=True)
-        (tmp_path / f"{os.getpid()}.children").write_text("\n".join(" ".join(child.cmdline()) for child in children))
-        return trial_artifacts.leave_behind(trial, history, folder, smoothing=0.9)
-
-    run(store, three(paper), artifacts=leave_behind)
-    seen = {file.stem: file.read_text() for file in tmp_path.glob("*.children")}
-    assert seen
-    assert str(os.getpid()) not in seen
-    assert not any("compile" in children for children in seen.values())
+def test_no_process_of_a_command_starts_compilers(workshop):
+    ours, seen = workshop(), set()
+    # A command that a test ran in this process may have set it.
+    ours.environment.pop("TORCHINDUCTOR_COMPILE_THREADS", None)
+    running = ours.start(*SWEEP)
+    while running.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(running.pid).children(recursive=True):
+                seen.add(" ".join(child.cmdline()))
+        time.sleep(0.05)
+    said = running.stdout.read()
+    assert running.returncode == 0, said
+    assert any("loky" in words for words in seen)
+    assert not any("compile" in words for words in seen), seen

@@ -13,6 +13,17 @@ import psutil
 from helpers import ROOT
 from helpers.faults import PATIENCE_SECONDS, wait_for
 
+# A node gives up where its agents take more than 15 s to start, as on a machine that is busy.
+TRIES = 5
+
+
+def has_failed(node):
+    """Whether `ray start` has ended, or waits for a raylet that has."""
+    children = psutil.Process(node.pid).children() if node.poll() is None else []
+    return node.poll() is not None or any(
+        child.name() == "raylet" and child.status() == psutil.STATUS_ZOMBIE for child in children
+    )
+
 
 class RayCluster:
     """Nodes as `ray start` makes them, each a tree of processes; nothing of them is left in the end."""
@@ -35,15 +46,22 @@ class RayCluster:
         command = [*apart, Path(sys.executable).with_name("ray"), "start", *words, f"--node-name={name}",
                    "--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats", "--block"]  # fmt: skip
         variables = os.environ | self.access | {
-            "RAY_raylet_start_wait_time_s": str(PATIENCE_SECONDS), "PYTHONPATH": str(ROOT),
+            "RAY_raylet_start_wait_time_s": str(PATIENCE_SECONDS),
+            "RAY_agent_register_timeout_ms": str(PATIENCE_SECONDS * 1000), "PYTHONPATH": str(ROOT),
         } | self.environment | environment  # fmt: skip
         log = self.folder / f"{name}.log"
-        with log.open("w") as file:
-            node = subprocess.Popen(command, env=variables, cwd=self.folder, stdout=file, stderr=file,
-                                    start_new_session=True)  # fmt: skip
-        self.nodes[name] = node
-        wait_for(lambda: "Ray runtime started" in log.read_text() or node.poll() is not None, what=f"node {name}")
-        assert node.poll() is None, log.read_text()
+        for _ in range(TRIES):
+            with log.open("w") as file:
+                node = subprocess.Popen(command, env=variables, cwd=self.folder, stdout=file, stderr=file,
+                                        start_new_session=True)  # fmt: skip
+            self.nodes[name] = node
+            wait_for(
+                lambda node=node: "Ray runtime started" in log.read_text() or has_failed(node), what=f"node {name}"
+            )
+            if not has_failed(node):
+                return
+            self.kill(name)
+        raise AssertionError(log.read_text())
 
     def processes(self, name):
         node = psutil.Process(self.nodes[name].pid)

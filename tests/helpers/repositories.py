@@ -3,6 +3,8 @@
 import os
 import subprocess
 
+# A name that git quotes.
+ODD = 'docs/é "a"\n\tb.txt'
 IDENTITY = {
     "GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@example.org", "GIT_COMMITTER_NAME": "a",
     "GIT_COMMITTER_EMAIL": "a@example.org", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1",
@@ -29,3 +31,16 @@ def write(folder, files):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+
+
+def make_source(folder):
+    """Make a folder like this checkout, a repository of its own with one commit of every kind of file."""
+    write(folder, {
+        "reproduce/__init__.py": b'"""A package."""\n', "reproduce/part.py": b"x = 1\ny = 2\n",
+        "reproduce/fused/lenet5.cpp": b"int x;\n", "docs/notes.txt": b"plain\nwords\n", ODD: b"odd\n",
+        "docs/picture.bin": bytes(range(256)), "run.sh": b"#!/bin/sh\n", ".gitignore": b"*.log\noutput/\n",
+    })  # fmt: skip
+    (folder / "run.sh").chmod(0o755)
+    (folder / "docs" / "link").symlink_to("notes.txt")
+    commit_all(folder)
+    return folder

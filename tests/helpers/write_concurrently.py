@@ -20,7 +20,8 @@ from reproduce.study import planning
 from reproduce.study.config import StudyConfig
 from reproduce.study.schema import load_paper
 from reproduce.study.trial import Trial
-from reproduce.tracking.writer import Store
+from reproduce.tracking.parent_run import log_outcomes, open_parent_run
+from reproduce.tracking.store import open_store
 from reproduce.training.epoch_record import EpochRecord
 
 STEPS = 40  # an epoch: enough for a range test to read a rate off
@@ -67,24 +68,24 @@ def write(directory: Path, uri: str, number: int, mine: list[Trial], all_here: m
     """Write trials as a command does, and begin at the same moment as all others."""
     written = []
     all_here.wait()
-    store = Store(directory / f"home-{number}", uri)
-    with store.parent("sweep", {"writer": number}) as parent_id:
+    store = open_store(directory / f"home-{number}", uri)
+    with open_parent_run(store, "sweep", {"writer": number}) as parent_id:
         for trial in mine:
             all_here.wait()
-            run_id, resumed = store.open_trial(trial, trial.cache_key({}), parent_id)
+            run_id, resumed = store.writer.open_trial(trial, trial.cache_key({}), parent_id)
             assert not resumed
-            with store.at_work(run_id), tempfile.TemporaryDirectory() as folder:
+            with store.heartbeat.record_heartbeat(run_id), tempfile.TemporaryDirectory() as folder:
                 records = history(trial)
                 for record in records:
-                    store.log_epoch(run_id, record)
+                    store.writer.log_epoch(run_id, record)
                 tags = {}
                 if trial.is_range_test:
                     tags = trial_artifacts.leave_behind(trial, records, Path(folder), SMOOTHING)
                 weights = None if trial.is_range_test else directory / "weights.safetensors"
-                store.finish_trial(run_id, trial, records, Path(folder), weights, tags)
+                store.writer.finish_trial(run_id, trial, records, Path(folder), weights, tags)
             written.append(run_id)
-        store.describe_parent(
-            parent_id, [(trial, run_id, "trained") for trial, run_id in zip(mine, written, strict=True)]
+        log_outcomes(
+            store, parent_id, [(trial, run_id, "trained") for trial, run_id in zip(mine, written, strict=True)]
         )
     (directory / f"{number}.json").write_text(json.dumps(written))
 

@@ -30,8 +30,8 @@ ME = f"--user {os.getuid()}:{os.getgid()} --env REPRODUCE_IMAGE_ID=sha256:1234"
 
 def a_run(store, artifacts):
     """A run in an experiment that keeps its artifacts there."""
-    experiment = store.client.create_experiment("elsewhere", artifact_location=str(artifacts))
-    return store.client.create_run(experiment).info
+    experiment = store.mlflow.create_experiment("elsewhere", artifact_location=str(artifacts))
+    return store.mlflow.create_run(experiment).info
 
 
 def test_the_stores_directory_is_mounted_where_it_is(run_options, store, tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from helpers.small import kernel
+from reproduce import files
 from reproduce.data import data_dir, datasets, mirrors, verified_cache
 from reproduce.errors import UserError
 from reproduce.training.fused import library
@@ -43,7 +44,7 @@ def few(monkeypatch):
     """A data set of three images, which its only source hands out."""
     arrays = [np.zeros((3, 28, 28), np.uint8), np.arange(3, dtype=np.uint8)]
     arrays += [array[:1] for array in arrays]
-    files = dict(zip(mirrors.FILES, map(mirrors.idx, arrays), strict=True))
+    files = dict(zip(datasets.FILES, map(datasets.encode_idx, arrays), strict=True))
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     monkeypatch.setitem(datasets.SHA256, "mnist", hashes)
     monkeypatch.setattr(data_dir, "SIZES", {name: len(content) for name, content in files.items()})
@@ -77,14 +78,14 @@ def test_a_checkpoint_has_the_rights_that_the_umask_leaves(tmp_path, rights, sma
 def test_what_is_written_over_has_them_too(tmp_path, rights):
     (tmp_path / "id").write_bytes(b"before")
     (tmp_path / "id").chmod(0o600)
-    verified_cache.write_atomically(tmp_path / "id", b"after")
+    files.write_atomically(tmp_path / "id", b"after")
     assert modes(tmp_path) == ({rights[0]}, set())
 
 
 def test_the_compiled_kernel_can_be_read_by_those_whom_the_umask_lets(tmp_path, rights):
-    built = library.build(tmp_path / "fused", library.best_target())
+    built = library.compile_kernel(tmp_path / "fused", library.best_target())
     readable = 0o444 & rights[0]
-    for path in (built, library._list_of(built)):
+    for path in (built, library._hash_path(built)):
         assert stat.S_IMODE(path.stat().st_mode) & 0o444 == readable
     assert stat.S_IMODE(built.parent.stat().st_mode) == rights[1]
 
@@ -139,7 +140,7 @@ def test_anothers_whole_cache_is_used_as_it_is_and_one_that_is_not_whole_is_told
     assert in_a_child(lambda: prepared(home), NOBODY) == ""
     (home / "data" / "mnist" / datasets.RESIZED[datasets.TEST_IMAGES]).unlink()
     assert in_a_child(lambda: prepared(home), NOBODY) == (
-        f"error: {home}/data/mnist/lock, in the cache of mnist, cannot be had (Permission denied): "
+        f"error: {home}/data/mnist/lock, in the cache of mnist, cannot be used (Permission denied): "
         "put that right, or have REPRODUCE_HOME name another directory"
     )
 
@@ -174,8 +175,7 @@ def test_a_named_directory_may_be_anothers_cache_or_read_only(open_folder, few):
 
 
 @as_root
-def test_what_one_may_not_read_is_named_with_the_remedy(open_folder, few, monkeypatch):
-    monkeypatch.setitem(mirrors.SOURCES, "mnist", {"a source": mirrors.Source(lambda attempt: ())})
+def test_what_one_may_not_read_is_named_with_the_remedy(open_folder, few):
     place, ours = open_folder / "place", open_folder / "ours"
     for folder in (place, ours):
         folder.mkdir()
@@ -183,12 +183,12 @@ def test_what_one_may_not_read_is_named_with_the_remedy(open_folder, few, monkey
     for name, content in few.items():
         (place / name).write_bytes(content)
     (place / datasets.TEST_LABELS).chmod(0o600)
-    told = in_a_child(lambda: prepared(ours, place), NOBODY).splitlines()
-    assert told[0] == (
-        f"{place / datasets.TEST_LABELS} cannot be read (there is no permission to read it); looking elsewhere"
+    sha256 = datasets.SHA256["mnist"][datasets.TEST_LABELS]
+    assert in_a_child(lambda: prepared(ours, place), NOBODY) == (
+        f"error: {place / datasets.TEST_LABELS} cannot be read (there is no permission to read it); expected SHA-256 "
+        f"{sha256}: ask for permission to read what is in {place}, or have --data-dir name a copy of your own, or "
+        "name no data directory to have them fetched"
     )
-    remedy = f"ask for permission to read what is in {place}, or have --data-dir name a copy of your own"
-    assert told[-1] == f"error: mnist: {datasets.TEST_LABELS} could not be had from a source: {remedy}"
 
     inner = place / "inner"
     inner.mkdir(0o700)
@@ -203,5 +203,6 @@ def test_what_one_may_not_read_is_named_with_the_remedy(open_folder, few, monkey
         f"error: the data directory is {inner}, but there is no permission to read it; "
         "expected a directory, or a zip or tar, that is there: correct it"
     )
+    (place / datasets.TEST_LABELS).unlink()
     told = in_a_child(lambda: prepared(ours, place), NOBODY).splitlines()
     assert f"{inner} cannot be read (there is no permission to read it); looking elsewhere" in told

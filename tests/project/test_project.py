@@ -9,15 +9,18 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import click
 import pytest
 import yaml
+from mlflow.projects.utils import load_project
 
 from helpers import ROOT
 from helpers.imports import imports_of, modules
 from reproduce.cli.main import cli
 from reproduce.cli.options import COMMANDS
+from reproduce.errors import shown
 from reproduce.report import build
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig
@@ -76,17 +79,34 @@ def test_the_image_fetches_the_data_with_all_that_the_fetching_imports():
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_an_entry_point_has_the_commands_options_and_defaults(name):
+def test_an_entry_point_declares_options_of_its_command_with_their_defaults(name):
     entry = MLPROJECT["entry_points"][name]
     options = {option.name: option for option in cli.commands[name].params if not option.hidden}
-    assert list(entry["parameters"]) == list(options)
-    for key, parameter in entry["parameters"].items():
-        default = options[key].default
-        assert str(parameter["default"]) == ("false" if default is False else str(default))
-        assert parameter["type"] == "string"
+    assert {key: str(parameter["default"]) for key, parameter in entry["parameters"].items()} == {
+        key: options[key].default for key in entry["parameters"]
+    }
     words = shlex.split(entry["command"])
     assert words[:4] == ["python", "-m", "reproduce", name]
-    assert words[4:] == [word for key in options for word in ("--" + key.replace("_", "-"), f"{{{key}}}")]
+    assert words[4:] == [word for key in entry["parameters"] for word in ("--" + key.replace("_", "-"), f"{{{key}}}")]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_mlflow_passes_every_option_of_a_command_through(name, tmp_path):
+    entry = load_project(ROOT).get_entry_point(name)
+    value = "no such 'value'; $HOME"
+    for option in cli.commands[name].params:
+        words = shlex.split(entry.compute_command({option.name: value}, str(tmp_path)))
+        assert words[:4] == ["python", "-m", "reproduce", name]
+        with cli.make_context("reproduce", words[3:]) as parent:
+            if option.name == "output":
+                parsed = cli.commands[name].make_context(name, words[4:], parent=parent)
+                assert parsed.params["output"] == Path(value)
+                continue
+            with pytest.raises(click.BadParameter) as refused:
+                cli.commands[name].make_context(name, words[4:], parent=parent)
+        # A value that reached another option, or none, would be told of that one.
+        assert refused.value.param is option
+        assert shown(value) in refused.value.message
 
 
 def test_mlproject_has_no_other_entry_points():
@@ -173,10 +193,12 @@ def test_the_modules_that_decide_the_numbers_are_in_the_hash():
             reached.add(module)
             waiting += imports_of(module)[1]
     # What is reached but not hashed: a trial is hashed by itself, what fused.library compiles likewise; checkpoints are
-    # held to give the same bits; paths removes old ones; errors only says what went wrong.
+    # held to give the same bits; files and paths write and remove them; a launcher's variables only say who computes;
+    # errors only says what went wrong.
     hashed = {name.replace("/", ".") for name in provenance.DECIDING_MODULES}
     assert reached - hashed == {
-        "study.trial", "training.checkpoints", "training.epoch_record", "paths", "errors", "training.fused.library",
+        "study.trial", "training.checkpoints", "training.epoch_record", "training.launcher", "files", "paths", "errors",
+        "training.fused.library",
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import sys
 import sysconfig
 import uuid
 from importlib.metadata import distributions
+from types import SimpleNamespace
 
 import mlflow
 import psutil
@@ -194,7 +195,7 @@ def test_what_steers_a_terminal_is_written_out():
 
 def test_a_password_in_the_stores_address_is_not_printed(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:hidden@127.0.0.1:9")  # where nothing listens
-    monkeypatch.setattr("reproduce.tracking.retrying_client.OPENING_SECONDS", 0)
+    monkeypatch.setattr("reproduce.tracking.store.OPENING_SECONDS", 0)
     monkeypatch.setenv("REPRODUCE_HOME", str(tmp_path))
     try:
         code, printed = typed(monkeypatch, capsys, "verify")
@@ -214,7 +215,12 @@ def test_an_address_of_the_ui_with_a_password_is_refused(monkeypatch, capsys):
 
 def test_the_ui_is_given_the_stores_address_where_others_cannot_read_it(monkeypatch, capsys):
     started = {}
-    monkeypatch.setattr(os, "execv", lambda program, command: started.update(command=command))
+
+    def start(command):
+        started["command"] = command
+        return SimpleNamespace(wait=lambda: 0, terminate=lambda: None)
+
+    monkeypatch.setattr(main.subprocess, "Popen", start)
     monkeypatch.setattr(os, "environ", os.environ.copy() | {"MLFLOW_TRACKING_URI": "postgresql://someone:hidden@db/x"})
     typed(monkeypatch, capsys, "ui")
     assert "--host 127.0.0.1" in " ".join(started["command"])

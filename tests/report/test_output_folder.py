@@ -56,7 +56,7 @@ def test_a_report_that_another_command_writes_to_the_same_place_is_waited_for(fi
     other.start()
     holding.wait()
     kept = []
-    collection = RunCollection(store, paper, SMALL_STUDY, 0.9)
+    collection = RunCollection(store.reader, paper, SMALL_STUDY, 0.9)
     build.write(collection, output, when_written=lambda written: kept.append(sorted(written.iterdir())))
     other.join()
     assert f"another command is writing a report to {output}; waiting for it" in "".join(seen)

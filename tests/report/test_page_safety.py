@@ -83,7 +83,9 @@ def test_a_store_full_of_hostile_text_gives_a_page_in_which_nothing_runs(show, s
     run(store, trials, jobs=1)
     spoil(tmp_path / "mlflow.db")
     config = small_config(learning_rates=(6e-4,), schedulers=("step", "multistep"))
-    assert build.write(RunCollection(store, paper, config, 0.9), tmp_path / "report", "http://127.0.0.1:5000") == 0
+    assert (
+        build.write(RunCollection(store.reader, paper, config, 0.9), tmp_path / "report", "http://127.0.0.1:5000") == 0
+    )
     window = show(tmp_path / "report" / "index.html")
     window.wait_for_load_state("networkidle")
     assert (window.evaluate("[window.ran, document.querySelectorAll('iframe').length]"), window.heard) == (

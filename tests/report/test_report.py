@@ -32,7 +32,7 @@ def test_the_tables_hold_what_the_store_holds(finished, paper, tmp_path):
         "test_accuracy", "test_accuracy_batch_mean", "outcome", "run_id",
     ]  # fmt: skip
     for row, item in zip(rows, done[1:], strict=True):
-        metrics = store.client.get_run(item.run_id).data.metrics
+        metrics = store.mlflow.get_run(item.run_id).data.metrics
         assert (row["run_id"], row["scheduler"], row["outcome"]) == (item.run_id, item.trial.schedule.name, "finished")
         assert float(row["learning_rate"]) == 6e-4
         for name in ("train_loss", "test_accuracy", "test_accuracy_batch_mean"):
@@ -42,7 +42,7 @@ def test_the_tables_hold_what_the_store_holds(finished, paper, tmp_path):
 def test_the_papers_value_and_ours_stand_side_by_side(finished, paper, tmp_path):
     store, _, done = finished
     write_report(store, paper, tmp_path / "output")
-    ours = store.client.get_run(done[1].run_id).data.metrics["test_accuracy_batch_mean"]
+    ours = store.mlflow.get_run(done[1].run_id).data.metrics["test_accuracy_batch_mean"]
     (row,) = [line for line in (tmp_path / "output" / "summary.md").read_text().splitlines() if "| StepLR" in line]
     assert row.startswith(f"| StepLR | 6e-4 | 0.9884 | {ours:.4f} |")
     first = json.loads((tmp_path / "output" / "summary.json").read_text())["trials"][0]
@@ -53,7 +53,7 @@ def test_the_papers_value_and_ours_stand_side_by_side(finished, paper, tmp_path)
 
 def test_a_taste_says_so_on_its_face_and_names_what_is_missing(finished, paper, tmp_path):
     store, _, done = finished
-    store.client.delete_run(done[2].run_id)
+    store.mlflow.delete_run(done[2].run_id)
     assert write_report(store, paper, tmp_path / "output") == 1
     lines = (tmp_path / "output" / "report.md").read_text().splitlines()
     assert lines[2].startswith("> **This is a taste, not the reproduction.** It was run with 640 training images")
@@ -86,7 +86,7 @@ def test_a_taste_says_so_on_its_face_and_names_what_is_missing(finished, paper, 
 )
 def test_a_taste_names_the_commands_that_make_it(store, paper, tmp_path, own, commands):
     config = StudyConfig(**{"epochs": 2, "train_size": 640, "seeds": (4,), "engine": "fused"} | own)
-    build.write(RunCollection(store, paper, config, 0.98), tmp_path / "output")
+    build.write(RunCollection(store.reader, paper, config, 0.98), tmp_path / "output")
     page = (tmp_path / "output" / "index.html").read_text()
     found = [re.sub("<[^>]*>", "", code) for code in re.findall("<code>(.*?)</code>", page)]
     assert [code for code in found if code.startswith("reproduce")] == commands
@@ -96,7 +96,7 @@ def test_the_axis_of_a_single_epoch_has_one_tick(store, paper):
     config = small_config(learning_rates=(6e-4,), schedulers=("step",), epochs=1)
     (trial,) = planning.trials(paper, config)
     run(store, [trial])
-    for axes in figures.schedule("step", [[RunCollection(store, paper, config, 0.9).result(trial)]], paper).axes:
+    for axes in figures.schedule("step", [[RunCollection(store.reader, paper, config, 0.9).result(trial)]], paper).axes:
         low, high = axes.get_xlim()
         assert [tick for tick in axes.get_xticks() if low <= tick <= high] == [1]
 
@@ -105,12 +105,12 @@ def test_several_seeds_are_one_row_with_their_interval(store, paper, tmp_path):
     config = small_config(learning_rates=(6e-4,), schedulers=("step",), seeds=(0, 1, 2))
     _, done = run(store, planning.range_tests(paper, config) + planning.trials(paper, config))
     assert write_report(store, paper, tmp_path / "output", config) == 0
-    metrics = [store.client.get_run(item.run_id).data.metrics for item in done[3:]]
+    metrics = [store.mlflow.get_run(item.run_id).data.metrics for item in done[3:]]
     accuracies = np.array([found["test_accuracy_batch_mean"] for found in metrics])
     half = 4.302653 * accuracies.std(ddof=1) / np.sqrt(3)  # t of 2 degrees of freedom
     (row,) = [line for line in (tmp_path / "output" / "summary.md").read_text().splitlines() if "| StepLR" in line]
     assert f"| {accuracies.mean():.4f} ± {half:.4f} |" in row
-    proposals = [RunCollection(store, paper, config, 0.9).proposal(item.trial) for item in done[:3]]
+    proposals = [RunCollection(store.reader, paper, config, 0.9).proposal(item.trial) for item in done[:3]]
     rates = [proposal.learning_rate for proposal in proposals if proposal]
     page = (tmp_path / "output" / "report.md").read_text()
     assert ("| all seeds |" in page) == (len(rates) > 1)
@@ -152,9 +152,9 @@ def test_the_same_runs_give_the_same_bytes(finished, paper, tmp_path):
 def test_the_proposal_is_read_off_the_recorded_curve_with_the_smoothing_asked_for(finished, paper):
     store, _, done = finished
     (trial,) = planning.range_tests(paper, SMALL_STUDY)
-    rates, losses = store.curve(done[0].run_id)
+    rates, losses = store.reader.curve(done[0].run_id)
     expected = lr_range_test.propose(lr_range_test.Curve(rates, losses), 0.5)
-    assert RunCollection(store, paper, SMALL_STUDY, 0.5).proposal(trial) == expected
+    assert RunCollection(store.reader, paper, SMALL_STUDY, 0.5).proposal(trial) == expected
 
 
 def test_the_newest_finished_run_of_a_specification_is_taken(finished, paper, trials, monkeypatch, tmp_path):
@@ -162,7 +162,7 @@ def test_the_newest_finished_run_of_a_specification_is_taken(finished, paper, tr
     monkeypatch.setattr("reproduce.training.provenance.code_sha256", lambda: "another")
     _, (newer,) = run(store, trials[1:2], jobs=1)
     assert newer.run_id != done[1].run_id
-    assert store.results(trials)[trials[1]].run_id == newer.run_id
+    assert store.reader.results(trials)[trials[1]].run_id == newer.run_id
     write_report(store, paper, tmp_path / "output")
     assert (
         "> These runs were not all made alike. They differ in: code."
@@ -198,7 +198,7 @@ def test_a_run_that_has_lost_a_point_counts_as_missing_and_is_named(finished, tr
         database.execute(
             "DELETE FROM metrics WHERE key = 'test_accuracy' AND step = 1 AND run_uuid = ?", [done[1].run_id]
         )
-    assert list(store.results(trials)) == [trials[0], trials[2]]
+    assert list(store.reader.results(trials)) == [trials[0], trials[2]]
     assert capfd.readouterr().err == (
         f"run {done[1].run_id} counts as missing, as its test_accuracy is not there once for each of 2 epochs: "
         "train step 6e-4 seed 0 again with --force\n"
@@ -208,10 +208,10 @@ def test_a_run_that_has_lost_a_point_counts_as_missing_and_is_named(finished, tr
 def test_runs_of_somebody_else_in_the_store_are_no_trials(finished, trials):
     store, _, done = finished
     for tags in ({"outcome": "won"}, {"outcome": "won", "kind": "trial", "specification": trials[1].config_hash}):
-        run_id = store.client.create_run(store.experiment_id, tags=tags).info.run_id
-        store.client.set_terminated(run_id, "FINISHED")
-    assert store.seeds() == (0,)
-    assert [result.run_id for result in store.results(trials).values()] == [item.run_id for item in done]
+        run_id = store.mlflow.create_run(store.experiment_id, tags=tags).info.run_id
+        store.mlflow.set_terminated(run_id, "FINISHED")
+    assert store.reader.seeds() == (0,)
+    assert [result.run_id for result in store.reader.results(trials).values()] == [item.run_id for item in done]
 
 
 def test_an_optimizer_whose_range_tests_propose_nothing_stands_in_the_table_with_the_reason(paper):

@@ -20,11 +20,13 @@ def test_a_report_can_be_made_again_from_its_own_record_without_the_store(finish
     assert recorded.config == SMALL_STUDY
     store = finished[0]
     runs = recorded.finished_runs()
-    for trial, result in store.results(trials).items():
+    for trial, result in store.reader.results(trials).items():
         again = recorded.result(trial, runs[trial.config_hash])
         assert (again.run_id, again.epochs, again.outcome) == (result.run_id, result.epochs, result.outcome)
         assert (again.started_at, again.ended_at) == (result.started_at, result.ended_at)
-    for mine, theirs in zip(recorded.curve(finished[2][0].run_id), store.curve(finished[2][0].run_id), strict=True):
+    for mine, theirs in zip(
+        recorded.curve(finished[2][0].run_id), store.reader.curve(finished[2][0].run_id), strict=True
+    ):
         np.testing.assert_array_equal(mine, theirs)
     assert build.check(written) == {}
 

@@ -28,7 +28,7 @@ def add(store, paper):
             tags = {
                 "specification": trial.config_hash, "outcome": "finished", "seed": str(trial.seed), "kind": "trial",
             }  # fmt: skip
-            run_id = store.client.create_run(store.experiment_id, tags=tags).info.run_id
+            run_id = store.mlflow.create_run(store.experiment_id, tags=tags).info.run_id
             final = accuracies[trial.seed]
             values = {
                 "test_accuracy_batch_mean": final,
@@ -41,8 +41,8 @@ def add(store, paper):
                 for epoch in range(1, 31)
                 for name, value in values.items()
             ]
-            store.client.log_batch(run_id, metrics)
-            store.client.set_terminated(run_id)
+            store.mlflow.log_batch(run_id, metrics)
+            store.mlflow.set_terminated(run_id)
             ids.append(run_id)
         return ids
 
@@ -50,7 +50,7 @@ def add(store, paper):
 
 
 def judged(store, paper, reference, seeds=SEEDS):
-    collection = RunCollection(store, paper, StudyConfig(engine="fused"), paper.range_test.smoothing)
+    collection = RunCollection(store.reader, paper, StudyConfig(engine="fused"), paper.range_test.smoothing)
     return {found.claim.id: found for found in verdicts.judge_all(collection, seeds, (), reference)}
 
 
@@ -78,7 +78,7 @@ def test_claims_are_judged_by_their_own_runs_and_the_rest_wait(store, paper, add
 def test_deleting_a_run_makes_just_its_claims_inconclusive(store, paper, add, tmp_path):
     add(FAST, (0.981, 0.980, 0.982))
     slow = add(SLOW, (0.80, 0.81, 0.82))
-    store.client.delete_run(slow[1])
+    store.mlflow.delete_run(slow[1])
     found = judged(store, paper, tmp_path / "none.json")
     assert {name for name, judgement in found.items() if judgement.verdict != "inconclusive"} == {"C3a"}
     assert found["C3c"].missing == {"none 6e-6 seed 1": 1}

@@ -3,9 +3,9 @@ from itertools import pairwise
 import pytest
 
 from helpers.small import small_config
-from reproduce.cli import run_command
 from reproduce.cli.main import cli
 from reproduce.cli.options import COMMANDS
+from reproduce.cli.request import read_config
 from reproduce.errors import UserError
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig, option_words
@@ -125,7 +125,7 @@ def test_wishes_are_told_as_the_options_that_make_them(paper, options, expected)
 
 def wishes_of(options):
     with cli.commands["report"].make_context("report", options.split()) as context:
-        return run_command.wished(context.params)
+        return read_config(context.params)
 
 
 def test_what_is_the_papers_and_what_the_store_knows_is_not_told(paper):

@@ -9,7 +9,6 @@ from mlflow.entities import Metric, Param
 from helpers.commands import typed
 from helpers.small import small_config
 from reproduce.analysis.lr_range_test import NoProposal, Proposal
-from reproduce.cli import run_command
 from reproduce.results.run_collection import RunCollection
 from reproduce.study import planning, rate_checks, rate_limits
 from reproduce.study.claim import PROTOCOLS
@@ -53,7 +52,7 @@ def of(schedule, rate, steps):
 )
 def test_the_closed_form_is_what_the_scheduler_gives_at_every_step(schedule, rate):
     trial = of(schedule, rate, 50)
-    expected = lr_schedulers.rates(schedule, rate, 50)
+    expected = lr_schedulers.compute_rates(schedule, rate, 50)
     found = [float(rate_limits.rate_at(trial, step)) for step in range(50)]
     assert found == pytest.approx(expected.tolist(), rel=1e-12, abs=0)
     beyond = [step for step, value in enumerate(expected) if not MIN_RATE <= value <= MAX_RATE]
@@ -74,7 +73,7 @@ def test_the_first_step_beyond_is_found_where_no_float_goes():
 def test_a_rate_that_comes_to_a_bound_within_rounding_is_at_the_bound():
     rising = StepDecay(decay_steps=1, gamma=10.0)
     trial = of(rising, 1e-15, 54)
-    assert lr_schedulers.rates(rising, 1e-15, 54)[-1] > MAX_RATE  # by its last bits, after 53 multiplications
+    assert lr_schedulers.compute_rates(rising, 1e-15, 54)[-1] > MAX_RATE  # by its last bits, after 53 multiplications
     assert rate_limits.first_beyond(trial) is None
     assert rate_limits.first_beyond(of(rising, 1e-15, 55)) == (54, rate_limits.rate_at(trial, 54))
 
@@ -199,7 +198,7 @@ def test_a_ramp_that_cannot_be_is_refused_before_anything_is_recorded(monkeypatc
 
 def test_the_flattest_ramp_that_is_taken_still_rises():
     ramp = Ramp(lr_end=math.exp(1.01e-11))
-    rates = lr_schedulers.rates(ramp, 1.0, 10)
+    rates = lr_schedulers.compute_rates(ramp, 1.0, 10)
     assert of(ramp, 1.0, 10).total_steps == 10
     assert all(rates[1:] > rates[:-1])
 
@@ -209,10 +208,10 @@ def propose(store, rate):
     params = {"dataset": "mnist", "train_size": 640, "optimizer": "adam", "batch_size": 128, "seed": 0}
     tags = {"kind": "range_test", "outcome": "finished", "specification": "its own", "seed": "0",
             "proposed_learning_rate": str(rate)}  # fmt: skip
-    run_id = store.client.create_run(store.experiment_id, tags=tags, run_name="its range test").info.run_id
+    run_id = store.mlflow.create_run(store.experiment_id, tags=tags, run_name="its range test").info.run_id
     metrics = [Metric(name, 1.0, 0, 1) for name in ("train_loss", "learning_rate")]
-    store.client.log_batch(run_id, metrics, [Param(key, str(value)) for key, value in params.items()])
-    store.client.set_terminated(run_id)
+    store.mlflow.log_batch(run_id, metrics, [Param(key, str(value)) for key, value in params.items()])
+    store.mlflow.set_terminated(run_id)
 
 
 @pytest.mark.parametrize(
@@ -232,19 +231,19 @@ def propose(store, rate):
 )
 def test_proposed_rates_beyond_the_bounds_are_refused_and_leave_no_run(monkeypatch, capsys, store, proposed, line):
     propose(store, proposed)
-    monkeypatch.setattr(run_command, "home", lambda: store.home)
+    monkeypatch.setenv("REPRODUCE_HOME", str(store.home))
     options = ("--train-size", "640", "--epochs", "1", "--scheduler", "none", "--learning-rates", "proposed")
     for command in (("sweep", "--device", "cpu"), ("report",)):
         code, printed = typed(monkeypatch, capsys, *command, *options)
         assert (code, printed.splitlines()[-1]) == (2, f"error: {line}")
-    assert [run.info.run_name for run in store.client.search_runs([store.experiment_id])] == ["its range test"]
+    assert [run.info.run_name for run in store.mlflow.search_runs([store.experiment_id])] == ["its range test"]
 
 
 def test_proposed_rates_that_a_schedule_takes_beyond_are_refused_and_the_papers_own_are_not_looked_at(
     monkeypatch, capsys, store
 ):
     propose(store, 1e-3)
-    monkeypatch.setattr(run_command, "home", lambda: store.home)
+    monkeypatch.setenv("REPRODUCE_HOME", str(store.home))
     options = ("--scheduler", "step", "--gamma", "1e-19", "--decay-steps", "4", "--learning-rates", "proposed")
     code, printed = typed(monkeypatch, capsys, "sweep", *SMALL, "--device", "cpu", *options)
     assert (code, printed.splitlines()[-1]) == (
@@ -252,11 +251,13 @@ def test_proposed_rates_that_a_schedule_takes_beyond_are_refused_and_the_papers_
         "error: scheduler step at 1e-3: --gamma 1e-19 with --decay-steps 4 makes the rate 1e-41 at step 8 of 10, "
         f"{AT_LEAST}: raise --gamma or --decay-steps",
     )
-    assert [run.info.run_name for run in store.client.search_runs([store.experiment_id])] == ["its range test"]
+    assert [run.info.run_name for run in store.mlflow.search_runs([store.experiment_id])] == ["its range test"]
 
 
 def test_where_nothing_trains_at_a_derived_rate_there_is_no_trial_and_no_error(store, paper):
-    collection = RunCollection(store, paper, small_config(lr_start=1e-38, schedule_parameters={"gamma": 0.5}), 0.98)
+    collection = RunCollection(
+        store.reader, paper, small_config(lr_start=1e-38, schedule_parameters={"gamma": 0.5}), 0.98
+    )
     assert collection.trial_at("adam", 0, Proposal(2.51e-38, 3), 0.1) is None
     assert collection.trial_at("adam", 0, Proposal(2.51e37, 3), 10) is None
     assert collection.trial_at("adam", 0, Proposal(2.51e-38, 3)).learning_rate == 2.51e-38
@@ -297,12 +298,12 @@ def test_what_mlflow_would_cut_off_is_refused(monkeypatch, capsys, tmp_path, opt
 def test_a_range_test_without_a_proposal_says_why_where_its_rate_is_asked_for(monkeypatch, capsys, store, reason):
     propose(store, NoProposal(reason))
     options = ("--train-size", "640", "--epochs", "1", "--scheduler", "none", "--learning-rates", "proposed")
-    monkeypatch.setattr(run_command, "home", lambda: store.home)
-    (run,) = store.client.search_runs([store.experiment_id])
+    monkeypatch.setenv("REPRODUCE_HOME", str(store.home))
+    (run,) = store.mlflow.search_runs([store.experiment_id])
     code, printed = typed(monkeypatch, capsys, "sweep", *options, "--seeds", "0", "--device", "cpu")
     assert (code, printed.splitlines()[-1]) == (
         2,
         "error: --learning-rates proposed needs what a range test with adam, mnist, 640 images, batches of 128 and "
         f"seed 0 proposes, and run {run.info.run_id} has none: {reason} "
-        "(run reproduce range_test --train-size 640 so changed, then this again)",
+        "(run reproduce range_test --train-size 640 with that change, then this again)",
     )

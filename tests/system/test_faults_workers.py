@@ -1,4 +1,4 @@
-"""A worker of a sweep dies, for want of memory or by a fault of its own: `make test-faults`."""
+"""A worker of a sweep dies, as memory runs out or by a fault of its own: `make test-faults`."""
 
 import random
 import signal

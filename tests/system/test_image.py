@@ -242,7 +242,7 @@ def test_a_container_that_was_ended_half_way_goes_on_to_the_same_bits(start, dir
             ("sweep", "--epochs", "0"),
             "error: Invalid value for '--epochs': got '0', expected a whole number from 1 to 10000",
         ),
-        (("range_test", "--device", "cuda"), "error: --device cuda: no CUDA device is to be seen here"),
+        (("range_test", "--device", "cuda"), "error: --device cuda: PyTorch sees no CUDA device here"),
     ],
 )
 def test_what_a_user_got_wrong_ends_in_one_line_and_exit_code_2(start, directory, arguments, message):

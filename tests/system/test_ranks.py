@@ -21,13 +21,13 @@ from helpers import CACHE, ROOT
 from helpers.faults import METRICS
 from helpers.ray_cluster import unlike
 from helpers.servers import free_port
-from helpers.small import kernel, small_config
+from helpers.small import kernel, run_options, small_config
 from reproduce.cli import run_command
 from reproduce.data import verified_cache
 from reproduce.report import report_data
 from reproduce.study import planning
-from reproduce.training import checkpoints, data_parallel, distributed, loop, provenance
-from reproduce.training.data_parallel import Ranks
+from reproduce.training import checkpoints, distributed, loop, provenance, torch_setup
+from reproduce.training.data_parallel import ProcessGroup
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
@@ -68,10 +68,6 @@ def weights_of(directory):
     return load_file(checkpoints.last_weights(directory))
 
 
-def test_a_rank_is_known_by_the_same_variables_before_pytorch_is_there():
-    assert distributed.LAUNCHED_BY == data_parallel.ENVIRONMENT
-
-
 def test_a_wrong_option_is_told_once_and_by_no_traceback_of_ours(command):
     done = command(2, *SWEEP[:2], "stepp")
     assert done.returncode != 0
@@ -82,17 +78,17 @@ def test_a_wrong_option_is_told_once_and_by_no_traceback_of_ours(command):
 
 def test_every_image_of_a_batch_is_one_ranks():
     batch = np.arange(10, 20)
-    parts = [Ranks(rank, 3).part(batch).tolist() for rank in range(3)]
+    parts = [ProcessGroup(rank, 3).local_batch(batch).tolist() for rank in range(3)]
     assert parts == [[10, 11, 12, 13], [14, 15, 16], [17, 18, 19]]
 
 
 def test_the_mean_over_ranks_of_what_is_weighed_is_the_mean_over_the_batch():
     losses = torch.tensor([3.0, 5.0, 10.0, 6.0, 1.0])  # mean 5; of the parts 6 and 3.5, whose plain mean is 4.75
     parts = [losses[:3], losses[3:]]
-    weighed = [Ranks(rank, 2).weighed(part.mean(), len(part), 5).item() for rank, part in enumerate(parts)]
+    weighed = [ProcessGroup(rank, 2).scale_loss(part.mean(), len(part), 5).item() for rank, part in enumerate(parts)]
     assert weighed == pytest.approx([7.2, 2.8])
     assert sum(weighed) / 2 == pytest.approx(5.0)
-    assert Ranks(0, 1).weighed(losses.mean(), 5, 5).item() == 5.0
+    assert ProcessGroup(0, 1).scale_loss(losses.mean(), 5, 5).item() == 5.0
 
 
 def test_fifty_steps_of_two_ranks_are_those_of_one_within_rounding(paper, whole, tmp_path):
@@ -199,21 +195,6 @@ def test_a_rank_that_is_not_like_rank_0_ends_the_command_in_one_line(command, tm
     assert command.place.left() == {}
 
 
-@pytest.mark.parametrize(
-    ("rank", "said"),
-    [
-        ({"RANK": "0", "LOCAL_RANK": "0"}, "no disk"),
-        ({"RANK": "1", "LOCAL_RANK": "1"}, None),  # rank 0 says it, or the first rank of its machine
-        ({"RANK": "4", "LOCAL_RANK": "0"}, f"rank 4, on {platform.node()}: no disk"),
-    ],
-)
-def test_each_machine_tells_of_its_own_trouble_once(monkeypatch, rank, said):
-    for name, value in ({"WORLD_SIZE": "8", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"} | rank).items():
-        monkeypatch.setenv(name, value)
-    assert distributed.last_words("no disk") == said
-    assert distributed.last_words(distributed.own("no disk")) == distributed.own("no disk")
-
-
 def test_an_error_of_rank_0_alone_is_told_once_and_by_no_traceback_of_ours(command):
     (command.place.home / "trials").write_text("where checkpoints go, a file")
     done = command(2, *SWEEP)
@@ -225,23 +206,22 @@ def test_an_error_of_rank_0_alone_is_told_once_and_by_no_traceback_of_ours(comma
 
 @pytest.mark.parametrize("where", ["closed", "reset"])
 def test_a_rank_that_loses_the_others_leaves_the_word_to_them(monkeypatch, tmp_path, where):
-    def follow(*arguments):
+    def lose_the_others(*arguments):
         raise RuntimeError(
             f"[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection {where} by peer [::1]:2900"
         )
 
-    monkeypatch.setattr(distributed, "follow", follow)
+    monkeypatch.setattr(distributed, "train_broadcast_trials", lose_the_others)
     monkeypatch.setattr(verified_cache, "prepare", lambda *arguments: None)
-    monkeypatch.setenv("REPRODUCE_HOME", str(tmp_path))
-    given = {"device": "cpu", "engine": "torch", "dataset": "mnist"}
-    assert run_command._follow(given, None) == 1
+    options = run_options(tmp_path, engine="torch")
+    assert run_command._train_as_other_rank(options) == 1
 
     def fail(*arguments):
         raise RuntimeError("a fault of its own")
 
-    monkeypatch.setattr(distributed, "follow", fail)
+    monkeypatch.setattr(distributed, "train_broadcast_trials", fail)
     with pytest.raises(RuntimeError, match="of its own"):
-        run_command._follow(given, None)
+        run_command._train_as_other_rank(options)
 
 
 def test_colossalai_run_starts_the_ranks_too(command, tmp_path):
@@ -287,13 +267,13 @@ def test_the_documented_torchrun_commands_are_understood_by_it_and_by_us():
 
 
 def test_the_documented_colossalai_commands_are_understood_by_it_and_by_us():
-    with loop.quiet():
+    with torch_setup.quiet():
         from colossalai.cli.launcher import run
 
     documented = commands("colossalai")
     assert len(documented) == 2
-    for _, launcher, *words in documented:
-        assert launcher == "run"
+    for _, subcommand, *words in documented:
+        assert subcommand == "run"
         values = run.make_context("run", words).params
         assert values["m"] == "reproduce"
         assert values["nproc_per_node"] in (2, 4)

@@ -26,8 +26,8 @@ from reproduce.results import verdicts
 from reproduce.results.run_collection import RunCollection
 from reproduce.study.config import StudyConfig
 from reproduce.study.schema import load_paper
-from reproduce.tracking.reader import VALIDATION, of_kind
-from reproduce.tracking.writer import Store
+from reproduce.tracking.reader import VALIDATION, metrics_of_kind
+from reproduce.tracking.store import open_store
 
 WRITERS = 8
 LAST = len(trials()) - 1  # all of the writers write that one; of the others each its own two
@@ -85,7 +85,7 @@ def test_the_containers_health_is_that_of_the_server_in_it(server, monkeypatch):
 
 @pytest.fixture
 def reader(server, written, tmp_path):
-    yield Store(tmp_path / "reader", server.uri)
+    yield open_store(tmp_path / "reader", server.uri)
     mlflow.set_tracking_uri(None)
 
 
@@ -93,7 +93,7 @@ def points(run_id, trial):
     """Every (run, metric, step) of a trial, with its value."""
     kind = "range_test" if trial.is_range_test else "trial"
     for record in history(trial):
-        for name in (*of_kind(kind), "wall_seconds"):
+        for name in (*metrics_of_kind(kind), "wall_seconds"):
             yield (run_id, name, record.epoch), getattr(record, name)
         for step, *both in record.validation.tolist():
             yield from (((run_id, name, int(step)), value) for name, value in zip(VALIDATION, both, strict=True))
@@ -129,10 +129,10 @@ def test_every_run_has_its_files_its_network_and_its_data_set(reader, server, po
     for run_id, trial in written[0].items():
         (kept,) = server.directory.glob(f"artifacts/*/{run_id}/artifacts")
         assert {path.name for path in kept.iterdir()} >= {"curve.csv", "environment.json"}
-        assert len(reader.curve(run_id)[0]) == len(history(trial)) * 40
-        run = reader.client.get_run(run_id)
+        assert len(reader.reader.curve(run_id)[0]) == len(history(trial)) * 40
+        run = reader.mlflow.get_run(run_id)
         assert [given.dataset.name for given in run.inputs.dataset_inputs] == ["mnist"]
-        (*networks,) = reader.client.search_logged_models(
+        (*networks,) = reader.mlflow.search_logged_models(
             [run.info.experiment_id], filter_string=f"source_run_id = '{run_id}'"
         )
         assert len(networks) == (not trial.is_range_test)
@@ -143,14 +143,14 @@ def test_every_run_has_its_files_its_network_and_its_data_set(reader, server, po
 
 def test_the_study_is_read_back_and_judged_from_it(reader, written):
     study_runs = {trial: run_id for run_id, trial in written[0].items() if trial != trials()[LAST]}
-    results = reader.results(trials())
+    results = reader.reader.results(trials())
     assert {trial: result.run_id for trial, result in results.items() if trial in study_runs} == study_runs
     for trial, result in results.items():
-        for name in of_kind(result.tags["kind"]):
+        for name in metrics_of_kind(result.tags["kind"]):
             assert all(map(same, result.epochs[name], [getattr(record, name) for record in history(trial)]))
-    assert reader.seeds() == (0, 1)
+    assert reader.reader.seeds() == (0, 1)
     paper = load_paper()
-    collection = RunCollection(reader, paper, StudyConfig(engine="fused"), paper.range_test.smoothing)
+    collection = RunCollection(reader.reader, paper, StudyConfig(engine="fused"), paper.range_test.smoothing)
     judgements = verdicts.judge_all(collection, (0,))
     assert {run for judgement in judgements for run in judgement.runs.values()} == set(study_runs.values())
 
@@ -159,13 +159,13 @@ def test_of_one_trial_that_all_began_at_the_same_moment_the_newest_whole_run_cou
     ours = [run_id for run_id, trial in written[0].items() if trial == trials()[LAST]]
     assert len(ours) == WRITERS
     cache_key = trials()[LAST].cache_key({})
-    assert {run.info.run_id for run in reader.runs(f"tags.fingerprint = '{cache_key}'")} == set(ours)
+    assert {run.info.run_id for run in reader.client.search_runs(f"tags.fingerprint = '{cache_key}'")} == set(ours)
     began = dict(postgres.rows(
         "SELECT run_uuid, start_time FROM runs JOIN tags USING (run_uuid) "
         f"WHERE key = 'fingerprint' AND tags.value = '{cache_key}'"
     ))  # fmt: skip
     assert began.keys() == set(ours)
-    assert began[reader.results(trials())[trials()[LAST]].run_id] == max(began.values())
+    assert began[reader.reader.results(trials())[trials()[LAST]].run_id] == max(began.values())
 
 
 def while_another_inserts(postgres, statement, call):
@@ -190,7 +190,7 @@ def test_a_writer_that_collides_with_the_first_to_make_an_experiment_takes_that_
         "INSERT INTO experiments (name, artifact_location, lifecycle_stage, creation_time, last_update_time, workspace)"
         " VALUES ('of two', 'mlflow-artifacts:/two', 'active', 0, 0, 'default')"
     )
-    store = while_another_inserts(postgres, insert, lambda: Store(tmp_path / "home", server.uri))
+    store = while_another_inserts(postgres, insert, lambda: open_store(tmp_path / "home", server.uri))
     mlflow.set_tracking_uri(None)
     assert postgres.rows("SELECT experiment_id FROM experiments WHERE name = 'of two'") == [(int(store.experiment_id),)]
 
@@ -199,13 +199,13 @@ def test_a_writer_that_collides_with_the_first_to_name_a_data_set_takes_that_one
     postgres, server, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "of one data set")
-    store = Store(tmp_path / "home", server.uri)
-    run_id = store.create_run({"kind": "trial"}, "a trial")
+    store = open_store(tmp_path / "home", server.uri)
+    run_id = store.writer.create_run({"kind": "trial"}, "a trial")
     insert = (
         "INSERT INTO datasets (dataset_uuid, experiment_id, name, digest, dataset_source_type, dataset_source)"
         f" VALUES ('another', {store.experiment_id}, 'mnist', '{datasets.data_sha256('mnist')[:36]}', 'sha256', '')"
     )
-    while_another_inserts(postgres, insert, lambda: store.log_dataset(run_id, "mnist"))
+    while_another_inserts(postgres, insert, lambda: store.writer.log_dataset(run_id, "mnist"))
     mlflow.set_tracking_uri(None)
     assert postgres.rows(f"SELECT source_id FROM inputs WHERE destination_id = '{run_id}'") == [("another",)]
 
@@ -239,7 +239,7 @@ def test_a_database_that_lets_nobody_in_is_said_at_once_and_without_the_password
 ):
     monkeypatch.setattr("mlflow.store.db.utils.create_sqlalchemy_engine_with_retry", pytest.fail)  # for two minutes
     with pytest.raises(UserError, match=expected) as raised:
-        Store(tmp_path / "home", postgres.uri.replace(*change))
+        open_store(tmp_path / "home", postgres.uri.replace(*change))
     mlflow.set_tracking_uri(None)
     assert "secret" not in (said := str(raised.value) + "".join(capfd.readouterr()))
     assert PASSWORD not in said
@@ -247,7 +247,7 @@ def test_a_database_that_lets_nobody_in_is_said_at_once_and_without_the_password
 
 
 def test_a_database_is_a_store_without_a_server_too(postgres, written, tmp_path):
-    store = Store(tmp_path / "home", postgres.uri)
+    store = open_store(tmp_path / "home", postgres.uri)
     mlflow.set_tracking_uri(None)
-    assert store.results(trials()).keys() == set(trials())
+    assert store.reader.results(trials()).keys() == set(trials())
     assert store.shown_uri.startswith("postgresql+psycopg2://***@/postgres?")

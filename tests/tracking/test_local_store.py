@@ -1,87 +1,30 @@
-"""A store in a SQLite file: found in a folder of any name, refused at once where it is none, right where it stands."""
+"""A store in a SQLite file: found in a folder of any name, and refused at once where it is none."""
 
 import os
-import shutil
 import sqlite3
-import tempfile
-from contextlib import nullcontext
 from pathlib import Path
 
 import mlflow
 import pytest
-from filelock import FileLock
 
+from helpers.study_folder import StudyFolder
 from reproduce.errors import UserError
 from reproduce.tracking import local_store
-from reproduce.tracking.retrying_client import Connection, store_to_show
+from reproduce.tracking.store import open_store
 
 NAMES = ("a b", "é", "日本", "50%", "a%20b", "a%2e%2e", "a?b", "a#b", "a;b&c=d", "a:b@c", "a\nb", "a'b\"c", "a\\b",
          " a ", "~", "$HOME", "*[{<|", "-a", "..a", "sqlite:", "😀", "mlruns")  # fmt: skip
 
 
-class Study:
-    """A folder with a store made anew, and artifacts beside it; `home` is shared by whoever opens it."""
-
-    def __init__(self, folder: Path, home: Path, empty_database: Path) -> None:
-        self.folder, self.home = folder, home
-        folder.mkdir(parents=True)
-        shutil.copy(empty_database, folder / "mlflow.db")
-
-    @property
-    def file(self) -> Path:
-        return self.folder / "mlflow.db"
-
-    def open(self) -> Connection:
-        return Connection(self.home, local_store.address_of(self.file))
-
-    def record(self, text: str = "1") -> str:
-        """A finished run with an artifact; its id."""
-        store = self.open()
-        run_id = store.create_run({}, "a run")
-        store.client.log_text(run_id, text, "curve.csv")
-        store.client.set_terminated(run_id, "FINISHED")
-        return run_id
-
-    def read(self, run_id: str) -> str:
-        path = self.open().client.download_artifacts(run_id, "curve.csv")
-        return Path(path).read_text()
-
-    def places(self) -> set[Path]:
-        """The folder that every address of an artifact in the store leads into."""
-        with sqlite3.connect(self.file) as database:
-            rows = [database.execute(f"SELECT {column} FROM {table}") for table, column in local_store.PLACES[:2]]
-            values = [value for row in rows for (value,) in row]
-        return {Path(local_store.path_of(value)) for value in values}
-
-    def moved_to(self, folder: Path, how=shutil.move) -> "Study":
-        how(self.folder, folder)
-        other = object.__new__(Study)
-        other.folder, other.home = folder, self.home
-        return other
-
-
-@pytest.fixture
-def study(tmp_path, empty_database):
-    yield Study(tmp_path / "study", tmp_path / "home", empty_database)
-    mlflow.set_tracking_uri(None)
-
-
-@pytest.fixture
-def said(monkeypatch):
-    lines = []
-    monkeypatch.setattr("reproduce.tracking.retrying_client.say", lines.append)
-    return lines
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_an_address_names_the_file_in_a_folder_of_any_name(name):
     file = Path("/home", name, "mlflow.db")
-    assert local_store.file_of(local_store.address_of(file)) == file
+    assert local_store.find_file(local_store.make_uri(file)) == file
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_store_works_in_a_folder_of_any_name_and_leaves_nothing_outside(tmp_path, empty_database, name):
-    study = Study(tmp_path / name, tmp_path / "home", empty_database)
+    study = StudyFolder(tmp_path / name, tmp_path / "home", empty_database)
     assert study.read(study.record("found")) == "found"
     assert {path.name for path in tmp_path.iterdir()} == {name, "home"}
     assert all(place.is_relative_to(study.folder / "mlruns") for place in study.places())
@@ -93,12 +36,12 @@ def test_a_new_store_is_made_whole_in_a_folder_of_any_name(tmp_path, monkeypatch
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / name)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    store = Connection(tmp_path / "home")
+    store = open_store(tmp_path / "home")
     assert store.file == tmp_path / name / "mlflow.db"
     assert sorted(path.name for path in tmp_path.rglob("*.db")) == ["mlflow.db"]
     assert {path.name for path in tmp_path.iterdir()} == {name, "home"}
-    default = store.client.get_experiment("0").artifact_location
-    assert local_store.path_of(default) == tmp_path / name / "mlruns" / "0"
+    default = store.mlflow.get_experiment("0").artifact_location
+    assert local_store.local_path(default) == tmp_path / name / "mlruns" / "0"
 
 
 @pytest.mark.parametrize(
@@ -112,12 +55,12 @@ def test_a_new_store_is_made_whole_in_a_folder_of_any_name(tmp_path, monkeypatch
     ],
 )
 def test_the_file_of_an_address(uri, file):
-    assert local_store.file_of(uri) == Path(file).absolute()
+    assert local_store.find_file(uri) == Path(file).absolute()
 
 
 @pytest.mark.parametrize("uri", ["http://127.0.0.1:5000", "postgresql+psycopg2://u@h/d", "databricks", "./mlruns", ""])
 def test_other_stores_have_no_file(uri):
-    assert local_store.file_of(uri) is None
+    assert local_store.find_file(uri) is None
 
 
 @pytest.mark.parametrize(
@@ -127,7 +70,7 @@ def test_other_stores_have_no_file(uri):
 )  # fmt: skip
 def test_a_database_in_memory_is_refused(uri):
     with pytest.raises(UserError) as refused:
-        local_store.file_of(uri)
+        local_store.find_file(uri)
     assert str(refused.value) == (
         f"MLFLOW_TRACKING_URI is {uri!r}, a database in memory, which ends with each process: "
         "name a file, as sqlite:///mlflow.db, or unset it"
@@ -160,7 +103,7 @@ def hindered(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("a folder", "is a directory, expected a file: have MLFLOW_TRACKING_URI name one in it, as sqlite:///{file}/mlflow.db"),
+        ("a folder", "is a directory, expected a file, as sqlite:///{file}/mlflow.db: " + ANOTHER),
         ("a pipe", f"is no ordinary file: {ANOTHER}"),
         ("a link", f"is a link to /nowhere/x.db, which is not there: {ANOTHER}"),
         ("text", f"is no SQLite database (file is not a database): {ANOTHER}"),
@@ -171,214 +114,17 @@ def hindered(folder: Path, kind: str) -> Path:
 def test_what_no_waiting_makes_a_store_is_refused_at_once(tmp_path, kind, message):
     file = hindered(tmp_path, kind)
     with pytest.raises(UserError) as refused:
-        local_store.check(file)
+        local_store.check_file(file)
     assert str(refused.value) == f"the tracking store {file} {message.format(file=file)}"
 
 
 def test_a_folder_whose_name_is_not_utf8_is_refused(tmp_path):
     file = tmp_path / os.fsdecode(b"\xff") / "mlflow.db"
-    with pytest.raises(UserError, match="has a name that is not UTF-8, in which MLflow can keep no store: rename the"):
-        local_store.check(file)
+    with pytest.raises(UserError, match="has a name that is not UTF-8, in which MLflow can keep no store: have"):
+        local_store.check_file(file)
 
 
 def test_an_empty_file_and_none_are_as_good_as_a_store(tmp_path):
     (tmp_path / "empty.db").touch()
     for name in ("empty.db", "new/mlflow.db"):
-        local_store.check(tmp_path / name)
-
-
-def test_a_study_that_was_moved_goes_on_where_it_stands(study, tmp_path, said):
-    first = study.record("first")
-    moved = study.moved_to(tmp_path / "elsewhere")
-    assert moved.read(first) == "first"
-    assert said == [
-        f"the study in {moved.folder} was in {tmp_path}/study before: its record leads to its artifacts here now"
-    ]
-    second = moved.record("second")
-    assert (moved.folder / "mlruns" / "1" / second / "artifacts" / "curve.csv").read_text() == "second"
-    assert not (tmp_path / "study").exists()
-    assert len(said) == 1
-
-
-@pytest.mark.parametrize("name", ["a b", "50%", "é#?"])
-def test_a_study_may_be_moved_from_and_to_any_name(study, tmp_path, said, name):
-    first = study.record("first")
-    moved = study.moved_to(tmp_path / name)
-    assert moved.read(first) == "first"
-    back = moved.moved_to(tmp_path / "study")
-    assert back.read(first) == "first"
-    assert len(said) == 2
-
-
-def test_a_copy_records_in_its_own_folder_and_its_original_stays_as_it_was(study, tmp_path, said):
-    first = study.record("first")
-    before = {path: path.read_bytes() for path in study.folder.rglob("*") if path.is_file()}
-    copy = study.moved_to(tmp_path / "copy", how=shutil.copytree)
-    assert copy.read(first) == "first"
-    copy.record("second")
-    assert {path: path.read_bytes() for path in study.folder.rglob("*") if path.is_file()} == before
-    assert all(place.is_relative_to(copy.folder) for place in copy.places())
-    assert study.read(first) == "first"
-    assert len(said) == 1
-
-
-def test_a_copy_of_the_store_alone_writes_nothing_into_its_original(study, tmp_path, said):
-    first = study.record("first")
-    alone = tmp_path / "alone"
-    copy = study.moved_to(alone, how=lambda old, new: (new.mkdir(), shutil.copy(old / "mlflow.db", new)))
-    second = copy.record("second")
-    assert copy.read(second) == "second"
-    assert copy.read(first) == "first"  # in the original, which alone has it
-    assert {place for place in copy.places() if not place.is_relative_to(alone)} == {
-        study.folder / "mlruns" / "1" / first / "artifacts"
-    }
-    assert sorted(path.name for path in (study.folder / "mlruns" / "1").iterdir()) == [first]
-    gone = "its earlier artifacts are not here, and new ones go here"
-    assert said == [f"the study in {alone} was in {study.folder} before: {gone}"]
-
-
-def test_a_study_in_which_the_artifacts_were_below_is_found_where_it_stands(study, tmp_path, said):
-    """MLflow, started in a folder below the store's, kept them there."""
-    store = study.open()
-    below = study.folder / "part" / "mlruns" / "7"
-    experiment = store.client.create_experiment("below", str(below))
-    run_id = store.client.create_run(experiment).info.run_id
-    store.client.log_text(run_id, "below", "curve.csv")
-    moved = study.moved_to(tmp_path / "elsewhere")
-    assert moved.read(run_id) == "below"
-    assert moved.folder / "part" / "mlruns" / "7" in moved.places()
-
-
-def test_artifacts_that_stand_elsewhere_on_purpose_are_left_there(study, tmp_path, said):
-    store = study.open()
-    apart = tmp_path / "apart" / "mlruns" / "7"
-    experiment = store.client.create_experiment("apart", str(apart))
-    run_id = store.client.create_run(experiment).info.run_id
-    store.client.log_text(run_id, "apart", "curve.csv")
-    store.client.create_run(experiment)  # that has none yet
-    served = store.client.create_experiment("served", "mlflow-artifacts:/9")
-    assert study.read(run_id) == "apart"
-    moved = study.moved_to(tmp_path / "elsewhere")
-    assert moved.read(run_id) == "apart"
-    assert moved.open().client.get_experiment(served).artifact_location == "mlflow-artifacts:/9"
-    assert said == []
-
-
-def test_artifacts_on_a_disk_that_is_away_are_found_when_it_is_back(study, tmp_path, said):
-    store = study.open()
-    share = tmp_path / "share"
-    experiment = store.client.create_experiment("apart", str(share / "mlruns" / "7"))
-    run_id = store.client.create_run(experiment).info.run_id
-    store.client.log_text(run_id, "apart", "curve.csv")
-    store.client.set_terminated(run_id, "FINISHED")
-    share.rename(tmp_path / "away")
-    study.open()
-    gone = "its earlier artifacts are not here, and new ones go here"
-    assert said == [f"the study in {study.folder} was in {share} before: {gone}"]
-    (tmp_path / "away").rename(share)
-    assert study.read(run_id) == "apart"
-    study.open()
-    assert len(said) == 1
-
-
-def test_a_store_that_is_reached_by_a_link_keeps_its_artifacts_where_it_is(study, tmp_path, said):
-    (tmp_path / "links").mkdir()
-    (tmp_path / "links" / "mlflow.db").symlink_to(study.file)
-    store = Connection(study.home, f"sqlite:///{tmp_path}/links/mlflow.db")
-    run_id = store.create_run({}, "a run")
-    store.client.log_text(run_id, "linked", "curve.csv")
-    assert study.read(run_id) == "linked"
-    assert all(place.is_relative_to(study.folder) for place in study.places())
-    assert said == []
-
-
-@pytest.mark.parametrize("how", ["its lock is held", "it gave a sign of life"])
-def test_a_study_at_work_elsewhere_is_not_moved_under_it(study, tmp_path, how):
-    store = study.open()
-    parent = store.create_run({"kind": "parent"}, "a command")
-    store.client.log_text(parent, "1", "curve.csv")
-    copy = study.moved_to(tmp_path / "copy", how=shutil.copytree)  # as a container's folder is seen on the host
-    lock = study.home / "parents" / f"{parent}.lock"
-    lock.parent.mkdir(parents=True)
-    before = copy.places()
-    with FileLock(lock) if how == "its lock is held" else nullcontext(), pytest.raises(UserError) as refused:
-        copy.open()
-    assert str(refused.value) == (
-        f"run {parent} is at work in this study under another path, as in a container: wait until it has ended or, if "
-        "it was killed, 120 s"
-    )
-    assert copy.places() == before
-    if how == "its lock is held":  # and is no more
-        copy.open()
-        assert copy.places() != before
-
-
-def test_another_store_beside_them_does_not_make_the_artifacts_a_copy(study, tmp_path, empty_database, said):
-    apart = tmp_path / "apart"
-    Study(apart, tmp_path / "home", empty_database)
-    with sqlite3.connect(apart / "mlflow.db") as database:  # of another moment
-        database.execute("UPDATE experiments SET creation_time = 1")
-    store = study.open()
-    experiment = store.client.create_experiment("apart", str(apart / "mlruns" / "7"))
-    run_id = store.client.create_run(experiment).info.run_id
-    store.client.log_text(run_id, "apart", "curve.csv")
-    assert study.read(run_id) == "apart"
-    assert said == []
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
-def test_a_moved_study_that_cannot_be_written_to_says_so(empty_database):
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own folders are private
-        Path(folder).chmod(0o755)
-        study = Study(Path(folder, "study"), Path(folder, "home"), empty_database)
-        study.record()
-        moved = study.moved_to(Path(folder, "elsewhere"))
-        child = os.fork()
-        if child == 0:
-            os.setuid(65534)
-            try:
-                local_store.put_right(moved.file)
-            except UserError as error:
-                expected = f"the tracking store {moved.file} stood elsewhere before and cannot be written to, which "
-                os._exit(0 if str(error).startswith(expected) else 1)
-            os._exit(2)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    mlflow.set_tracking_uri(None)
-
-
-def test_the_ui_of_a_moved_study_shows_its_artifacts_and_makes_nothing(study, tmp_path, said, monkeypatch):
-    study.record()
-    moved = study.moved_to(tmp_path / "elsewhere")
-    mlflow.set_tracking_uri(None)  # another process
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{moved.file}")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "new")
-    assert store_to_show(tmp_path / "home") == f"sqlite:///{moved.file}"
-    assert all(place.is_relative_to(moved.folder) for place in moved.places())
-    assert len(said) == 1
-    with sqlite3.connect(moved.file) as database:
-        assert database.execute("SELECT name FROM experiments ORDER BY 1").fetchall() == [
-            ("Default",), ("lenet5-mnist",),
-        ]  # fmt: skip
-
-
-def test_the_ui_of_a_study_at_work_elsewhere_shows_it_as_it_is(study, tmp_path, said, monkeypatch):
-    parent = study.open().create_run({"kind": "parent"}, "a command")
-    copy = study.moved_to(tmp_path / "copy", how=shutil.copytree)
-    mlflow.set_tracking_uri(None)  # another process
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{copy.file}")
-    before = copy.places()
-    assert store_to_show(tmp_path / "home") == f"sqlite:///{copy.file}"
-    assert (copy.places(), said) == (before, [])
-    assert study.open().client.get_run(parent).info.status == "RUNNING"
-
-
-def test_the_ui_of_a_store_of_an_older_mlflow_says_what_to_type(study, tmp_path, monkeypatch):
-    with sqlite3.connect(study.file) as database:
-        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{study.file}")
-    with pytest.raises(UserError) as refused:
-        store_to_show(tmp_path / "home")
-    assert str(refused.value).startswith(
-        f"the tracking store sqlite:///{study.file} cannot be used: Detected out-of-date database schema"
-    )
-    assert str(refused.value).endswith(f": make a copy of it, then run: mlflow db upgrade sqlite:///{study.file}")
+        local_store.check_file(tmp_path / name)

@@ -9,7 +9,7 @@ from reproduce.tracking import mlflow_variables
 
 @pytest.fixture
 def client(store):
-    return store.client.at_once
+    return store.mlflow
 
 
 def made_by_mlflow_run(client, entry_point="sweep", **tags):
@@ -18,7 +18,7 @@ def made_by_mlflow_run(client, entry_point="sweep", **tags):
 
 
 def chosen_experiment(client, command="sweep"):
-    return mlflow_variables.experiment(client, None, command)
+    return mlflow_variables.choose_experiment(client, None, command)
 
 
 def refusal(client, monkeypatch, run_id, command="sweep"):
@@ -58,9 +58,9 @@ def test_a_finished_trial_that_a_variable_names_stays_as_it_was(finished, monkey
     """A variable left in the shell made of it the parent of another command, and its proposal was lost."""
     store, parent_id, done = finished
     for run_id in (done[0].run_id, parent_id):
-        before = store.client.get_run(run_id).to_dictionary()
-        refusal(store.client.at_once, monkeypatch, run_id)
-        assert store.client.get_run(run_id).to_dictionary() == before
+        before = store.mlflow.get_run(run_id).to_dictionary()
+        refusal(store.mlflow, monkeypatch, run_id)
+        assert store.mlflow.get_run(run_id).to_dictionary() == before
 
 
 def test_a_deleted_experiment_is_named_with_what_restores_it(client, monkeypatch):
@@ -91,9 +91,10 @@ EXPECTED = "a file, as sqlite:///mlflow.db, a server, as http://127.0.0.1:5000, 
 
 
 @pytest.mark.parametrize("uri", ["file:./mlruns", "./mlruns", "/tmp/mlruns", "file:///tmp/mlruns"])
-def test_a_folder_is_no_store_any_more(uri):
+def test_a_folder_is_no_store_any_more(uri, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(UserError) as refused:
-        mlflow_variables.store(uri, is_named=True)
+        mlflow_variables.resolve_store(uri)
     assert str(refused.value) == (
         f"MLFLOW_TRACKING_URI is {uri!r}, a folder, in which MLflow keeps no runs any more, expected {EXPECTED}: "
         "correct it, or bring the runs over with mlflow migrate-filestore"
@@ -107,7 +108,7 @@ def test_a_folder_in_which_an_older_mlflow_kept_runs_is_told(tmp_path, monkeypat
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     uri = mlflow.get_tracking_uri()
     with pytest.raises(UserError) as refused:
-        mlflow_variables.store(uri, is_named=False)
+        mlflow_variables.resolve_store(uri)
     assert str(refused.value) == (
         f"this folder has an mlruns of an older MLflow ('{uri}'), in which MLflow keeps no runs any more: "
         "set MLFLOW_TRACKING_URI=sqlite:///mlflow.db to begin a store beside it, or bring the runs over with "
@@ -127,4 +128,4 @@ def test_a_folder_in_which_an_older_mlflow_kept_runs_is_told(tmp_path, monkeypat
     ],
 )
 def test_a_store_keeps_its_address_or_gets_one_that_every_library_reads_alike(uri, address):
-    assert mlflow_variables.store(uri, is_named=True)[0] == address
+    assert mlflow_variables.resolve_store(uri)[0] == address

@@ -27,19 +27,30 @@ from reproduce.tracking.remedies import GO_ON
         ("nobody knows", "correct MLFLOW_TRACKING_URI, or unset it"),
     ],
 )  # fmt: skip
-def test_what_to_do_about_a_store_by_what_it_says(said, remedy):
-    assert remedies.of_store("sqlite:///x", said, is_named=True) == remedy
+def test_what_to_do_about_a_store_by_what_it_says(said, remedy, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///x")
+    assert remedies.suggest_for_store("sqlite:///x", TrackingError(said)) == remedy
 
 
-def test_a_variable_is_blamed_only_where_it_was_set():
-    assert remedies.of_store("sqlite:///x", "?", is_named=False) == "have MLFLOW_TRACKING_URI name another store"
+def test_a_variable_is_blamed_only_where_it_was_set(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    another = "have MLFLOW_TRACKING_URI name another store"
+    assert remedies.suggest_for_store("sqlite:///x", TrackingError("?")) == another
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://h")
+    unset = "correct MLFLOW_TRACKING_URI, or unset it"
+    assert remedies.suggest_for_store("sqlite:///x", TrackingError("?")) == unset
+
+
+def test_a_store_that_is_away_is_started_or_waited_for():
     away = "start it, or correct MLFLOW_TRACKING_URI, or unset it"
-    assert remedies.of_store("http://h", "refused", is_named=True, is_away=True) == away
+    assert remedies.suggest_for_store("http://h", StoreAwayError("refused")) == away
     free = "wait until it is free, and try again"
-    for is_named in (True, False):
-        assert remedies.of_store("sqlite:///x", "locked", is_named, is_away=True) == free
+    assert remedies.suggest_for_store("sqlite:///x", StoreAwayError("locked")) == free
+
+
+def test_an_address_with_a_space_can_be_pasted_into_a_shell():
     upgrade = "make a copy of it, then run: mlflow db upgrade 'sqlite:////a b/x'"
-    assert remedies.of_store("sqlite:////a b/x", "out-of-date database schema", is_named=True) == upgrade
+    assert remedies.suggest_for_store("sqlite:////a b/x", TrackingError("out-of-date database schema")) == upgrade
 
 
 @pytest.mark.parametrize(
@@ -59,13 +70,13 @@ def test_a_variable_is_blamed_only_where_it_was_set():
     ],
 )
 def test_that_a_command_goes_on_is_said_only_of_what_passes(error, after):
-    assert remedies.after(error, "sweep") == after
+    assert remedies.suggest_after(error, "sweep") == after
 
 
 def test_a_command_that_trains_nothing_says_what_is_true_of_it():
     kept = "nothing that was recorded is lost; the same command writes the report anew"
-    assert remedies.after(KeyboardInterrupt(), "report") == kept
-    assert remedies.after(OSError(errno.ENOSPC, "No space left on device"), "report") == f"make room: {kept}"
+    assert remedies.suggest_after(KeyboardInterrupt(), "report") == kept
+    assert remedies.suggest_after(OSError(errno.ENOSPC, "No space left on device"), "report") == f"make room: {kept}"
 
 
 def test_a_text_is_cut_at_a_sentence_and_never_in_a_word_or_an_address():

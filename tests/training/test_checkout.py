@@ -12,28 +12,11 @@ import pytest
 
 from helpers import ROOT, needs
 from helpers.faults import PATIENCE_SECONDS
-from helpers.repositories import commit_all, git, write
+from helpers.repositories import ODD, commit_all, git, write
 from reproduce.training import checkout
 from reproduce.training.checkout import Checkout, NotKnownError
 
 pytestmark = needs("git")
-
-ODD = 'docs/é "a"\n\tb.txt'  # a name that git quotes
-
-
-@pytest.fixture
-def source(tmp_path):
-    """A folder like this checkout, a repository of its own with one commit of every kind of file."""
-    folder = tmp_path / "a source é"
-    write(folder, {
-        "reproduce/__init__.py": b'"""A package."""\n', "reproduce/part.py": b"x = 1\ny = 2\n",
-        "reproduce/fused/lenet5.cpp": b"int x;\n", "docs/notes.txt": b"plain\nwords\n", ODD: b"odd\n",
-        "docs/picture.bin": bytes(range(256)), "run.sh": b"#!/bin/sh\n", ".gitignore": b"*.log\noutput/\n",
-    })  # fmt: skip
-    (folder / "run.sh").chmod(0o755)
-    (folder / "docs" / "link").symlink_to("notes.txt")
-    commit_all(folder)
-    return folder
 
 
 def files(folder):
@@ -49,7 +32,7 @@ def files(folder):
 
 
 def test_a_clean_checkout_is_its_commit_and_has_no_changes(source):
-    found = Checkout.at(source)
+    found = Checkout.open(source)
     assert found.commit == git(source, "rev-parse", "HEAD").decode().strip()
     assert found.diff() == b""
 
@@ -112,7 +95,7 @@ CHANGES = {
 def test_the_diff_applied_to_the_commit_gives_the_very_bytes(source, tmp_path, change):
     git(tmp_path, "clone", "--quiet", str(source), "again")
     change(source)
-    diff = Checkout.at(source).diff()
+    diff = Checkout.open(source).diff()
     git(tmp_path / "again", "apply", "--whitespace=nowarn", "-", input=diff)
     assert files(tmp_path / "again") == files(source)
     assert diff
@@ -121,120 +104,19 @@ def test_the_diff_applied_to_the_commit_gives_the_very_bytes(source, tmp_path, c
 def test_new_files_that_are_no_code_of_the_package_or_are_ignored_are_the_users_own(source):
     write(source, {"notes.md": b"", "reproduce/of.log": b"", "output/a.py": b"", "reproduce/__pycache__/a.pyc": b""})
     write(source, {"tests/new.py": b"", "mine.py": b""})
-    assert Checkout.at(source).diff() == b""
+    assert Checkout.open(source).diff() == b""
 
 
 def test_a_stage_that_the_files_do_not_have_is_no_change(source):
     write(source, {"docs/notes.txt": b"new\n"})
     git(source, "add", "docs")
     write(source, {"docs/notes.txt": b"plain\nwords\n"})
-    assert Checkout.at(source).diff() == b""
-
-
-SETTINGS = """
-[diff]
-    noprefix = true
-    mnemonicPrefix = true
-    external = %(program)s
-    context = 0
-    renames = copies
-    suppressBlankEmpty = true
-    orderFile = /nowhere
-[diff "mine"]
-    textconv = %(program)s
-    command = %(program)s
-[filter "mine"]
-    clean = %(program)s
-    smudge = %(program)s
-    process = %(program)s
-    required = true
-[core]
-    pager = %(program)s
-    fsmonitor = %(program)s
-    hooksPath = %(hooks)s
-    attributesFile = %(attributes)s
-    excludesFile = %(excludes)s
-    autocrlf = true
-    quotePath = false
-    splitIndex = true
-    untrackedCache = true
-[color]
-    ui = always
-[alias]
-    diff-index = !%(program)s
-[gc]
-    auto = 1
-"""
-
-
-@pytest.fixture
-def hostile(tmp_path):
-    """Settings that name programs wherever git would start one; each leaves a trace."""
-    folder = tmp_path / "hostile"
-    program = folder / "hooks" / "post-index-change"
-    write(folder, {
-        "hooks/post-index-change": f"#!/bin/sh\ntouch '{folder}/trace'\n".encode(), "excludes": b"*.py\n",
-        "attributes": b"* filter=mine diff=mine text eol=crlf ident working-tree-encoding=UTF-16\n",
-    })  # fmt: skip
-    program.chmod(0o755)
-    shutil.copy(program, folder / "hooks" / "pre-commit")
-    text = SETTINGS % {"program": program, "hooks": program.parent, "attributes": folder / "attributes",
-                       "excludes": folder / "excludes"}  # fmt: skip
-    (folder / "home" / ".config" / "git").mkdir(parents=True)
-    (folder / "home" / ".gitconfig").write_text(text)
-    shutil.copy(folder / "attributes", folder / "home" / ".config" / "git" / "attributes")
-    return folder, text
-
-
-def hostile_variables(folder):
-    other = folder / "other"
-    write(other, {"reproduce/__init__.py": b""})
-    commit_all(other)
-    program = str(folder / "hooks" / "pre-commit")
-    return {
-        "HOME": str(folder / "home"), "XDG_CONFIG_HOME": str(folder / "home" / ".config"),
-        "GIT_DIR": str(other / ".git"), "GIT_WORK_TREE": str(other), "GIT_INDEX_FILE": str(other / ".git" / "index"),
-        "GIT_OBJECT_DIRECTORY": "/nowhere", "GIT_NAMESPACE": "other", "GIT_CEILING_DIRECTORIES": "/",
-        "GIT_EXTERNAL_DIFF": program, "GIT_PAGER": program, "GIT_CONFIG_GLOBAL": str(folder / "home" / ".gitconfig"),
-        "GIT_CONFIG_PARAMETERS": "'diff.noprefix=true'", "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "diff.noprefix",
-        "GIT_CONFIG_VALUE_0": "true", "GIT_TRACE": "1", "GIT_DIFF_OPTS": "--unified=0", "GIT_GLOB_PATHSPECS": "1",
-        "GIT_LITERAL_PATHSPECS": "1", "GIT_TEST_ASSUME_DIFFERENT_OWNER": "1", "GIT_DEFAULT_HASH": "sha256",
-        "GIT_EXEC_PATH": "/nowhere", "LC_ALL": "xx_YY.nonsense", "LANGUAGE": "de", "PAGER": program,
-    }  # fmt: skip
-
-
-def test_no_setting_and_no_variable_of_the_users_changes_the_answer_or_starts_a_program(source, hostile, monkeypatch):
-    write(source, {"docs/notes.txt": b"plain\nw\xf6rds\n", "reproduce/more.py": b"\n"})
-    plainly = Checkout.at(source)
-    expected = plainly.commit, plainly.diff()
-    folder, settings = hostile
-    for name, value in hostile_variables(folder).items():
-        monkeypatch.setenv(name, value)
-    with (source / ".git" / "config").open("a") as file:  # and the repository's own
-        file.write(settings)
-    write(source, {".git/info/attributes": (folder / "attributes").read_bytes()})
-    shutil.copytree(folder / "hooks", source / ".git" / "hooks", dirs_exist_ok=True)
-    found = Checkout.at(source)
-    assert (found.commit, found.diff()) == expected
-    assert not (folder / "trace").exists()
-
-
-def test_nothing_is_written_into_the_repository(source):
-    write(source, {"docs/notes.txt": b"new\n", "reproduce/more.py": b"\n"})
-    os.utime(source / "run.sh", (1, 1))  # git would refresh its index by this
-    git(source, "config", "core.splitIndex", "true")  # and leave parts of any index in here
-
-    def stood():
-        return {path: (path.lstat().st_mtime_ns, path.lstat().st_size) for path in source.rglob("*")}
-
-    before = stood()
-    assert Checkout.at(source).diff()
-    assert stood() == before
+    assert Checkout.open(source).diff() == b""
 
 
 def why(folder):
     with pytest.raises(NotKnownError) as error:
-        Checkout.at(folder)
+        Checkout.open(folder)
     return str(error.value)
 
 
@@ -270,10 +152,10 @@ def test_a_worktree_and_a_submodule_are_repositories_of_their_own(source, tmp_pa
     commit_all(tmp_path / "outer")
     git(tmp_path / "outer", "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(source), "inner")
     for folder in (tmp_path / "tree", tmp_path / "outer" / "inner"):
-        assert Checkout.at(folder).commit == expected
-        assert Checkout.at(folder).diff() == b""
+        assert Checkout.open(folder).commit == expected
+        assert Checkout.open(folder).diff() == b""
         write(folder, {"docs/notes.txt": b"new\n"})
-        assert b"+new\n" in Checkout.at(folder).diff()
+        assert b"+new\n" in Checkout.open(folder).diff()
 
 
 def test_a_submodule_of_the_source_is_not_looked_into(source, tmp_path):
@@ -282,31 +164,31 @@ def test_a_submodule_of_the_source_is_not_looked_into(source, tmp_path):
     git(source, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(tmp_path / "part"), "part")
     git(source, "commit", "--quiet", "-m", "second")
     with pytest.raises(NotKnownError, match="part is a submodule, which is not looked into"):
-        Checkout.at(source).diff()
+        Checkout.open(source).diff()
     git(source, "submodule", "--quiet", "deinit", "part")
-    assert Checkout.at(source).diff() == b""
+    assert Checkout.open(source).diff() == b""
 
 
 def test_a_repository_with_sha256_is_read_too(source, tmp_path):
     shutil.copytree(source, tmp_path / "longer", symlinks=True, ignore=shutil.ignore_patterns(".git"))
     commit = commit_all(tmp_path / "longer", "--object-format=sha256")
     assert len(commit) == 64
-    assert Checkout.at(tmp_path / "longer").commit == commit
-    assert Checkout.at(tmp_path / "longer").diff() == b""
+    assert Checkout.open(tmp_path / "longer").commit == commit
+    assert Checkout.open(tmp_path / "longer").diff() == b""
     write(tmp_path / "longer", {"docs/notes.txt": b"new\n"})
-    assert b"+new\n" in Checkout.at(tmp_path / "longer").diff()
+    assert b"+new\n" in Checkout.open(tmp_path / "longer").diff()
 
 
 def test_where_the_file_system_knows_no_programs_a_mode_is_no_change(source):
     git(source, "config", "core.fileMode", "false")
     (source / "run.sh").chmod(0o644)
-    assert Checkout.at(source).diff() == b""
+    assert Checkout.open(source).diff() == b""
 
 
 def test_of_large_changes_only_the_names_are_kept(source, monkeypatch):
-    monkeypatch.setattr(checkout, "MOST_CHANGED", 10)
+    monkeypatch.setattr(checkout, "MAX_CHANGED_BYTES", 10)
     write(source, {"docs/notes.txt": b"0123456789a", "run.sh": b""})
-    assert Checkout.at(source).diff() == (
+    assert Checkout.open(source).diff() == (
         b"The files that differ from the commit have 11 bytes. Of more than 10 bytes no diff is kept, only their "
         b"names:\ndocs/notes.txt\nrun.sh\n"
     )
@@ -319,7 +201,7 @@ def test_another_owners_repository_is_read_only_where_the_user_trusts_it(source,
     monkeypatch.setenv("HOME", str(tmp_path))
     assert why(source) == f"git failed: fatal: detected dubious ownership in repository at '{source}'"
     (tmp_path / ".gitconfig").write_text(f'[safe]\n\tdirectory = "{source}"\n')
-    assert Checkout.at(source).diff() == b""
+    assert Checkout.open(source).diff() == b""
 
 
 NO_GIT = {
@@ -329,7 +211,7 @@ NO_GIT = {
     "a failure": ("echo no >&2; exit 3", "git failed: no"),
     "a signal": ("kill -9 $$", "git failed: -9"),
     "no end": ("sleep 600", "git has not ended after 0.3 seconds"),
-    "a child that keeps the output open": ("sleep 600 & exit 0", "git has not ended after 0.3 seconds"),
+    "a child that keeps the output open": ("sleep 5 & exit 0", "is not the top of a git repository"),
     "output without an end": ("yes", "git prints without an end"),
 }
 
@@ -339,8 +221,8 @@ def test_a_git_that_is_none_is_told_and_not_waited_for(source, tmp_path, monkeyp
     write(tmp_path / "bin", {"git": f"#!/bin/sh\n{script}\n".encode()})
     (tmp_path / "bin" / "git").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setattr(checkout, "SECONDS", 0.3 if "sleep" in script else 30)
-    monkeypatch.setattr(checkout, "MOST_OUTPUT", 2**20)
+    monkeypatch.setattr(checkout, "TIMEOUT_SECONDS", 0.3 if "sleep" in script else 30)
+    monkeypatch.setattr(checkout, "MAX_OUTPUT_BYTES", 2**20)
     assert why(source).endswith(reason)
 
 
@@ -349,7 +231,7 @@ def test_what_a_git_without_an_end_has_started_is_ended_with_it(source, tmp_path
     write(tmp_path / "bin", {"git": script.encode()})
     (tmp_path / "bin" / "git").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setattr(checkout, "SECONDS", 3)  # in which it has started the other
+    monkeypatch.setattr(checkout, "TIMEOUT_SECONDS", 3)  # in which it has started the other
     assert why(source) == "git has not ended after 3 seconds"
     with suppress(psutil.NoSuchProcess):
         started = psutil.Process(int((tmp_path / "pid").read_text()))

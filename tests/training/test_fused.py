@@ -2,7 +2,6 @@
 
 import copy
 import ctypes
-import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from torch import nn
 from helpers import CACHE
 from helpers.rounding import DEVIATIONS, deviations, forward_and_backward
 from helpers.small import kernel
-from reproduce.errors import UserError
 from reproduce.studies.lenet5_mnist.network import LeNet5
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig
@@ -32,7 +30,7 @@ def targets():
 
 @pytest.fixture(params=targets())
 def compiled(request):
-    return library.build(CACHE / "fused", request.param)
+    return library.compile_kernel(CACHE / "fused", request.param)
 
 
 def three(compiled, seed=3, weight_scale=1.0):
@@ -42,7 +40,7 @@ def three(compiled, seed=3, weight_scale=1.0):
     with torch.no_grad():
         for parameter in plain.parameters():
             parameter.mul_(weight_scale)
-    fused = engines.network("fused", compiled)
+    fused = engines.build_network("fused", compiled)
     fused.load_state_dict(plain.state_dict())
     return fused, plain, copy.deepcopy(plain).double()
 
@@ -251,7 +249,7 @@ def test_all_targets_give_the_same_bits(networks):
     batch = images(100)
     results = []
     for target in targets():
-        network = engines.FusedLeNet5(library.build(CACHE / "fused", target))
+        network = engines.FusedLeNet5(library.compile_kernel(CACHE / "fused", target))
         network.load_state_dict(networks[0].state_dict())
         results.append([network(batch), *gradients(network, batch).values()])
     for others in results[1:]:
@@ -259,57 +257,6 @@ def test_all_targets_give_the_same_bits(networks):
 
 
 # What the engine comes to.
-
-
-def test_auto_is_the_fused_engine_on_a_cpu_and_torch_elsewhere(tmp_path):
-    said = []
-    assert engines.resolve("auto", "cuda", tmp_path, said.append) == ("torch", None)
-    assert engines.resolve("torch", "cpu", tmp_path, said.append) == ("torch", None)
-    assert said == []
-    shutil.copytree(CACHE / "fused", tmp_path / "fused")
-    engine, path = engines.resolve("auto", "cpu", tmp_path, said.append)
-    assert (engine, path, said) == ("fused", tmp_path / "fused" / kernel().name, [])
-
-
-@pytest.mark.parametrize("why", ["no compiler", "old cpu", "broken compiler"])
-def test_without_the_kernel_auto_falls_back_in_one_line_and_fused_is_refused(tmp_path, monkeypatch, why):
-    monkeypatch.delenv("REPRODUCE_FUSED_DIR", raising=False)
-    if why == "no compiler":
-        monkeypatch.setenv("CXX", "no-such-compiler")
-        reason = "the compiler that CXX names, 'no-such-compiler', is not installed"
-    elif why == "broken compiler":
-        monkeypatch.setenv("CXX", "false")
-        reason = "/false cannot compile it: "
-    else:
-        monkeypatch.setattr(library, "_cpu_lines", lambda start: [" fpu sse2 avx avx2 bmi1 bmi2 movbe"])
-        reason = "this CPU has no f16c, fma"
-    said = []
-    assert engines.resolve("auto", "cpu", tmp_path, said.append) == ("torch", None)
-    assert len(said) == 1
-    assert reason in said[0]
-    with pytest.raises(UserError, match="use --engine torch"):
-        engines.resolve("fused", "cpu", tmp_path)
-
-
-def test_the_fused_engine_on_a_gpu_is_refused(tmp_path):
-    with pytest.raises(UserError, match="computes on a CPU"):
-        engines.resolve("fused", "cuda", tmp_path)
-
-
-def test_a_kernel_brought_along_is_taken_without_a_compiler(tmp_path, monkeypatch):
-    brought = library.build(tmp_path / "brought", library.best_target())
-    monkeypatch.setenv("REPRODUCE_FUSED_DIR", str(tmp_path / "brought"))
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    assert library.ready(tmp_path / "home") == brought
-
-
-def test_both_engines_start_from_the_same_weights():
-    weights = []
-    for engine in engines.ENGINES:
-        torch.manual_seed(4)
-        weights.append(engines.network(engine, kernel()).state_dict())
-    assert weights[0].keys() == weights[1].keys()
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_any_loss_goes_through(networks):

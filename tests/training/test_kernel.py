@@ -38,10 +38,10 @@ def test_a_kernel_with_any_bit_flipped_is_not_loaded(cached, data):
     path.write_bytes(content)
     try:
         with pytest.raises(library.UnavailableError, match="'no-such-compiler', is not installed"):
-            library.ready(cached.parents[1])
+            library.find_or_compile(cached.parents[1])
     finally:
         path.write_bytes(whole[path])
-    assert library.ready(cached.parents[1]) == cached
+    assert library.find_or_compile(cached.parents[1]) == cached
 
 
 @needs("g++")
@@ -55,7 +55,7 @@ def test_a_kernel_that_is_not_whole_is_compiled_anew(cached, monkeypatch, harm):
     else:
         cached.write_bytes(whole[: len(whole) // 2 if harm == "cut off" else 0])
     monkeypatch.delenv("CXX")
-    assert library.ready(cached.parents[1]) == cached
+    assert library.find_or_compile(cached.parents[1]) == cached
     assert (cached.read_bytes(), listed.read_text()) == (whole, f"{library.sha256(kernel())}  {cached.name}\n")
     assert {path.name for path in cached.parent.iterdir()} == {cached.name, listed.name}
 
@@ -78,7 +78,7 @@ def test_processes_that_want_the_kernel_at_once_compile_it_once(tmp_path):
     environment.pop("REPRODUCE_FUSED_DIR", None)
     code = (
         "from pathlib import Path; from reproduce.training.fused import library;"
-        f"print(library.ready(Path({str(home)!r})))"
+        f"print(library.find_or_compile(Path({str(home)!r})))"
     )
     processes = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -99,7 +99,7 @@ def test_without_locks_the_kernel_is_compiled_all_the_same(cached, monkeypatch):
     monkeypatch.setattr(library.fcntl, "flock", no_locks)
     (cached.parent / ".build-anothers").mkdir()
     cached.unlink()
-    assert library.ready(cached.parents[1]) == cached
+    assert library.find_or_compile(cached.parents[1]) == cached
     assert (cached.parent / ".build-anothers").exists()  # it may be at work
 
 

@@ -15,7 +15,7 @@ from reproduce.data import datasets
 from reproduce.studies.lenet5_mnist.network import LeNet5
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig
-from reproduce.training import checkpoints, loop
+from reproduce.training import checkpoints, loop, torch_setup
 
 
 def train(trial, data, directory):
@@ -262,6 +262,6 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(stopped_after_tw
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_a_trial_runs_on_a_gpu(small_trial, whole_mnist, tmp_path):
-    assert loop.launch().type == "cuda"
+    assert torch_setup.launch().type == "cuda"
     records = train(small_trial, whole_mnist, tmp_path)
     assert all(np.isfinite(record.train_loss) for record in records)

@@ -16,25 +16,27 @@ def of_paper(paper, name):
 
 
 def test_no_schedule_keeps_the_rate(paper):
-    assert set(lr_schedulers.rates(of_paper(paper, "none"), 6e-5, 100)) == {6e-5}
+    assert set(lr_schedulers.compute_rates(of_paper(paper, "none"), 6e-5, 100)) == {6e-5}
 
 
 def test_step_is_its_closed_form_at_every_step(paper):
     expected = 0.6 * 0.1 ** (STEPS // 4500)
-    np.testing.assert_allclose(lr_schedulers.rates(of_paper(paper, "step"), 0.6, len(STEPS)), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        lr_schedulers.compute_rates(of_paper(paper, "step"), 0.6, len(STEPS)), expected, rtol=1e-12
+    )
 
 
 def test_multistep_is_its_closed_form_at_every_step(paper):
     expected = 6e-4 * 0.1 ** np.searchsorted([2500, 7500, 10000], STEPS, side="right")
     np.testing.assert_allclose(
-        lr_schedulers.rates(of_paper(paper, "multistep"), 6e-4, len(STEPS)), expected, rtol=1e-12
+        lr_schedulers.compute_rates(of_paper(paper, "multistep"), 6e-4, len(STEPS)), expected, rtol=1e-12
     )
 
 
 def test_exponential_is_its_closed_form_at_every_step(paper):
     expected = 6e-4 * 0.1 ** (STEPS / 4690)
     np.testing.assert_allclose(
-        lr_schedulers.rates(of_paper(paper, "exponential"), 6e-4, len(STEPS)), expected, rtol=1e-9
+        lr_schedulers.compute_rates(of_paper(paper, "exponential"), 6e-4, len(STEPS)), expected, rtol=1e-9
     )
 
 
@@ -46,19 +48,21 @@ def test_onecycle_is_its_closed_form_at_every_step(paper):
     falling = low + (0.6 - low) * (1 + np.cos(np.pi * part)) / 2
     expected = np.where(peak >= STEPS, rising, falling)
     np.testing.assert_allclose(
-        lr_schedulers.rates(of_paper(paper, "onecycle"), 0.6, len(STEPS)), expected, rtol=1e-9, atol=1e-12
+        lr_schedulers.compute_rates(of_paper(paper, "onecycle"), 0.6, len(STEPS)), expected, rtol=1e-9, atol=1e-12
     )
 
 
 def test_the_ramp_reaches_the_papers_rates_at_the_papers_steps():
-    rates = lr_schedulers.rates(Ramp(lr_end=1.0), 1e-6, 2345)
+    rates = lr_schedulers.compute_rates(Ramp(lr_end=1.0), 1e-6, 2345)
     np.testing.assert_allclose(rates, 1e-6 * 10 ** (6 * np.arange(2345) / 2345), rtol=1e-12)
     assert rates[696] < 6.05e-5 < rates[697]
     assert rates[2200] == pytest.approx(0.43, abs=0.005)
 
 
 def test_a_four_step_ramp_in_worked_numbers():
-    np.testing.assert_allclose(lr_schedulers.rates(Ramp(lr_end=1e-1), 1e-5, 4), [1e-5, 1e-4, 1e-3, 1e-2], rtol=1e-12)
+    np.testing.assert_allclose(
+        lr_schedulers.compute_rates(Ramp(lr_end=1e-1), 1e-5, 4), [1e-5, 1e-4, 1e-3, 1e-2], rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize(
@@ -70,7 +74,7 @@ def test_a_four_step_ramp_in_worked_numbers():
     ],
 )
 def test_own_parameters_in_worked_numbers(schedule, expected):
-    np.testing.assert_allclose(lr_schedulers.rates(schedule, 8.0, 5), expected, rtol=1e-12)
+    np.testing.assert_allclose(lr_schedulers.compute_rates(schedule, 8.0, 5), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "radam", "sgd", "lamb", "lars"])

@@ -127,7 +127,7 @@ def test_a_gpu_that_cannot_be_asked_is_unknown(tmp_path, monkeypatch, script, ex
     write(tmp_path, {"nvidia-smi": f"#!/bin/sh\n{script}\n".encode()})
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(checkout, "SECONDS", 0.3 if "sleep" in script else 30)
+    monkeypatch.setattr(checkout, "TIMEOUT_SECONDS", 0.3 if "sleep" in script else 30)
     assert provenance.environment()["gpu"] == expected
 
 
@@ -140,7 +140,7 @@ def trained(store, paper):
     """A trial's tags, its parent's, and its run's id."""
     (trial,) = planning.trials(paper, small_config(schedulers=("step",), learning_rates=(6e-4,)))
     parent_id, (done,) = run(store, [trial], jobs=1)
-    return *(store.client.get_run(run_id).data.tags for run_id in (done.run_id, parent_id)), done.run_id
+    return *(store.mlflow.get_run(run_id).data.tags for run_id in (done.run_id, parent_id)), done.run_id
 
 
 @needs("git")
@@ -151,7 +151,7 @@ def test_a_run_records_the_bytes_that_differ_and_the_commit_where_mlflow_shows_i
     for tags in both:
         assert (tags["commit"], tags["mlflow.source.git.commit"]) == (commit, commit)
         assert (tags["uncommitted_changes"], tags["code_sha256"]) == ("yes", provenance.code_sha256())
-    with open(store.client.download_artifacts(run_id, "uncommitted.diff"), "rb") as file:  # noqa: PTH123
+    with open(store.mlflow.download_artifacts(run_id, "uncommitted.diff"), "rb") as file:  # noqa: PTH123
         assert file.read() == provenance.source().diff
 
 
@@ -164,14 +164,14 @@ def test_a_run_never_says_another_repositorys_commit(store, paper, unpacked, mon
     git(tmp_path / "other", "remote", "add", "origin", "https://example.org/other.git")
     commit_all(unpacked.parent)
     monkeypatch.setattr("sys.argv", [str(tmp_path / "other" / "bin" / "reproduce")])
-    made_by_mlflow = store.client.create_run(store.experiment_id, tags=dict.fromkeys(GIT_TAGS, "other")).info.run_id
+    made_by_mlflow = store.mlflow.create_run(store.experiment_id, tags=dict.fromkeys(GIT_TAGS, "other")).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", made_by_mlflow)
     of_trial, of_parent, run_id = trained(store, paper)
     for tags in (of_trial, of_parent):
         assert (tags["commit"], tags["uncommitted_changes"]) == ("unknown", "unknown")
         assert tags["code_sha256"] == provenance.code_sha256()
         assert not set(GIT_TAGS) & tags.keys()
-    assert store.client.get_run(made_by_mlflow).data.tags == of_parent
+    assert store.mlflow.get_run(made_by_mlflow).data.tags == of_parent
     (model,) = mlflow.MlflowClient(store.uri).search_logged_models(
         [store.experiment_id], filter_string=f"source_run_id = '{run_id}'"
     )
@@ -182,8 +182,8 @@ def test_a_run_never_says_another_repositorys_commit(store, paper, unpacked, mon
 def test_a_run_that_goes_on_with_another_source_says_both(store, small_trial, monkeypatch):
     def opened(source):
         monkeypatch.setattr(provenance, "source", lambda: source)
-        run_id, _ = store.open_trial(small_trial, "a cache key", "0" * 32)
-        tags = store.client.get_run(run_id).data.tags
+        run_id, _ = store.writer.open_trial(small_trial, "a cache key", "0" * 32)
+        tags = store.mlflow.get_run(run_id).data.tags
         return tags["commit"], tags["uncommitted_changes"], tags["code_sha256"]
 
     code, other = provenance.code_sha256(), COMMIT[::-1]

@@ -1,4 +1,4 @@
-"""Whether a node of a cluster sees the tracking store, the artifacts and the checkpoints that the command sees."""
+"""Whether a node of a cluster uses the tracking store, the artifacts and the checkpoints that the command uses."""
 
 import platform
 import uuid
@@ -6,65 +6,63 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock, Timeout
 
 from reproduce.errors import StoreAwayError, UserError
+from reproduce.escaping import without_credentials
 from reproduce.paths import HOME
-from reproduce.tracking import retry, retrying_client
+from reproduce.tracking import local_store
+from reproduce.tracking.store import TrackingStore, read_creation_time
+from reproduce.tracking.store_errors import describe_error
 
 TOKEN = ".seen-by-"
 
 
 @dataclass(frozen=True)
-class Seen:
-    """How a node finds out whether it sees what the command sees.
+class SharedStorage:
+    """What a node has to find of the command's storage.
 
-    The tokens are files that the command holds a lock on for as long as it runs. `machine` is the only one that may use
-    the store, where that is a file.
+    `created_at` is when the store's experiment was made, in ms. `machine` is the only one that may use the store, where
+    that is a SQLite file. Tokens are files that the command keeps locked for as long as it runs: `home_token` is there
+    on nodes that share the command's home, each of `tokens`, by what it stands for, has to be there on all.
     """
 
     uri: str
-    shown_uri: str
     experiment_id: str
-    created_at: int
+    created_at: int | None
     machine: str | None
-    in_home: Path
-    elsewhere: tuple[tuple[str, Path], ...]  # of what, and the token
+    home_token: Path
+    tokens: tuple[tuple[str, Path], ...]
 
 
 @contextmanager
-def to_be_seen(store: Any) -> Iterator[Seen]:
-    """What this command sees of the store, with a token in each directory that the nodes may, or have to, share."""
-    experiment = store.client.get_experiment(store.experiment_id)
-    folders, machine = {}, None
+def open_to_nodes(store: TrackingStore) -> Iterator[SharedStorage]:
+    """Put a token into each directory that nodes may or have to share, for the block."""
+    experiment = store.client.call(store.mlflow.get_experiment, store.experiment_id)
+    folders = {}
     if store.file is not None:
-        machine = platform.node()
         folders[f"the tracking store {store.shown_uri}"] = store.file.parent
-    root = urlsplit(experiment.artifact_location)
-    if root.scheme in ("", "file"):
-        folders[f"the artifacts in {root.path}"] = Path(unquote(root.path) if root.scheme else root.path)
-    ours = f"{TOKEN}{store.home_id}-"
+    if (artifacts := local_store.local_path(experiment.artifact_location)) is not None:
+        folders[f"the artifacts in {artifacts}"] = artifacts
+    prefix = f"{TOKEN}{store.home_id}-"
     with ExitStack() as stack:
-        in_home = stack.enter_context(_token(store.home, ours))
-        elsewhere = tuple((what, stack.enter_context(_token(folder, ours))) for what, folder in folders.items())
-        yield Seen(
-            store.uri, store.shown_uri, store.experiment_id, experiment.creation_time, machine, in_home, elsewhere
-        )
+        home_token = stack.enter_context(_token(store.home, prefix))
+        tokens = tuple((what, stack.enter_context(_token(folder, prefix))) for what, folder in folders.items())
+        machine = platform.node() if store.file is not None else None
+        yield SharedStorage(store.uri, store.experiment_id, experiment.creation_time, machine, home_token, tokens)
 
 
 @contextmanager
-def _token(folder: Path, ours: str) -> Iterator[Path]:
-    """A file of that name in the folder, locked; those that nobody holds any more are removed."""
+def _token(folder: Path, prefix: str) -> Iterator[Path]:
+    """Keep a locked file in the folder for the block, and remove those of commands that were killed."""
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(f"{ours}*"):
-        with suppress(Timeout), FileLock(old, blocking=False):  # of a command that was killed
+    for old in folder.glob(f"{prefix}*"):
+        with suppress(Timeout), FileLock(old, blocking=False):
             old.unlink(missing_ok=True)
-    token = folder / f"{ours}{uuid.uuid4().hex}"
-    lock = FileLock(token.with_name(f".{token.name}"))  # it bears that name only once it is locked
-    with lock:
+    token = folder / f"{prefix}{uuid.uuid4().hex}"
+    # Another command would remove a token that is not locked yet: it gets its name afterwards.
+    with FileLock(token.with_name(f".{token.name}")) as lock:
         Path(lock.lock_file).rename(token)
         try:
             yield token
@@ -72,52 +70,50 @@ def _token(folder: Path, ours: str) -> Iterator[Path]:
             token.unlink(missing_ok=True)
 
 
-def check(seen: Seen, known: bool) -> None:
-    """UserError where this node does not see what the command sees, or does not see its locks.
+def shares_home(storage: SharedStorage) -> bool:
+    """Return whether this node's home is the command's."""
+    return storage.home_token.exists()
 
-    A store that is `known` to be there, as others use it already, is waited for; StoreAwayError where it stays away.
+
+def check(storage: SharedStorage, is_known: bool) -> None:
+    """Refuse a node that uses other storage than the command, or that does not see its locks. UserError says why.
+
+    Where the store `is_known` to be there, as other trials use it, it is waited for; StoreAwayError where it stays
+    away.
     """
-    for what, token in seen.elsewhere:
+    for what, token in storage.tokens:
         if not token.exists():
             raise UserError(
                 f"it does not see {what} but its own disk: have MLFLOW_TRACKING_URI name a server that all nodes reach "
                 "(mlflow server), or be in a directory that they share"
             )
-    if seen.machine not in (None, platform.node()):
+    if storage.machine not in (None, platform.node()):
         raise UserError(
-            f"the tracking store {seen.shown_uri} is a SQLite file of {seen.machine}, which machines must not share: "
+            f"the tracking store {storage.uri} is a SQLite file of {storage.machine}, which machines must not share: "
             "have MLFLOW_TRACKING_URI name a server that all nodes reach (mlflow server)"
         )
-    if shares_home(seen):
-        with suppress(Timeout), FileLock(seen.in_home, blocking=False):
+    if shares_home(storage):
+        with suppress(Timeout), FileLock(storage.home_token, blocking=False):
             raise UserError(
-                f"{seen.in_home.parent} is on a file system that keeps a machine's locks to itself, so that two could "
-                f"train one trial: have {HOME} name a directory whose locks all nodes see, or one that is each node's "
-                "own"
+                f"{storage.home_token.parent} is on a file system that keeps a machine's locks to itself, so that two "
+                f"could train one trial: have {HOME} name a directory whose locks all nodes see, or one that is each "
+                "node's own"
             )
-    _check_store(seen, known)
-
-
-def shares_home(seen: Seen) -> bool:
-    """Whether this node's home is the command's."""
-    return seen.in_home.exists()
-
-
-def _check_store(seen: Seen, known: bool) -> None:
+    uri = without_credentials(storage.uri)
     try:
-        created_at = retrying_client.created_at(seen.uri, seen.experiment_id, known)
+        created_at = read_creation_time(storage.uri, storage.experiment_id, is_known)
     except UserError:
         raise
-    except Exception as error:  # a database's driver raises what it likes, or is not installed
-        if known and isinstance(error, StoreAwayError):
+    # A database's driver raises errors of its own, or is not installed.
+    except Exception as error:
+        if is_known and isinstance(error, StoreAwayError):
             raise
         raise UserError(
-            f"it cannot use the tracking store {seen.shown_uri} ({retry.one_line(error)}): have "
-            "MLFLOW_TRACKING_URI name one that all nodes reach, and give the nodes what that asks for in their own "
-            "environment"
+            f"it cannot use the tracking store {uri} ({describe_error(error)}): have MLFLOW_TRACKING_URI name one that "
+            "all nodes reach, and give the nodes what that asks for in their own environment"
         ) from error
-    if created_at != seen.created_at:
+    if created_at != storage.created_at:
         raise UserError(
-            f"at {seen.shown_uri} it finds another store than this command: have MLFLOW_TRACKING_URI name one that is "
-            "the same from every node"
+            f"at {uri} it finds another store than this command: have MLFLOW_TRACKING_URI name one that is the same "
+            "from every node"
         )

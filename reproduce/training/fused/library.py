@@ -1,9 +1,9 @@
-"""Have lenet5.cpp compiled by the system's compiler, once, and call it. Standard library only.
+"""Compile lenet5.cpp with the system's compiler, once, and call it. Standard library only.
 
-The compiled kernel has its SHA-256 beside it, and is compiled anew where that does not fit: a damaged one would crash,
-or compute something else.
+The compiled kernel has its SHA-256 beside it, and is compiled anew where that differs: a damaged one would crash, or
+compute other numbers.
 
-`python library.py DIRECTORY x86-64-v4 x86-64-v3` compiles it ahead: there is no compiler in the container's image.
+`python library.py DIRECTORY x86-64-v4 x86-64-v3` compiles it ahead, as the container's image has no compiler.
 """
 
 import contextlib
@@ -17,39 +17,41 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("lenet5.cpp")
-PARAMETERS = 10  # five layers, weight and bias each, in PyTorch's order
-# The best that the CPU has is taken. Each with the instruction sets it needs, as /proc/cpuinfo names them.
+# Five layers, weight and bias each, in PyTorch's order.
+PARAMETERS = 10
+# Each target with the instruction sets that it needs, as /proc/cpuinfo names them, the best first.
 V3 = {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}
 X86_TARGETS = {"x86-64-v4": V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}, "x86-64-v3": V3}
 COMPILERS = ("g++", "clang++", "c++")
-HALF_BUILT = ".build-"
-LOCK_SECONDS = 120  # to wait for another process that compiles the kernel, which takes some ten seconds
+UNFINISHED = ".build-"
+# For another process that compiles the kernel, which takes some ten seconds.
+LOCK_SECONDS = 120
 
 
 class UnavailableError(Exception):
-    """Why the kernel cannot be used here."""
+    """The reason why the kernel cannot be used on this machine."""
 
 
-def ready(home: Path) -> Path:
-    """The compiled kernel: found whole in `home` or where REPRODUCE_FUSED_DIR says, else compiled now, in seconds.
+def find_or_compile(home: Path) -> Path:
+    """Return the compiled kernel, from `home` or REPRODUCE_FUSED_DIR; where neither has it, compile it, in seconds.
 
-    UnavailableError where this CPU cannot run it, or it is not there and no compiler is.
+    UnavailableError where this CPU cannot run it, or there is no compiler.
     """
     target = best_target()
-    brought = os.environ.get("REPRODUCE_FUSED_DIR")
-    directories = [home / "fused", *([Path(brought)] if brought else [])]
+    ready_made = os.environ.get("REPRODUCE_FUSED_DIR")
+    directories = [home / "fused", *([Path(ready_made)] if ready_made else [])]
     for directory in directories:
         if _is_whole(directory / file_name(target)):
             return directory / file_name(target)
-    return build(directories[0], target)
+    return compile_kernel(directories[0], target)
 
 
 def best_target() -> str:
-    """What to compile for here: the kernel would be killed for an instruction that this CPU does not have."""
+    """Return what to compile for: an instruction that this CPU does not have would end the process."""
     if platform.machine() != "x86_64":
         return "native"
     flags = _cpu_lines("flags")
@@ -60,11 +62,11 @@ def best_target() -> str:
     raise UnavailableError(f"this CPU has no {', '.join(sorted(V3 - has))}")
 
 
-def build(directory: Path, target: str) -> Path:
-    """Compile the kernel into `directory`, unless it is there. It appears whole or not at all."""
+def compile_kernel(directory: Path, target: str) -> Path:
+    """Compile the kernel into `directory`, unless it is there, and return it. It appears whole or not at all."""
     directory.mkdir(parents=True, exist_ok=True)
     library = directory / file_name(target)
-    with _alone_in(directory):
+    with _locked(directory):
         if not _is_whole(library):
             _compile(library, target)
     return library
@@ -74,12 +76,13 @@ def _compile(library: Path, target: str) -> None:
     named = os.environ.get("CXX")
     compiler = next(filter(None, map(shutil.which, [named] if named else COMPILERS)), None)
     if compiler is None:
-        wanted = f"the compiler that CXX names, {named!r}," if named else "a C++ compiler (g++ or clang++)"
-        raise UnavailableError(f"{wanted} is not installed")
-    with tempfile.TemporaryDirectory(dir=library.parent, prefix=HALF_BUILT) as folder:
-        made = Path(folder).resolve() / "made.so"  # the compiler runs in another directory
+        missing = f"the compiler that CXX names, {named!r}," if named else "a C++ compiler (g++ or clang++)"
+        raise UnavailableError(f"{missing} is not installed")
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix=UNFINISHED) as folder:
+        # The compiler runs in another directory, so that the path is absolute.
+        made = Path(folder).resolve() / "made.so"
         command = [compiler, *_flags(target), "-o", str(made), SOURCE.name]
-        # A compiler's complaints are in the user's language, and in what encoding nobody knows.
+        # A compiler's messages are in the user's language, and in an unknown encoding.
         done = subprocess.run(
             command, cwd=SOURCE.parent, capture_output=True, encoding="utf-8", errors="backslashreplace"
         )
@@ -87,33 +90,36 @@ def _compile(library: Path, target: str) -> None:
             first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
             raise UnavailableError(f"{compiler} cannot compile it: {first}")
         listed = Path(folder) / "made.sha256"
-        listed.write_text(_listed(made, library.name), encoding="utf-8")
-        listed.replace(_list_of(library))  # first: a kernel without its hash is none
+        listed.write_text(_hash_line(made, library.name), encoding="utf-8")
+        # The hash comes first, as a kernel without one is not used.
+        listed.replace(_hash_path(library))
         made.replace(library)
 
 
 @contextlib.contextmanager
-def _alone_in(directory: Path) -> Iterator[None]:
-    """Wait until no other process builds there, and clear away what one left that was killed."""
+def _locked(directory: Path) -> Iterator[None]:
+    """Wait until no other process compiles there, and remove what one that was killed has left."""
     opened = os.open(directory, os.O_RDONLY)
     try:
         try:
             _lock(opened)
-        except OSError:  # some network file systems have no locks: both build then, and either's is whole
+        # Some network file systems have no locks. Two processes then compile at once, and each kernel is whole.
+        except OSError:
             yield
             return
-        for left_over in directory.glob(f"{HALF_BUILT}*"):
-            shutil.rmtree(left_over, ignore_errors=True)
+        for unfinished in directory.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
         yield
     finally:
         os.close(opened)
 
 
 def _lock(opened: int) -> None:
-    """Wait for another process that compiles there. UnavailableError where it takes far longer than compiling does."""
+    """Wait for another process that compiles there; UnavailableError where it takes far longer than compiling does."""
     for _ in range(LOCK_SECONDS):
         try:
-            return fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
         except BlockingIOError:
             time.sleep(1)
     raise UnavailableError(f"another process has been compiling it for {LOCK_SECONDS} s, and may be suspended")
@@ -121,31 +127,31 @@ def _lock(opened: int) -> None:
 
 def _is_whole(library: Path) -> bool:
     try:
-        return _list_of(library).read_text(encoding="utf-8") == _listed(library, library.name)
+        return _hash_path(library).read_text(encoding="utf-8") == _hash_line(library, library.name)
     except (OSError, UnicodeDecodeError):
         return False
 
 
-def _list_of(library: Path) -> Path:
-    """Where its hash stands, in the form that `sha256sum --check` reads."""
+def _hash_path(library: Path) -> Path:
     return library.with_name(f"{library.name}.sha256")
 
 
-def _listed(library: Path, name: str) -> str:
+def _hash_line(library: Path, name: str) -> str:
+    """Return the hash in the form that `sha256sum --check` reads."""
     return f"{sha256(library)}  {name}\n"
 
 
 def sha256(library: Path) -> str:
-    """What tells one compiled kernel from another, and so perhaps its last bits."""
+    """Return the SHA-256 of a compiled kernel: two that differ may differ in the last bits that they compute."""
     return hashlib.sha256(library.read_bytes()).hexdigest()
 
 
 def file_name(target: str) -> str:
-    """Changes with the source, the flags and, where the target is this very CPU, with that."""
-    decides = SOURCE.read_bytes() + " ".join(_flags(target)).encode()
+    """Return the kernel's file name, with a hash of the source, the flags and, for the target `native`, the CPU."""
+    hashed = SOURCE.read_bytes() + " ".join(_flags(target)).encode()
     if target == "native":
-        decides += "".join(sorted({*_cpu_lines("CPU"), *_cpu_lines("model name")})).encode()
-    return f"lenet5-{target}-{hashlib.sha256(decides).hexdigest()[:16]}.so"
+        hashed += "".join(sorted({*_cpu_lines("CPU"), *_cpu_lines("model name")})).encode()
+    return f"lenet5-{target}-{hashlib.sha256(hashed).hexdigest()[:16]}.so"
 
 
 def _flags(target: str) -> list[str]:
@@ -159,7 +165,7 @@ def _cpu_lines(start: str) -> list[str]:
 
 
 class Kernel:
-    """The compiled functions. Every argument that names memory is an address; nothing is checked here."""
+    """The compiled functions. Memory is passed as its address, and nothing is checked here."""
 
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
@@ -169,12 +175,11 @@ class Kernel:
         self.backward = self._declare("lenet5_backward", [pointer, number, pointer, pointer, pointer])
         self.tanh = self._declare("lenet5_tanh", [pointer, ctypes.c_int64, pointer])
 
-    def _declare(self, name: str, arguments: list, result: type | None = None):
-        function = getattr(self._library, name)
-        function.argtypes, function.restype = arguments, result
-        return function
+    def _declare(self, name: str, arguments: list[type], result: type | None = None) -> Callable[..., int]:
+        prototype = ctypes.CFUNCTYPE(result, *arguments)
+        return prototype((name, self._library))
 
 
 if __name__ == "__main__":
-    for wanted in sys.argv[2:]:
-        print(build(Path(sys.argv[1]), wanted))
+    for target_name in sys.argv[2:]:
+        print(compile_kernel(Path(sys.argv[1]), target_name))

@@ -4,7 +4,7 @@ import ctypes
 from pathlib import Path
 
 import torch
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from reproduce.studies.lenet5_mnist.network import LeNet5
 from reproduce.training.fused.library import PARAMETERS, Kernel
@@ -13,8 +13,8 @@ from reproduce.training.fused.library import PARAMETERS, Kernel
 class FusedLeNet5(LeNet5):
     """Images (n, 1, 32, 32), uint8 or float32 in [0, 1], to logits (n, 10), on a CPU, by one thread.
 
-    The state between forward and backward is kept once a network: a backward pass after another forward pass that also
-    records gradients raises RuntimeError. There is no gradient for the images.
+    A network keeps the state of one forward pass: backward after another forward pass that also records gradients
+    raises RuntimeError. There is no gradient for the images.
     """
 
     def __init__(self, library: Path) -> None:
@@ -24,7 +24,7 @@ class FusedLeNet5(LeNet5):
         self._passes = 0
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits for a batch of images."""
+        """Return the logits (n, 10) for a batch of images; ValueError for images of another shape or type."""
         if images.dtype not in (torch.uint8, torch.float32) or images.shape[1:] != (1, 32, 32) or not len(images):
             raise ValueError(
                 f"images are {images.dtype} {tuple(images.shape)}, expected uint8 or float32 (n, 1, 32, 32)"
@@ -34,11 +34,14 @@ class FusedLeNet5(LeNet5):
         images = images.contiguous()
         parameters = tuple(self.parameters())
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
-            return _Pass.apply(self, images, *parameters)
+            logits: torch.Tensor = _Pass.apply(self, images, *parameters)  # type: ignore[no-untyped-call]
+            return logits
         self._scratch = self._room(self._scratch, 1)
         return self._logits(images, parameters, self._scratch, keep=False)
 
-    def _logits(self, images: torch.Tensor, parameters: tuple, tape: torch.Tensor, keep: bool) -> torch.Tensor:
+    def _logits(
+        self, images: torch.Tensor, parameters: tuple[torch.Tensor, ...], tape: torch.Tensor, keep: bool
+    ) -> torch.Tensor:
         logits = torch.empty(len(images), 10)
         self._kernel.forward(
             images.data_ptr(), images.dtype == torch.uint8, len(images), _addresses(parameters), tape.data_ptr(), keep,
@@ -47,23 +50,32 @@ class FusedLeNet5(LeNet5):
         return logits
 
     def _room(self, tape: torch.Tensor, samples: int) -> torch.Tensor:
-        """That memory, or more of it; kept from step to step, as fresh pages cost as much as a tenth of the step."""
+        """Return that memory, or more. It is kept, as fresh pages would cost a tenth of a step's time."""
         needed = self._kernel.tape_bytes(samples)
         return tape if len(tape) >= needed else torch.empty(needed, dtype=torch.uint8)
 
 
+class _Context(FunctionCtx):
+    network: FusedLeNet5
+    number: int
+    saved_tensors: tuple[torch.Tensor, ...]
+
+
 class _Pass(torch.autograd.Function):
     @staticmethod
-    def forward(context, network: FusedLeNet5, images: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+    def forward(
+        context: _Context, network: FusedLeNet5, images: torch.Tensor, *parameters: torch.Tensor
+    ) -> torch.Tensor:
         network._tape = network._room(network._tape, len(images))
         network._passes += 1
         context.network, context.number = network, network._passes
-        context.save_for_backward(*parameters)  # backward raises if they were changed in between
+        # Backward raises where they were changed in between.
+        context.save_for_backward(*parameters)
         return network._logits(images, parameters, network._tape, keep=True)
 
     @staticmethod
-    @once_differentiable
-    def backward(context, gradient: torch.Tensor) -> tuple:
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(context: _Context, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         network, parameters = context.network, context.saved_tensors
         if context.number != network._passes:
             raise RuntimeError("backward after another forward pass: the fused engine keeps the last one only")
@@ -75,8 +87,8 @@ class _Pass(torch.autograd.Function):
         return (None, None, *gradients)
 
 
-def _addresses(tensors: tuple) -> ctypes.Array:
-    """The addresses of ten contiguous float32 tensors on the CPU, as the kernel's structs hold them."""
+def _addresses(tensors: tuple[torch.Tensor, ...]) -> ctypes.Array[ctypes.c_void_p]:
+    """Return the addresses of ten contiguous float32 tensors on the CPU, as the kernel's structs have them."""
     for tensor in tensors:
         if tensor.dtype != torch.float32 or tensor.device.type != "cpu" or not tensor.is_contiguous():
             raise ValueError(f"the fused engine computes in float32 on a CPU, got {tensor.dtype} on {tensor.device}")

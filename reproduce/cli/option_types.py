@@ -1,0 +1,261 @@
+"""The types of the command line's options. The word `paper` stands for what the paper did.
+
+Each value is checked before any work: MLflow passes parameters on as text and checks none.
+"""
+
+import difflib
+import functools
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Generic, TypeVar
+from urllib.parse import urlsplit
+
+import click
+
+from reproduce import paths
+from reproduce.errors import shown
+from reproduce.study.trial import (
+    MAX_EPOCHS,
+    MAX_RATE,
+    MAX_SEED,
+    MAX_STEPS,
+    MIN_RATE,
+    SIZES,
+)
+
+PAPER = "paper"
+AUTO = "auto"
+LOCAL = "local"
+PROPOSED = "proposed"
+MAX_IMAGES = max(SIZES.values())
+# On one machine each trial that runs is a process of 0.7 GiB.
+MAX_JOBS = 1000
+# Of a list.
+MAX_VALUES = 1000
+# MLflow cuts a parameter that has more characters.
+MAX_TEXT = 6000
+# int() and float() also take 1_0, and the digits of every script.
+WHOLE = re.compile(r"[0-9]{1,30}")
+HOST_NAME = re.compile(r"[A-Za-z0-9._:%-]{1,255}")
+REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+T = TypeVar("T")
+Parsed = TypeVar("Parsed", int, float)
+
+
+class RefusedError(ValueError):
+    """Why a value is refused, in words that say more than what was expected of its kind."""
+
+
+class OrWord(click.ParamType[T | None, object], Generic[T]):
+    """A value of some kind, or a word, `paper` as a rule, which becomes None.
+
+    Args:
+        name: what stands for the value in the help.
+        expected: what a message says was expected.
+        parse: makes the value of the text; ValueError or RefusedError where it cannot.
+        word: the word; None where there is none.
+    """
+
+    def __init__(self, name: str, expected: str, parse: Callable[[str], T], word: str | None = PAPER) -> None:
+        self.name, self.expected, self.parse, self.word = name, expected, parse, word
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> T | None:
+        """Return the parsed value, or None for the word."""
+        if value == self.word:
+            return None
+        text = str(value)
+        expected = self.expected if self.word is None else f"{self.expected}, or the word {self.word}"
+        try:
+            return self.parse(text)
+        except RefusedError as refusal:
+            self.fail(f"got {shown(text)}, {refusal}; expected {expected}", param, ctx)
+        # RuntimeError is raised for the home of nobody, as in ~nobody/x.
+        except (ValueError, OSError, RuntimeError):
+            self.fail(f"got {shown(text)}, expected {expected}", param, ctx)
+
+
+class Named(click.Choice[str]):
+    """One of some names; a wrong one is answered with the nearest."""
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name as it is."""
+        text = str(value)
+        if text not in self.choices:
+            expected = f"expected one of {', '.join(self.choices)}{nearest(text, self.choices)}"
+            self.fail(f"got {shown(text)}, {expected}", param, ctx)
+        return text
+
+
+class Switch(click.ParamType[bool, object]):
+    """A switch that MLflow can pass on, as the text true or false."""
+
+    name = "true|false"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> bool:
+        """Return the answer. Click's own type would take an empty text for a no."""
+        if value not in ("true", "false", True, False):
+            self.fail(f"got {shown(str(value))}, expected true or false", param, ctx)
+        return value in ("true", True)
+
+
+def nearest(text: str, known: Iterable[str]) -> str:
+    """Return the end of a message that offers the nearest of what is known; empty where nothing is near."""
+    near = difflib.get_close_matches(text[:100], list(known), n=1)
+    return f", did you mean {near[0]}?" if near else ""
+
+
+def _whole(low: int, high: int, text: str) -> int:
+    if not WHOLE.fullmatch(text) or not low <= int(text) <= high:
+        raise ValueError
+    return int(text)
+
+
+def _real(text: str, low: float, high: float, low_included: bool = True, high_included: bool = True) -> float:
+    number = float(text) if REAL.fullmatch(text) else float("nan")
+    # A text that is no number is none of these.
+    if not (low < number < high or (low_included and number == low) or (high_included and number == high)):
+        raise ValueError
+    return number
+
+
+def _rate(text: str) -> float:
+    return _real(text, MIN_RATE, MAX_RATE)
+
+
+def _list(parse: Callable[[str], Parsed], text: str) -> tuple[Parsed, ...]:
+    parts = text.split(",")
+    if len(parts) > MAX_VALUES:
+        raise RefusedError(f"which are {len(parts)}, more than {MAX_VALUES}")
+    return _check_length(tuple(parse(part.strip()) for part in parts))
+
+
+def _check_length(values: tuple[Parsed, ...]) -> tuple[Parsed, ...]:
+    length = len(",".join(map(str, values)))
+    if length > MAX_TEXT:
+        raise RefusedError(f"which is a text of {length} characters, where MLflow records {MAX_TEXT} of a parameter")
+    return values
+
+
+def _address(text: str) -> str:
+    # The port is checked as it is read. Credentials are refused, as the address is recorded and on the page.
+    found = urlsplit(text)
+    if found.scheme not in ("http", "https") or not found.hostname or found.port == 0 or "@" in found.netloc:
+        raise ValueError
+    if not (text.isascii() and text.isprintable()) or set(text) & set(" \"'<>\\"):
+        raise ValueError
+    return text.rstrip("/")
+
+
+def _rates_or_proposed(text: str) -> tuple[float, ...] | str:
+    return PROPOSED if text == PROPOSED else _list(_rate, text)
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        start = _whole(0, MAX_SEED, first)
+        end = _whole(0, MAX_SEED, last) if dash else start
+        if end < start:
+            raise RefusedError(f"of which {start}-{end} runs backwards")
+        if len(seeds) + end - start >= MAX_VALUES:
+            raise RefusedError(f"which are more than {MAX_VALUES}")
+        seeds += range(start, end + 1)
+    return _check_length(tuple(seeds))
+
+
+def _seeds_or_paper(text: str) -> tuple[int, ...] | str:
+    return PAPER if text == PAPER else _seeds(text)
+
+
+def _path(text: str) -> Path:
+    # MLflow could not record what is not UTF-8.
+    text.encode()
+    if not text.strip() or "\0" in text:
+        raise ValueError
+    return Path(text).expanduser()
+
+
+def _data_dir(text: str) -> Path:
+    path = _path(text)
+    if (why := paths.why_no_data(path)) is not None:
+        raise RefusedError(f"but {why}")
+    return path
+
+
+def _output_dir(text: str) -> Path:
+    path = _path(text)
+    if path.exists() and not path.is_dir():
+        raise RefusedError("which is a file")
+    return path
+
+
+def _host(text: str) -> str:
+    if not HOST_NAME.fullmatch(text):
+        raise ValueError
+    return text
+
+
+def _ray_address(text: str) -> str:
+    if text == LOCAL:
+        return text
+    if "://" in text:
+        raise RefusedError("which is that of Ray's client or dashboard")
+    # The port is checked as it is read.
+    found = urlsplit(f"//{text}")
+    if not found.hostname or not found.port or found.netloc != text or "@" in text:
+        raise ValueError
+    if not HOST_NAME.fullmatch(found.hostname):
+        raise ValueError
+    return text
+
+
+def _count(name: str, high: int, word: str | None = PAPER) -> OrWord[int]:
+    return OrWord(name, f"a whole number from 1 to {high}", functools.partial(_whole, 1, high), word)
+
+
+# The option types, by what they hold.
+EPOCHS = _count("count", MAX_EPOCHS)
+IMAGES = _count("count", MAX_IMAGES)
+INTERVAL = _count("count", MAX_STEPS)
+JOBS = _count("count", MAX_JOBS, word=AUTO)
+PORT = _count("port", 65535, word=None)
+# One image is left to train on.
+HELD_OUT = _count("count", MAX_IMAGES - 1, word="none")
+RATE_RANGE = f"{MIN_RATE:g} to {MAX_RATE:g}"
+RATE = OrWord("rate", f"a number from {RATE_RANGE}", _rate)
+FRACTION = OrWord(
+    "fraction", "a number between 0 and 1",
+    functools.partial(_real, low=0.0, high=1.0, low_included=False, high_included=False),
+)  # fmt: skip
+SMOOTHING = OrWord(
+    "factor", "a number from 0 to below 1", functools.partial(_real, low=0.0, high=1.0, high_included=False)
+)
+RATES_EXPECTED = f"numbers from {RATE_RANGE} with commas between, as 1e-3,3e-4"
+RATES = OrWord("rates", RATES_EXPECTED, functools.partial(_list, _rate))
+OWN_RATES = OrWord("rates", f"{RATES_EXPECTED}, the word proposed", _rates_or_proposed)
+FACTOR = OrWord(
+    "factor", f"a number above 1, at most {MAX_RATE:g}",
+    functools.partial(_real, low=1.0, high=MAX_RATE, low_included=False), word="none",
+)  # fmt: skip
+STEPS = OrWord(
+    "steps", f"rising whole numbers from 1 to {MAX_STEPS} with commas between",
+    functools.partial(_list, functools.partial(_whole, 1, MAX_STEPS)),
+)  # fmt: skip
+DATA_DIR = OrWord("directory", paths.DATA_EXPECTED, _data_dir, word="none")
+PLACE = OrWord("directory", "a directory, there or not", _output_dir, word=None)
+HOST = OrWord("host", "a name or an address", _host, word=None)
+RAY_ADDRESS = OrWord(
+    "address", f"HOST:PORT of a Ray cluster's head, as 10.0.0.1:6379, the word {LOCAL}", _ray_address, word=AUTO
+)
+PART_OF_GPU = OrWord(
+    "part", "a number above 0, at most 1", functools.partial(_real, low=0.0, high=1.0, low_included=False), word=None
+)
+SEEDS_EXPECTED = f"at most {MAX_VALUES} whole numbers from 0 to {MAX_SEED}, as 0,1,2 or 0-4"
+SEEDS = OrWord("seeds", SEEDS_EXPECTED, _seeds)
+EVERY_SEED = OrWord("seeds", f"{SEEDS_EXPECTED}, the word {PAPER}", _seeds_or_paper, word="all")
+UI_URL = OrWord("address", "an address without credentials, as http://127.0.0.1:5000", _address, word="none")
+SWITCH = Switch()

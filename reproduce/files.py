@@ -1,0 +1,32 @@
+"""Files written whole or not at all, and their SHA-256."""
+
+import hashlib
+import os
+import uuid
+from pathlib import Path
+
+
+def file_sha256(path: Path) -> str | None:
+    """Return the SHA-256 of a file, None where no regular file is there."""
+    # A pipe would be waited at without an end.
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that it holds all of `content` or what it held before, whatever interrupts.
+
+    The file has the permissions that the umask leaves.
+    """
+    whole = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        with whole.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        whole.replace(path)
+    except BaseException:
+        whole.unlink(missing_ok=True)
+        raise
