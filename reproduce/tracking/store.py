@@ -31,6 +31,8 @@ from reproduce.tracking.writer import RunWriter
 OPENING_SECONDS = 10
 # For a server or a database to take a connection, for the drivers that know a `connect_timeout`.
 CONNECT_SECONDS = 5
+# For a server to answer its first request.
+ANSWER_SECONDS = 10
 DRIVERS_WITH_TIMEOUT = ("psycopg2", "psycopg", "mysqldb", "pymysql")
 # To wait for another command of this home that opens the store.
 LOCK_SECONDS = 120
@@ -183,7 +185,7 @@ def _reach(uri: str) -> None:
     if uri.startswith(("http://", "https://")):
         # A server whose certificate is not trusted is there. MLflow has settings for what to trust.
         with suppress(requests.exceptions.SSLError):
-            requests.head(uri, timeout=(CONNECT_SECONDS, OPENING_SECONDS), allow_redirects=False)
+            requests.head(uri, timeout=(CONNECT_SECONDS, ANSWER_SECONDS), allow_redirects=False)
     elif uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES:
         driver = sqlalchemy.make_url(uri).get_driver_name()
         arguments = {"connect_timeout": CONNECT_SECONDS} if driver in DRIVERS_WITH_TIMEOUT else {}

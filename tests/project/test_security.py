@@ -44,6 +44,7 @@ for command in (%r, %r):
 
 
 @needs("git")
+@pytest.mark.system
 def test_no_secret_of_the_environment_is_recorded_or_printed(own_home, tmp_path, empty_database):
     """A sweep and a report for real, started by a script in a checkout whose origin has a token in its address."""
     secret = uuid.uuid4().hex  # not a word, as the changes to this very file are recorded too
@@ -143,6 +144,7 @@ def test_the_bill_of_materials_is_valid_and_lists_what_is_installed(tmp_path):
     assert str(ROOT) not in text
 
 
+@pytest.mark.system
 def test_the_ui_listens_on_this_machine_only(tmp_path, empty_database):
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     with socket.socket() as probe:

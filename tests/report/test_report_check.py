@@ -31,17 +31,18 @@ def test_a_report_can_be_made_again_from_its_own_record_without_the_store(finish
     assert build.check(written) == {}
 
 
-@pytest.mark.parametrize("name", ["summary.csv", "summary.json", "report.md", "index.html", "environment.json"])
-def test_a_falsified_file_is_found_even_if_the_crate_was_made_to_agree(written, name):
-    text = (written / name).read_text()
-    place = next(index for index, letter in enumerate(text) if letter.isdigit())
-    (written / name).write_text(f"{text[:place]}{9 - int(text[place])}{text[place + 1 :]}")
-    assert build.check(written) == {name: "changed"}
+def test_falsified_files_are_found_even_if_the_crate_was_made_to_agree(written):
+    names = ["summary.csv", "summary.json", "report.md", "index.html", "environment.json"]
     graph = (written / crate.METADATA).read_text()
-    graph = graph.replace(hashlib.sha256(text.encode()).hexdigest(),
-                          hashlib.sha256((written / name).read_bytes()).hexdigest())  # fmt: skip
+    for name in names:
+        text = (written / name).read_text()
+        place = next(index for index, letter in enumerate(text) if letter.isdigit())
+        (written / name).write_text(f"{text[:place]}{9 - int(text[place])}{text[place + 1 :]}")
+        graph = graph.replace(hashlib.sha256(text.encode()).hexdigest(),
+                              hashlib.sha256((written / name).read_bytes()).hexdigest())  # fmt: skip
+    assert build.check(written) == dict.fromkeys(names, "changed")
     (written / crate.METADATA).write_text(graph)
-    assert build.check(written) == {name: "changed"}
+    assert build.check(written) == dict.fromkeys(names, "changed")
 
 
 def test_a_falsified_run_is_found(written):

@@ -31,8 +31,8 @@ def test_a_store_works_in_a_folder_of_any_name_and_leaves_nothing_outside(tmp_pa
     mlflow.set_tracking_uri(None)
 
 
-@pytest.mark.parametrize("name", ["a b", "é%20"])
-def test_a_new_store_is_made_whole_in_a_folder_of_any_name(tmp_path, monkeypatch, name):
+def test_a_new_store_is_made_whole_in_a_folder_of_any_name(tmp_path, monkeypatch):
+    name = "a é%20"
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / name)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

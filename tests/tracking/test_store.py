@@ -67,7 +67,8 @@ def test_a_store_that_another_command_opens_is_not_waited_for_without_end(store,
 
 
 def test_a_server_that_never_answers_is_asked_once_and_then_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking_store, "OPENING_SECONDS", 0.5)
+    monkeypatch.setattr(tracking_store, "OPENING_SECONDS", 0)
+    monkeypatch.setattr(tracking_store, "ANSWER_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(UserError) as refused:
