@@ -89,11 +89,11 @@ def of_study(uri: str) -> dict[str, float]:
 def sentences(study: dict[str, float]) -> str:
     """What a study took, as Markdown."""
     return (
-        f"`reproduce main` trained {study['trials']} trials, two at once on two cores, and recorded them in SQLite, while "
-        f"other programs ran too: {study['trials_per_hour']:.0f} trials per hour, with {study['training']:.0f} s of "
+        f"`reproduce main` trained {study['trials']} trials, two at once on two cores, and recorded them in SQLite, "
+        f"while other programs ran too: {study['trials_per_hour']:.0f} trials per hour, with {study['training']:.0f} s of "
         f"training in the median trial. Recording took {study['tracking']:.1%} of the training time. Cores waited "
-        f"{study['executor']:.1%} of the training time for their next trial, {study['gap']:.2f} s in the median. A trial "
-        f"leaves {study['mebibytes']:.1f} MiB of artifacts. Measured by `bench/scaling.py STORE` on the store behind "
+        f"{study['executor']:.1%} of the training time for their next trial, {study['gap']:.2f} s in the median. "
+        f"A trial leaves {study['mebibytes']:.1f} MiB of artifacts. Measured by `bench/scaling.py STORE` on the store behind "
         "report/reference.\n"
     )
 
@@ -116,8 +116,8 @@ def table(record: dict) -> str:
     requests = store["requests_a_trial"] + PAPERS_EPOCHS * store["requests_an_epoch"]
     sentence = (
         f"A trial of {PAPERS_EPOCHS} epochs sends {requests:.0f} requests to the tracking server, "
-        f"{store['requests_an_epoch']:.0f} for each epoch and the others once. It leaves {store['files']:.0f} files. On "
-        "this machine, one server with two workers on PostgreSQL recorded the metrics of "
+        f"{store['requests_an_epoch']:.0f} for each epoch and the others once. It leaves {store['files']:.0f} files. "
+        "On this machine, one server with two workers on PostgreSQL recorded the metrics of "
         f"{store['writes_a_second']:.0f} epochs per second from {shared_store.WRITERS} writers at once. For one reader "
         f"it found {store['searches_a_second']:.0f} trials per second by cache key, or listed "
         f"{store['runs_a_second']:.0f} runs per second, or returned {store['histories_a_second']:.0f} metric histories "
