@@ -90,11 +90,11 @@ def sentences(study: dict[str, float]) -> str:
     """What a study took, as Markdown."""
     return (
         f"`reproduce main` trained {study['trials']} trials, two at once on two cores, and recorded them in SQLite, "
-        f"while other programs ran too: {study['trials_per_hour']:.0f} trials per hour, with {study['training']:.0f} s of "
-        f"training in the median trial. Recording took {study['tracking']:.1%} of the training time. Cores waited "
+        f"while other programs ran too: {study['trials_per_hour']:.0f} trials per hour, with {study['training']:.0f} s "
+        f"of training in the median trial. Recording took {study['tracking']:.1%} of the training time. Cores waited "
         f"{study['executor']:.1%} of the training time for their next trial, {study['gap']:.2f} s in the median. "
-        f"A trial leaves {study['mebibytes']:.1f} MiB of artifacts. Measured by `bench/scaling.py STORE` on the store behind "
-        "report/reference.\n"
+        f"A trial leaves {study['mebibytes']:.1f} MiB of artifacts. Measured by `bench/scaling.py STORE` on the "
+        "store behind report/reference.\n"
     )
 
 

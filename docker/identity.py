@@ -19,7 +19,7 @@ NOT_CONTENT = {"__pycache__", "image.json"}
 
 
 def contents() -> list[str]:
-    """Return what the image contains, a line each: Debian's packages, Python's, and files of checkout, data and kernel."""
+    """Return what the image contains, a line each: packages of Debian and Python, files of checkout, data, kernel."""
     debian = subprocess.run(["dpkg-query", "-W"], capture_output=True, text=True, check=True).stdout.splitlines()
     python = [f"{found.name}=={found.version}" for found in distributions()]
     files = [path for folder in (ROOT, *BROUGHT) for path in folder.rglob("*") if path.is_file()]

@@ -290,7 +290,7 @@ def test_what_mlflow_would_cut_off_is_refused(monkeypatch, capsys, tmp_path, opt
     monkeypatch.chdir(tmp_path)
     code, printed = typed(monkeypatch, capsys, "sweep", option, value)
     assert code == 2
-    assert f"which is a text of {length} characters, where MLflow records 6000 of a parameter; expected " in printed
+    assert f"which has {length} characters, but MLflow records at most 6000 of a parameter; expected " in printed
     assert list(tmp_path.iterdir()) == []
 
 
