@@ -4,6 +4,7 @@ import functools
 import os
 import shutil
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -47,10 +48,13 @@ def whole_mnist(mnist_cache):
 @pytest.fixture
 def own_home(mnist_cache, tmp_path) -> Path:
     """A home of the test's own that shares the checked data."""
-    home = tmp_path / "home"
-    (home / "data").mkdir(parents=True)
-    shutil.copytree(mnist_cache / "data" / "mnist", home / "data" / "mnist", copy_function=os.link)
-    return home
+    return home_in(tmp_path, mnist_cache)
+
+
+def home_in(folder: Path, cache: Path) -> Path:
+    (folder / "home" / "data").mkdir(parents=True)
+    shutil.copytree(cache / "data" / "mnist", folder / "home" / "data" / "mnist", copy_function=os.link)
+    return folder / "home"
 
 
 @pytest.fixture
@@ -77,33 +81,53 @@ def empty_database(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
-def store(own_home, tmp_path, empty_database, monkeypatch):
-    """A tracking store of the test's own, with its artifacts beside it."""
+@contextmanager
+def opened(folder: Path, home: Path):
+    """The store in that folder, which is the current one meanwhile."""
     import mlflow
 
     from reproduce.tracking.store import open_store
 
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    yield open_store(own_home, f"sqlite:///{tmp_path}/mlflow.db")
-    mlflow.set_tracking_uri(None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield open_store(home, f"sqlite:///{folder}/mlflow.db")
+        mlflow.set_tracking_uri(None)
 
 
 @pytest.fixture
-def trials(paper):
+def store(own_home, tmp_path, empty_database):
+    """A tracking store of the test's own, with its artifacts beside it."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    with opened(tmp_path, own_home) as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def trials():
     """A range test and one trial each of StepLR and MultiStepLR, small."""
     from reproduce.study import planning
+    from reproduce.study.schema import load_paper
 
     config = small_config(learning_rates=(6e-4,), schedulers=("step", "multistep"))
-    return planning.range_tests(paper, config) + planning.trials(paper, config)
+    return planning.range_tests(load_paper(), config) + planning.trials(load_paper(), config)
+
+
+@pytest.fixture(scope="session")
+def finished_study(tmp_path_factory, mnist_cache, empty_database, trials):
+    """A folder in which those three are trained and recorded, once for all tests; no test writes to it."""
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copy(empty_database, folder / "mlflow.db")
+    with opened(folder, home_in(folder, mnist_cache)) as store:
+        return folder, *run(store, trials)
 
 
 @pytest.fixture
-def finished(store, trials):
-    """Those three, trained and recorded."""
-    parent_id, done = run(store, trials)
-    return store, parent_id, done
+def finished(finished_study, own_home, tmp_path):
+    """A copy of that, of the test's own: the store, the parent run's id, and what became of the trials."""
+    folder, parent_id, done = finished_study
+    shutil.copytree(folder, tmp_path, ignore=shutil.ignore_patterns("data"), dirs_exist_ok=True)
+    with opened(tmp_path, own_home) as store:
+        yield store, parent_id, list(done)
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,8 @@ NOT_WEAK = "no"
 CURVE_FILE = "curve.csv"
 # Over how many ranks a trial was split. Without this tag it was one process.
 RANKS = "environment.ranks"
+# In ms since 1970.
+LAST_REUSED_AT = "last_reused_at"
 # The kinds of run that hold a trial.
 RANGE_TEST, TRIAL = "range_test", "trial"
 # Up to so many trials are searched one by one. For more it is faster to list all runs, 1,000 in a request.
@@ -67,6 +69,11 @@ def proposal_tags(proposal: Suggestion, smoothing: float) -> dict[str, str]:
         PROPOSED: repr(proposal.learning_rate) if proposal else str(proposal),
         WEAK_GROUND: proposal.weak or NOT_WEAK if proposal else NOT_WEAK,
     }
+
+
+def _last_used_at(run: Run) -> int:
+    """Return when a command trained or reused the run last, in ms."""
+    return int(run.data.tags.get(LAST_REUSED_AT, run.info.start_time))
 
 
 def _read_proposal(run: Run) -> RecordedProposal:
@@ -135,15 +142,15 @@ class RunReader:
         return {trial: result for trial, result in read.items() if result is not None}
 
     def newest_proposal(self, like: Trial) -> RecordedProposal | None:
-        """Return what the newest finished range test of the same data, optimizer, batch size and seed proposes.
+        """Return what the range test of the same data, optimizer, batch size and seed that was used last proposes.
 
-        Its ramp and engine may differ. None where there is no such run.
+        That is the one that a command trained or reused last. Its ramp and engine may differ. None where there is no
+        such run.
         """
         same = {key: str(getattr(like, key)) for key in ("dataset", "train_size", "optimizer", "batch_size", "seed")}
-        for run in self.client.search_runs("tags.kind = 'range_test'"):
-            if is_finished(run) and same.items() <= run.data.params.items():
-                return _read_proposal(run)
-        return None
+        runs = self.client.search_runs("tags.kind = 'range_test'")
+        finished = [run for run in runs if is_finished(run) and same.items() <= run.data.params.items()]
+        return _read_proposal(max(finished, key=_last_used_at)) if finished else None
 
     def seeds(self) -> tuple[int, ...]:
         """Return the seeds of all finished trials, in rising order."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
+import requests
 import sqlalchemy
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
@@ -28,7 +29,7 @@ from reproduce.tracking.writer import RunWriter
 
 # To wait for a store when a command starts. What takes longer is likely a wrong address.
 OPENING_SECONDS = 10
-# For a database to take a connection, for the drivers that know a `connect_timeout`.
+# For a server or a database to take a connection, for the drivers that know a `connect_timeout`.
 CONNECT_SECONDS = 5
 DRIVERS_WITH_TIMEOUT = ("psycopg2", "psycopg", "mysqldb", "pymysql")
 # To wait for another command of this home that opens the store.
@@ -90,7 +91,7 @@ def open_store(home: Path, uri: str | None = None, command: str | None = None, t
     with _lock_home(home) as home_id:
         try:
             if file is None:
-                client.call(_reach_database, uri)
+                client.call(_reach, uri)
             elif os.path.lexists(file):
                 local_store.check_file(file)
                 client.call(relocation.relocate, file, home)
@@ -177,9 +178,13 @@ def _explain(uri: str, error: Exception) -> UserError:
     return UserError(f"{why}: {suggest_for_store(shown_uri, error)}")
 
 
-def _reach_database(uri: str) -> None:
-    """Connect to a database once, to see whether it is there: MLflow itself tries for minutes, without a word."""
-    if uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES:
+def _reach(uri: str) -> None:
+    """Ask a server or a database once whether it is there: MLflow itself tries for minutes, without a word."""
+    if uri.startswith(("http://", "https://")):
+        # A server whose certificate is not trusted is there. MLflow has settings for what to trust.
+        with suppress(requests.exceptions.SSLError):
+            requests.head(uri, timeout=(CONNECT_SECONDS, OPENING_SECONDS), allow_redirects=False)
+    elif uri.partition(":")[0].partition("+")[0] in DATABASE_ENGINES:
         driver = sqlalchemy.make_url(uri).get_driver_name()
         arguments = {"connect_timeout": CONNECT_SECONDS} if driver in DRIVERS_WITH_TIMEOUT else {}
         sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool, connect_args=arguments).connect().close()

@@ -56,6 +56,8 @@ def describe_error(error: BaseException) -> str:
 def _system_message(error: object) -> str | None:
     """Return what the system said of a connection that failed, deep inside the libraries' own errors."""
     while isinstance(error, BaseException):
+        if isinstance(error, requests.Timeout):
+            return "no answer in time"
         if isinstance(error, OSError) and error.strerror:
             return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
         inner = getattr(error, "reason", None) or next(iter(error.args), None)

@@ -56,9 +56,9 @@ class RunWriter:
         return str(made.info.run_id)
 
     def mark_reused(self, run: Run, parent_id: str) -> None:
-        """Record in a finished run how often other commands reused it, and which did last."""
-        times = int(run.data.tags.get("times_reused", 0)) + 1
-        tags = {"times_reused": str(times), "last_reused_by": parent_id}
+        """Record in a finished run how often other commands reused it, and which did last, and when, in ms."""
+        times, now = int(run.data.tags.get("times_reused", 0)) + 1, int(time.time() * 1000)
+        tags = {"times_reused": str(times), "last_reused_by": parent_id, reader.LAST_REUSED_AT: str(now)}
         self.client.set_tags(run.info.run_id, tags)
 
     def open_trial(self, trial: Trial, cache_key: str, parent_id: str) -> tuple[str, bool]:

@@ -60,11 +60,22 @@ def any_page(request):
     return {"made up": WHOLE, "archived": ARCHIVED}[request.param]
 
 
+@pytest.fixture(scope="session")
+def report_written_once(finished_study, tmp_path_factory):
+    """The report on the three runs, of which each test gets a copy."""
+    from reproduce.study.schema import load_paper
+    from reproduce.tracking.store import open_store
+
+    folder, _, _ = finished_study
+    output = tmp_path_factory.mktemp("report") / "output"
+    write_report(open_store(folder / "home", f"sqlite:///{folder}/mlflow.db"), load_paper(), output)
+    return output
+
+
 @pytest.fixture
-def written(finished, paper, tmp_path):
-    """The report on the three runs."""
-    write_report(finished[0], paper, tmp_path / "output")
-    return tmp_path / "output"
+def written(report_written_once, tmp_path):
+    """The report on the three runs, a copy of the test's own."""
+    return Path(shutil.copytree(report_written_once, tmp_path / "output"))
 
 
 @pytest.fixture

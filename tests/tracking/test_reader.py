@@ -5,9 +5,10 @@ import time
 
 import numpy as np
 import pytest
-from mlflow.entities import Metric
+from mlflow.entities import Metric, Param
 
-from helpers.small import run
+from helpers.small import run, small_config
+from reproduce.study import planning
 from reproduce.tracking import local_store, reader, retrying_client
 
 
@@ -19,6 +20,22 @@ def test_runs_are_found_on_every_page_of_every_page_of_experiments(store, monkey
         made.add(store.writer.create_run({"kind": "trial", "wanted": "yes"}, "a trial"))
     found = [run.info.run_id for run in store.client.search_runs("tags.wanted = 'yes'")]
     assert (len(found), set(found)) == (5, made)
+
+
+def test_the_proposal_is_that_of_the_range_test_trained_or_reused_last(store, paper):
+    (test,) = planning.range_tests(paper, small_config())
+    params = [Param(key, str(value)) for key, value in test.model_dump(exclude={"schedule"}).items()]
+    made = {}
+    for rate in (1e-3, 2e-3):
+        tags = {"kind": "range_test", "outcome": "finished", "specification": str(rate)}
+        run_id = store.writer.create_run(tags | {"proposed_learning_rate": str(rate)}, "a range test")
+        store.mlflow.log_batch(run_id, [Metric(name, 1.0, 0, 1) for name in ("train_loss", "learning_rate")], params)
+        store.mlflow.set_terminated(run_id)
+        made[rate] = store.mlflow.get_run(run_id)
+        time.sleep(0.002)
+    assert store.reader.newest_proposal(test).learning_rate == 2e-3
+    store.writer.mark_reused(made[1e-3], "a command")
+    assert store.reader.newest_proposal(test).learning_rate == 1e-3
 
 
 @pytest.mark.parametrize("by_name", [0, 100], ids=["read through", "by name"])

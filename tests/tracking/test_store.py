@@ -1,6 +1,7 @@
 """A store is opened: made once, whole, and only where a command can record in it."""
 
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -63,6 +64,22 @@ def test_a_store_that_another_command_opens_is_not_waited_for_without_end(store,
     assert str(refused.value) == (
         f"another command of {store.home} is opening its store, and has been for 0 s: end it if it is suspended"
     )
+
+
+def test_a_server_that_never_answers_is_asked_once_and_then_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking_store, "OPENING_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(UserError) as refused:
+            open_store(tmp_path / "home", uri)
+        asked, _ = silent.accept()
+        with asked:
+            assert asked.recv(6) == b"HEAD /"
+        silent.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+    assert str(refused.value).startswith(f"the tracking store {uri} does not answer (no answer in time): start it, or ")
+    mlflow.set_tracking_uri(None)
 
 
 def test_artifacts_that_nobody_may_write_end_a_command_before_it_trains(store, tmp_path):
