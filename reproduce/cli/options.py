@@ -66,8 +66,8 @@ OPTION: dict[str, click.Option] = {
     "learning_rates": _option(
         "--learning-rates", OWN_RATES,
         "Initial rates (max_lr for onecycle). The paper uses 0.6,6e-4,6e-6, and without a schedule 0.06,6e-5,6e-6. "
-        "proposed is the rate that the last trained or reused range test of the same optimizer, data and seed proposes, "
-        "ten times that rate, and a tenth of it.",
+        "proposed is the rate that the last trained or reused range test of the same optimizer, data and seed "
+        "proposes, ten times that rate, and a tenth of it.",
     ),
     "grid_rates": _option("--learning-rates", RATES, "The grid's rates, by default half-decades from 1e-6 to 0.1."),
     "validation_size": _option("--validation-size", HELD_OUT, "Hold out this many of the last training images, and "

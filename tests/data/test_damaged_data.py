@@ -114,7 +114,7 @@ def test_a_gz_that_is_damaged_anywhere_is_never_taken(few, tmp_path, junk, at, c
     with pytest.raises(UserError) as refused:
         prepared(home, named)
     told = str(refused.value)
-    assert re.match(rf"{re.escape(str(named / name))}.gz (is not the file it should be|cannot be read)", told)
+    assert re.match(rf"{re.escape(str(named / name))}.gz (is not the right file|cannot be read)", told)
     assert "\n" not in told
     assert list(home.iterdir()) == []
 
