@@ -62,7 +62,7 @@ def main() -> None:
 
 @study_command(cli, "main")
 def main_command(request: Request) -> int:
-    """Run the whole study: the range test, all models and the report."""
+    """Run the range test, train all models and write the report."""
     paper = load_paper()
     output_folder.check_output(request.options.output)
 
@@ -79,7 +79,7 @@ def main_command(request: Request) -> int:
 
 @study_command(cli, "range_test")
 def range_test_command(request: Request) -> int:
-    """Run the learning-rate range test: raise the rate step by step, and propose a rate."""
+    """Raise the learning rate step by step, and propose a rate."""
     paper = load_paper()
     own = request.with_config(range_test_epochs=request.config.epochs, epochs=None)
 
@@ -91,13 +91,13 @@ def range_test_command(request: Request) -> int:
 
 @study_command(cli, "sweep")
 def sweep_command(request: Request) -> int:
-    """Train with one schedule, or with all, at several initial rates."""
+    """Train with one schedule or with all, at several initial rates."""
     return run_command.run(request, functools.partial(planning.requested_trials, load_paper()))
 
 
 @study_command(cli, "grid")
 def grid_command(request: Request) -> int:
-    """Measure how good the proposed rates are: compare them with a grid of fixed rates."""
+    """Compare the proposed rates with a grid of fixed rates."""
     paper = load_paper()
 
     def plan(config: StudyConfig) -> list[Trial]:
@@ -173,10 +173,10 @@ def _check(output: Path) -> int:
 
 @study_command(cli, "verify")
 def verify_command(request: Request) -> int:
-    """Judge the paper's claims by the runs in the tracking store: all claims, or those about the chosen trials.
+    """Judge the paper's claims by the runs in the tracking store.
 
-    Exits with 0 if every claim could be judged, and with 3 if some are inconclusive. With --strict, exits with 1 if any
-    claim is not reproduced.
+    Judges all claims, or those about the trials that the options choose. Exits with 0 if every claim could be judged,
+    and with 3 if some are inconclusive. With --strict, exits with 1 if any claim is not reproduced.
     """
     paper, options, typed = load_paper(), request.options, request.config
     planning.refuse_what_never_ran(paper, typed)

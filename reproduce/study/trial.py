@@ -22,7 +22,8 @@ Dataset = Literal["mnist", "fashion-mnist"]
 Optimizer = Literal["adam", "adamw", "sgd", "radam", "lamb", "lars", "hybridadam"]
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 Engine = Literal["torch", "fused"]
-# A checkpoint holds every step's rate and loss so far: 56 MB after so many epochs of the paper, and written after each.
+# A checkpoint is written after every epoch and holds the rate and loss of every step so far. It is 56 MB after this
+# many epochs of the paper's size.
 MAX_EPOCHS = 10_000
 # This is with one image per step.
 MAX_STEPS = MAX_EPOCHS * max(SIZES.values())
