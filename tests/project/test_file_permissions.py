@@ -187,7 +187,7 @@ def test_what_one_may_not_read_is_named_with_the_remedy(open_folder, few):
     assert in_a_child(lambda: prepared(ours, place), NOBODY) == (
         f"error: {place / datasets.TEST_LABELS} cannot be read (there is no permission to read it); expected SHA-256 "
         f"{sha256}: ask for permission to read what is in {place}, or set --data-dir to a copy of your own, or "
-        "name no data directory to have them fetched"
+        "name no data directory, to fetch them"
     )
 
     inner = place / "inner"
