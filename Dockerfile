@@ -1,10 +1,10 @@
-# The whole study in one image: environment, data and code. docs/container.md says how it is used and built.
+# The whole study in one image: environment, data and code. docs/container.md explains how to use and build it.
 #
-# Debian, not NVIDIA's CUDA image: torch's wheels bring the CUDA 12.4 they were built for, so a CUDA base would only add
-# a second one, and Debian 12 has Python 3.11. The GPU's driver is the host's either way.
+# The base is Debian, not NVIDIA's CUDA image. torch's wheels contain the CUDA 12.4 for which they were built, so a CUDA
+# base would only add a second copy. Debian 12 has Python 3.11. The host provides the GPU's driver in both cases.
 ARG BASE_IMAGE=debian:12.12-slim
 
-# The fused engine's kernel, for the two kinds of x86 there are; the program takes the one that the CPU can run.
+# Compile the fused engine's kernel for two levels of x86-64. The program uses the one that the CPU can run.
 FROM ${BASE_IMAGE} AS kernel
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -15,14 +15,15 @@ RUN python3.11 /tmp/fused/library.py /opt/fused x86-64-v4 x86-64-v3
 
 FROM ${BASE_IMAGE}
 
-# Versions are not pinned: Debian keeps the newest only, and the base's exact tag or digest says which release it is.
+# Versions are not pinned, because Debian keeps only the newest. The base's exact tag or digest identifies the release.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates python3.11 python3.11-venv \
     && rm -rf /var/lib/apt/lists/*
 
-# Any user may run it, known to the system or not: nothing asks for a name or writes outside /tmp and the working
-# directory. The NVIDIA variables are what its container runtime goes by; without a GPU nobody reads them.
+# Any user may run the image, even one that the system does not know: no program needs the user's name, or writes
+# outside /tmp and the working directory. NVIDIA's container runtime reads the NVIDIA variables. They have no effect
+# without a GPU.
 ENV PATH=/opt/venv/bin:$PATH \
     HOME=/tmp \
     USER=reproduce \
@@ -32,7 +33,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
-# The tools that install are taken from the lock too, so that nothing comes in without its hash.
+# The tools that install packages also come from the lock, so nothing is installed without its hash.
 COPY requirements.lock /opt/
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN python3.11 -m venv /opt/venv \
@@ -42,7 +43,7 @@ RUN python3.11 -m venv /opt/venv \
         /opt/requirements.lock \
     && rm /tmp/tools.lock
 
-# MNIST, held to its hashes. Only what fetches it is copied, so that other changes do not fetch it again.
+# Fetch MNIST and check its hashes. Only the code that fetches it is copied, so other changes do not fetch it again.
 COPY reproduce/__init__.py reproduce/errors.py reproduce/escaping.py reproduce/files.py reproduce/paths.py \
     reproduce/progress.py /tmp/fetch/reproduce/
 COPY reproduce/data /tmp/fetch/reproduce/data
@@ -54,10 +55,10 @@ ENV REPRODUCE_DATA_DIR=/opt/data
 
 COPY --from=kernel /opt/fused /opt/fused
 ENV REPRODUCE_FUSED_DIR=/opt/fused
-# The image's own code and no other: the working directory may well be a checkout.
+# Import only the image's own code: the working directory may be a checkout too.
 ENV PYTHONSAFEPATH=1
 
-# This checkout. It stays where it is, and may be read by everybody whatever the builder's umask was.
+# Install this checkout in place. Everybody may read it, whatever the builder's umask was.
 COPY . /opt/reproduce
 WORKDIR /opt/reproduce
 RUN VIRTUAL_ENV=/opt/venv uv pip install --no-cache --no-deps --no-build-isolation --editable . \
@@ -66,7 +67,7 @@ RUN VIRTUAL_ENV=/opt/venv uv pip install --no-cache --no-deps --no-build-isolati
         --output-file sbom.cdx.json /opt/venv \
     && chmod -R a+rX,go-w /opt/reproduce
 
-# What this image is, for the record of every run made in it.
+# Record what this image is made of. Every run in it records this too.
 ARG BASE_IMAGE
 ARG COMMIT=unknown
 RUN python docker/identity.py --base "${BASE_IMAGE}" --commit "${COMMIT}" > image.json \

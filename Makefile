@@ -1,37 +1,41 @@
-# make reproduce   everything: environment, data, range test, 15 models, report
-# make test        the tests, in minutes
-# make test-system what needs a cluster, several ranks, PostgreSQL or minutes
-# make quick       the same way through in minutes: one epoch of 10,000 images
-# make ui          the MLflow UI on http://127.0.0.1:5000
-# make image       the container's image, lenet5-reproduction
-# make test-image  the image built and tried, where a container engine runs
-# make test-faults the program killed, its disk full, its store gone, and what that cost: docs/reliability.md; an hour
-# make soak        200 trials in one go: memory, open files, the store's speed
-# make scaling     what a trial costs beside its training, here and on Ray: docs/scaling.md
-# make cluster     the study on two Ray nodes and PostgreSQL, one node killed, beside the plain run: docs/scaling.md
-# make bench       the speed, beside what a user would run instead; takes about 20 minutes
-# make lock        resolve the versions anew
-# make audit       what is known against the locked versions, beside what docs/security.md accepts; asks PyPI
-# make sbom        sbom.cdx.json, what the environment is made of, as CycloneDX
+# make reproduce   run everything: environment, data, range test, 15 models, report
+# make quick       run the same in minutes, with one epoch of 10,000 images
+# make report      write the report from the tracking store
+# make ui          open the MLflow UI on http://127.0.0.1:5000
+# make env         install the environment into .venv
+# make lint        check style, types, the direction of imports, the Dockerfile
+# make test        run the tests; takes minutes
+# make test-system run the tests that need a cluster, several ranks, PostgreSQL or minutes
+# make test-image  build the image and test it; needs a container engine
+# make test-faults kill the program, fill its disk, stop its store, and measure the damage: docs/reliability.md; an hour
+# make image       build the container's image, lenet5-reproduction
+# make soak        run 200 trials in one command, and measure memory, open files and the store's speed
+# make scaling     measure what a trial costs besides its training, here and on Ray: docs/scaling.md
+# make cluster     run the study on two Ray nodes and PostgreSQL, kill one node, and compare: docs/scaling.md
+# make bench       compare the speed with other ways to train the network; takes about 20 minutes
+# make lock        resolve the versions again
+# make audit       ask PyPI for known vulnerabilities, except those that docs/security.md accepts
+# make sbom        write sbom.cdx.json, the environment's bill of materials in CycloneDX format
+# make clean       remove the environments and the caches of the tools
 
-# What make tells other makes of its command line is in words that no shell can read, and launchers of ranks hand all
+# Make passes its command line to other makes in variables that no shell can read. The launchers of ranks pass all
 # variables to a shell.
 unexport MAKEFLAGS MAKEOVERRIDES MFLAGS
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 STAMP := .venv/installed
-# An environment has its place written into its programs: one that was moved or copied with its folder is made anew.
+# The programs of an environment contain its path. An environment that was moved or copied with its folder is made again.
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
 CLEAR := --clear
 endif
-# As in `make image IMAGE_OPTIONS="--build-arg BASE_IMAGE=debian@sha256:…"`.
+# For example: `make image IMAGE_OPTIONS="--build-arg BASE_IMAGE=debian@sha256:…"`.
 IMAGE_OPTIONS ?=
 ACCEPTED = $(shell grep '^| `[A-Z]' docs/security.md | cut -d'|' -f2 | tr -d '`')
 COMMIT = $(shell $(PYTHON) -I reproduce/training/checkout.py 2>/dev/null || echo unknown)
 
-# Installs a package where this is root on Debian or Ubuntu, and says so first; fails elsewhere.
+# As root on Debian or Ubuntu, this prints a line and installs a package. It fails elsewhere.
 with_apt = { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing $(1) by apt-get, for the tests" && \
     { apt-get install -qq --yes --no-install-recommends $(1) >/dev/null 2>&1 || { apt-get update -qq && \
     apt-get install -qq --yes --no-install-recommends $(1) >/dev/null; }; }; }
@@ -62,7 +66,7 @@ test-system: env .venv/postgresql
 test-image: env
 	$(BIN)/python -m pytest -m image
 
-# The table is written also where something was lost.
+# The table is also written if a fault did damage.
 test-faults: env
 	REPRODUCE_LEDGER=docs/faults.json $(BIN)/python -m pytest -m "faults or counted"; \
 	    status=$$?; $(BIN)/python tools/fault_table.py; exit $$status
@@ -80,7 +84,7 @@ bench: env bench/.venv/installed
 	$(BIN)/reproduce data
 	$(BIN)/python bench/run.py
 
-# A Chromium for the page's tests, where one can be had.
+# Install a Chromium for the page's tests, if possible.
 .venv/browser: $(STAMP)
 	@for name in chromium chromium-browser google-chrome; do command -v $$name; done | grep -q . || \
 	    { echo "installing a Chromium, for the page's tests" && \
@@ -89,13 +93,13 @@ bench: env bench/.venv/installed
 	    echo "no Chromium here: the page's tests are skipped; install the package chromium to have them"
 	@touch $@
 
-# A PostgreSQL for the tests of a shared store, likewise. The cluster that Debian makes with it is not used.
+# Install PostgreSQL for the tests of a shared store, if possible. The database cluster that Debian makes is not used.
 .venv/postgresql: $(STAMP)
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || $(call with_apt,postgresql) || \
 	    echo "no PostgreSQL here: the tests of a shared store are skipped; install the package postgresql to have them"
 	@touch $@
 
-# What needs other versions than the study has an environment of its own.
+# Programs that need other versions than the study have their own environments.
 bench/.venv/installed tests/validator/.venv/installed: %/.venv/installed: %/requirements.lock | env
 	$(PYTHON) -m venv $*/.venv
 	VIRTUAL_ENV=$*/.venv $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes $*/requirements.lock
@@ -112,7 +116,7 @@ env: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-	    { echo "error: this needs Python 3.11: install it, or say where it is: make PYTHON=/path/to/python3.11"; exit 2; }
+	    { echo "error: this needs Python 3.11: install it, or name its path: make PYTHON=/path/to/python3.11"; exit 2; }
 	$(PYTHON) -m venv $(CLEAR) .venv
 	@awk '/^[^ ]/ { wanted = /^uv==/ } wanted' requirements.lock > .venv/uv.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement .venv/uv.lock
@@ -120,7 +124,7 @@ $(STAMP): requirements.lock pyproject.toml
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@pwd -P > $@
 
-# conda.yaml carries a digest of the lock in its name, so that a new lock makes conda and MLflow build a new environment.
+# The name in conda.yaml contains a digest of the lock, so conda and MLflow build a new environment for a new lock.
 lock: env
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group dev --generate-hashes --no-header \
 	    --no-annotate --upgrade --output-file requirements.lock pyproject.toml

@@ -1,6 +1,6 @@
-"""The console command `reproduce`: starts the package of that name beside this file, and names another in its way.
+"""The console command `reproduce`: start the package beside this file, and refuse another package of that name.
 
-The package itself could not say so, as Python would run the other one instead.
+The package itself could not do this, because Python would run the other one instead.
 """
 
 import os
@@ -15,7 +15,7 @@ def main() -> None:
     if is_environment and os.path.realpath(started) != os.path.realpath(sys.prefix):
         print(
             f"error: {started!a} is a copy of {sys.prefix!a} and would run the code that is installed there: make an "
-            "environment here, as with make env",
+            "environment here, for example with make env",
             file=sys.stderr,
         )
         sys.exit(2)
@@ -25,8 +25,8 @@ def main() -> None:
     other = (found.origin or next(iter(found.submodule_search_locations))) if found else own
     if os.path.realpath(other) not in (own, os.path.join(own, "__init__.py")):
         print(
-            f"error: {other!a} is in the way of the package reproduce, which is {own!a}: rename it, or take its folder "
-            "out of PYTHONPATH",
+            f"error: {other!a} would be imported in place of the package reproduce, which is {own!a}: rename it, or "
+            "remove its folder from PYTHONPATH",
             file=sys.stderr,
         )
         sys.exit(2)

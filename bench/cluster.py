@@ -113,9 +113,9 @@ def main() -> None:
             server.kill()
             database.remove()
     record = {
-        "made": f"`reproduce {' '.join(words)}` on two nodes of one core each, one killed once the trials of both had "
-        f"saved {KILLED_AT} epochs, and another begun; {seconds / 60:.0f} minutes, by `make cluster` on "
-        f"{date.today()}.",
+        "made": f"`reproduce {' '.join(words)}` on two nodes of one core each. One node was killed after the trials of "
+        f"both had saved {KILLED_AT} epochs, and another node was started. It took {seconds / 60:.0f} minutes. Made by "
+        f"`make cluster` on {date.today()}.",
         "found": {
             "trials": count["runs"],
             "of them resumed after the node was killed": sum(": resumed, " in line for line in said),

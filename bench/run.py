@@ -25,7 +25,7 @@ OTHERS = HERE / ".venv" / "bin" / "python"
 OURS = Path(sys.executable)
 # What is run: title, contender, how many at once, with which environment, and how many steps are timed.
 ROWS = (
-    ("the report's loop, as a user types it", "paper", 1, OTHERS, 100),
+    ("the paper's loop, as a user types it", "paper", 1, OTHERS, 100),
     ("PyTorch, tensors in memory, channels_last", "eager", 1, OTHERS, 100),
     ("the same through torch.compile", "compiled", 1, OTHERS, 100),
     ("Lightning, fed by torchvision", "lightning", 1, OTHERS, 100),

@@ -89,19 +89,20 @@ def of_study(uri: str) -> dict[str, float]:
 def sentences(study: dict[str, float]) -> str:
     """What a study took, as Markdown."""
     return (
-        f"`reproduce main`, {study['trials']} trials, two at once on two cores into SQLite, with other work beside it: "
-        f"{study['trials_per_hour']:.0f} trials an hour, {study['training']:.0f} s of training in the median one. The "
-        f"record took {study['tracking']:.1%} of the training's time, and the wait of a core for its next trial "
-        f"{study['executor']:.1%}, {study['gap']:.2f} s in the median. A trial leaves {study['mebibytes']:.1f} MiB of "
-        "artifacts; by `bench/scaling.py STORE` on the store behind report/reference.\n"
+        f"`reproduce main` trained {study['trials']} trials, two at once on two cores, and recorded them in SQLite, "
+        f"while other programs ran too: {study['trials_per_hour']:.0f} trials per hour, with {study['training']:.0f} s "
+        f"of training in the median trial. Recording took {study['tracking']:.1%} of the training time. Cores waited "
+        f"{study['executor']:.1%} of the training time for their next trial, {study['gap']:.2f} s in the median. "
+        f"A trial leaves {study['mebibytes']:.1f} MiB of artifacts. Measured by `bench/scaling.py STORE` on the "
+        "store behind report/reference.\n"
     )
 
 
 def table(record: dict) -> str:
     """The record as Markdown: medians over the repeats."""
     lines = [
-        "| | start-up, s | trials an hour | an epoch, s | record, s a trial | dispatch, s a trial | both, of the "
-        f"training of {PAPERS_EPOCHS} epochs |",
+        "| | start-up, s | trials per hour | epoch, s | recording, s per trial | dispatch, s per trial | recording and "
+        f"dispatch, of the training of {PAPERS_EPOCHS} epochs |",
         "|-|-|-|-|-|-|-|",
     ]
     for way, runs in record["ways"].items():
@@ -114,12 +115,13 @@ def table(record: dict) -> str:
     store = record["store"]
     requests = store["requests_a_trial"] + PAPERS_EPOCHS * store["requests_an_epoch"]
     sentence = (
-        f"A trial of {PAPERS_EPOCHS} epochs asks the tracking server {requests:.0f} times, "
-        f"{store['requests_an_epoch']:.0f} of them for each epoch and the others once, and leaves {store['files']:.0f} "
-        f"files. One server with two workers on PostgreSQL, on this machine, took {store['writes_a_second']:.0f} "
-        f"epochs' metrics a second from {shared_store.WRITERS} writers at once. For one reader it found "
-        f"{store['searches_a_second']:.0f} trials a second by cache key, or read through "
-        f"{store['runs_a_second']:.0f} runs, or gave {store['histories_a_second']:.0f} histories of a metric."
+        f"A trial of {PAPERS_EPOCHS} epochs sends {requests:.0f} requests to the tracking server, "
+        f"{store['requests_an_epoch']:.0f} for each epoch and the others once. It leaves {store['files']:.0f} files. "
+        "On this machine, one server with two workers on PostgreSQL recorded the metrics of "
+        f"{store['writes_a_second']:.0f} epochs per second from {shared_store.WRITERS} writers at once. For one reader "
+        f"it found {store['searches_a_second']:.0f} trials per second by cache key, or listed "
+        f"{store['runs_a_second']:.0f} runs per second, or returned {store['histories_a_second']:.0f} metric histories "
+        "per second."
     )
     return "\n".join([*lines, "", sentence, "", record["made"], ""])
 
@@ -163,8 +165,8 @@ def costs() -> dict:
         for way, (executor, jobs) in WAYS.items():
             ways[way].append({key: round(value, 4) for key, value in measured(executor, jobs).items()})
     return {
-        "made": f"{TRIALS} trials of {EPOCHS} epochs of 60,000 images, {REPEATS} times each way in turn, medians; "
-        f"by `make scaling` on {date.today()}.",
+        "made": f"{TRIALS} trials of {EPOCHS} epochs of 60,000 images, measured {REPEATS} times each way in turn; "
+        f"medians. Made by `make scaling` on {date.today()}.",
         "ways": ways,
         "store": {key: round(value, 3) for key, value in shared_store.measured().items()},
     }

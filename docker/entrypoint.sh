@@ -1,6 +1,6 @@
 #!/bin/sh
-# What `docker run IMAGE …` means: a command of `reproduce`, `test`, or any program, as MLflow's docker_env gives one.
-# Every way ends in `exec`, so that the program itself gets the engine's SIGTERM.
+# Run what follows the image's name: a command of `reproduce`, `test`, or any program, as MLflow's docker_env passes one.
+# Every branch ends in `exec`, so that the program itself gets the engine's SIGTERM.
 set -eu
 
 asks_for_help() {
@@ -10,7 +10,7 @@ asks_for_help() {
     return 1
 }
 
-# Results must have somewhere to go before any work starts.
+# Check before any work that the results can be written.
 check_directory() {
     if asks_for_help "$@"; then return; fi
     if ! [ -w . ]; then
@@ -19,7 +19,7 @@ check_directory() {
         exit 2
     fi
     if [ "$(stat -c %d .)" = "$(stat -c %d /)" ]; then
-        echo "nothing is mounted at $PWD: what is made stays in this container; -v \"\$PWD/output:$PWD\" keeps it" >&2
+        echo "nothing is mounted at $PWD: the results stay in this container; keep them with -v \"\$PWD/output:$PWD\"" >&2
     fi
 }
 
@@ -38,7 +38,8 @@ main | range_test | sweep | grid | report | verify | data)
 ui)
     shift
     check_directory "$@"
-    exec reproduce ui --host 0.0.0.0 "$@" # the container's own network; what is published is docker run's to say
+    # This is the container's own network. The options of `docker run` decide what is published.
+    exec reproduce ui --host 0.0.0.0 "$@"
     ;;
 test)
     shift
@@ -51,4 +52,5 @@ esac
 if command -v "$1" >/dev/null; then
     exec "$@"
 fi
-exec reproduce "$@" # not a program: it names the nearest command
+# This is no program: `reproduce` prints an error with the nearest command.
+exec reproduce "$@"

@@ -1,4 +1,4 @@
-"""Whether MLflow answers, where this container serves it as UI or server; all other work counts as healthy."""
+"""Check that MLflow answers, if this container runs its UI or server. A container with other work is healthy."""
 
 import sys
 import urllib.request
@@ -8,7 +8,7 @@ import psutil
 
 
 def mlflow_port() -> int | None:
-    """The port of the MLflow UI or server running here, if one is."""
+    """Return the port of the MLflow UI or server that runs here; None if none runs."""
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
         if "mlflow" in {Path(word).name for word in words} and {"ui", "server"} & set(words) and "--port" in words:
@@ -17,7 +17,7 @@ def mlflow_port() -> int | None:
 
 
 def main() -> int:
-    """0 when all is well, else 1."""
+    """Return 0 if the container is healthy, else 1."""
     port = mlflow_port()
     if port is None:
         return 0

@@ -1,8 +1,8 @@
 """Print what an image is made of, as JSON: its base, the commit, and one digest over its contents.
 
-The engine's own id of an image cannot stand inside it. This digest can, and anyone can make it again in the image:
-`docker run --rm IMAGE python /opt/reproduce/docker/identity.py` prints it anew, and `cat /opt/reproduce/image.json` the
-one its runs record.
+An image cannot contain the id that the engine gives it. It can contain this digest, and anyone can compute it again in
+the image: `docker run --rm IMAGE python /opt/reproduce/docker/identity.py` computes it, and
+`cat /opt/reproduce/image.json` prints the one that its runs record.
 """
 
 import argparse
@@ -19,7 +19,7 @@ NOT_CONTENT = {"__pycache__", "image.json"}
 
 
 def contents() -> list[str]:
-    """Lines that say what is in it: Debian's packages, Python's, and every file of checkout, data and kernel."""
+    """Return what the image contains, a line each: packages of Debian and Python, files of checkout, data, kernel."""
     debian = subprocess.run(["dpkg-query", "-W"], capture_output=True, text=True, check=True).stdout.splitlines()
     python = [f"{found.name}=={found.version}" for found in distributions()]
     files = [path for folder in (ROOT, *BROUGHT) for path in folder.rglob("*") if path.is_file()]
@@ -32,7 +32,7 @@ def contents() -> list[str]:
 
 
 def main() -> None:
-    """Print it."""
+    """Print what the image is made of."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--base")
     parser.add_argument("--commit")

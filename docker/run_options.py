@@ -1,8 +1,9 @@
-"""Print the words that `mlflow run` should put between `docker run` and the image, for docker/MLproject.
+"""Print the options that `mlflow run` should put between `docker run` and the image, for docker/MLproject.
 
-MLflow alone mounts the SQLite file and one run's artifacts: other runs' artifacts, the checkpoints and the report would
-be lost with the container, and SQLite could not write its journal. So the store's directory is mounted where it is, and
-all is done in it by the user who asked. Standard library only: it runs outside the image.
+MLflow itself mounts only the SQLite file and one run's artifacts. Other runs' artifacts, the checkpoints and the report
+would be lost with the container, and SQLite could not write its journal. So the store's directory is mounted at its own
+path, and the container works in it as the user who typed the command. This module uses only the standard library,
+because it runs outside the image.
 """
 
 import os
@@ -19,11 +20,14 @@ LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 def options(uri: str, run_id: str) -> list[str]:
-    """The words, for the tracking store `uri` and the run that `mlflow run` made in it."""
+    """Return the options for the tracking store `uri` and the run that `mlflow run` made in it."""
     if uri.startswith("sqlite:"):
-        database = Path(unquote(uri.removeprefix("sqlite:///")))  # as MLflow and SQLAlchemy both read it
+        # MLflow and SQLAlchemy both read the path in this way.
+        database = Path(unquote(uri.removeprefix("sqlite:///")))
         if not database.is_absolute():
-            raise ValueError(f"{uri} is relative, and MLflow changes directory: give the path whole, sqlite:////…")
+            raise ValueError(
+                f"{uri} is relative, and MLflow changes the directory: give the absolute path, sqlite:////…"
+            )
         directory, artifacts = database.parent, _artifact_directories(database, run_id)
     else:
         directory, artifacts = Path("~/.cache/lenet5-reproduction").expanduser(), []
@@ -31,10 +35,12 @@ def options(uri: str, run_id: str) -> list[str]:
     wanted = [directory, database.parent, *artifacts] if uri.startswith("sqlite:") else [directory]
     mounted: list[Path] = []
     for path in wanted:
-        path.mkdir(parents=True, exist_ok=True)  # what the engine has to make itself belongs to root
+        # A directory that the engine makes belongs to root.
+        path.mkdir(parents=True, exist_ok=True)
         if not any(path.is_relative_to(other) for other in mounted):
             mounted.append(path)
-    words = [word for path in mounted for word in ("--volume", f"{path}:{path}")][1:]  # MLflow writes the first
+    # MLflow itself writes the first --volume.
+    words = [word for path in mounted for word in ("--volume", f"{path}:{path}")][1:]
     words += ["--workdir", str(directory), "--user", _user(), "--env", f"REPRODUCE_IMAGE_ID={_image_id()}"]
     if urlparse(uri).hostname in LOOPBACK:
         words += ["--network", "host"]
@@ -45,7 +51,7 @@ def options(uri: str, run_id: str) -> list[str]:
 
 
 def _artifact_directories(database: Path, run_id: str) -> list[Path]:
-    """Where the run's experiment and the run itself keep artifacts, as far as that is on this machine."""
+    """Return the directories of this machine in which the run's experiment and the run itself keep artifacts."""
     query = (
         "SELECT experiments.artifact_location, runs.artifact_uri FROM runs JOIN experiments USING (experiment_id) "
         "WHERE runs.run_uuid = ?"
@@ -57,7 +63,7 @@ def _artifact_directories(database: Path, run_id: str) -> list[Path]:
 
 
 def _user() -> str:
-    """The user whose files the container makes. In a rootless engine its root is whoever started it."""
+    """Return the user who owns the container's files. In a rootless engine, root is the user who started the engine."""
     rootless = "rootless" in _docker("info", "--format", "{{.SecurityOptions}}")
     return "0:0" if rootless else f"{os.getuid()}:{os.getgid()}"
 

@@ -4,7 +4,8 @@ import signal
 import sys
 
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a traceback from within an import would tell nobody anything
+    # A traceback from within an import would help nobody.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from reproduce import escaping
 from reproduce.cli import interpreter

@@ -18,7 +18,7 @@ from reproduce.errors import UserError, shown
 HOME = "REPRODUCE_HOME"
 # In that folder, the lock of a command that opens the store.
 STORE_LOCK = "store.lock"
-DATA_EXPECTED = "a directory, or a zip or tar, that is there"
+DATA_EXPECTED = "a directory, or a zip or tar, that exists"
 # Bytes of a file that tell whether it is an archive.
 HEAD_BYTES = 512
 ZIP, GZ = b"PK\3\4", b"\x1f\x8b"
@@ -50,7 +50,7 @@ def prepare_home(home: Path) -> Path:
             pass
     except OSError as error:
         raise UserError(
-            f"{home}, where data and checkpoints are kept, gives no locks ({error.strerror}), without which two could "
+            f"{home}, where data and checkpoints are kept, has no locks ({error.strerror}), without which two could "
             f"train one trial: name a directory on another file system in {HOME}"
         ) from error
     return home

@@ -13,7 +13,7 @@ DAMAGE = ("points_lost", "bits_changed", "doubled", "left_running", "half_writte
 def table(record: dict) -> str:
     """Return the record as Markdown."""
     names = DAMAGE
-    head = ["what happened", "while this ran", "times", *(name.replace("_", " ") for name in names), "what came of it"]
+    head = ["what happened", "while this ran", "times", *(name.replace("_", " ") for name in names), "result"]
     lines = [head, ["-"] * len(head)]
     for row in record["rows"]:
         lines.append([row["fault"], row["during"], row["times"], *(row[name] for name in names), row["outcome"]])

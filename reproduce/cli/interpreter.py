@@ -19,7 +19,8 @@ PACKAGES = (
 )  # fmt: skip
 MODULE_ENDINGS = (".py", ".pyc", ".so")
 INSTALLED_ENDINGS = (".dist-info", ".egg-info")
-UNSAID = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)  # by Python's own default
+# Python itself ignores these by default.
+UNSAID = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
 
 
 def check_names() -> None:
@@ -28,7 +29,7 @@ def check_names() -> None:
         for name, path in _modules(folder):
             if (name in PACKAGES or name in sys.stdlib_module_names) and _is_taken(name, path):
                 whose = f"the package {name}" if name in PACKAGES else f"Python's own module {name}"
-                raise UserError(f"{path} is in the way of {whose}: rename it, or {_without(folder)}")
+                raise UserError(f"{path} would be imported in place of {whose}: rename it, or {_without(folder)}")
 
 
 def _searched_first() -> list[str]:
@@ -41,7 +42,8 @@ def _modules(folder: str) -> Iterator[tuple[str, str]]:
     """List a folder's modules, by name and path; none of one into which packages were installed, which are wanted."""
     try:
         entries = sorted(os.listdir(folder or "."))
-    except OSError:  # it is not there, or an archive
+    # The folder does not exist, or is an archive.
+    except OSError:
         return
     if any(entry.endswith(INSTALLED_ENDINGS) for entry in entries):
         return
@@ -64,7 +66,7 @@ def _is_taken(name: str, path: str) -> bool:
 def _without(folder: str) -> str:
     named = os.environ.get("PYTHONPATH")
     if named and os.path.abspath(folder) in map(os.path.abspath, named.split(os.pathsep)):
-        return f"take {folder} out of PYTHONPATH"
+        return f"remove {folder} from PYTHONPATH"
     return "start reproduce from another folder"
 
 
@@ -74,10 +76,12 @@ def read_text_as_utf8() -> None:
     Python does so itself in such a locale, unless its variables forbid it; but nothing could record a path with other
     letters. Encodings that have letters stay.
     """
-    anew = ["-X", "utf8"]  # in force before the user's own flags
+    # This flag comes before the user's own flags.
+    anew = ["-X", "utf8"]
     if sys.getfilesystemencoding() != "ascii" or sys.orig_argv[1:3] == anew or not sys.executable:
         return
-    os.environ["PYTHONUTF8"] = "1"  # for what this process starts
+    # This is for the programs that this process starts.
+    os.environ["PYTHONUTF8"] = "1"
     os.execv(sys.executable, [sys.executable, *anew, *sys.orig_argv[1:]])
 
 
@@ -91,8 +95,10 @@ def settle() -> None:
     # Colossal-AI imports PyTorch's compiler, which starts a process for each core: they would be there in every worker,
     # print a traceback each where Ctrl-C ends them, and compile nothing.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    os.environ["PYTHONSAFEPATH"] = "1"  # what is started with -m would look for modules in the current folder
-    if any(action == "error" for action, *_ in warnings.filters):  # libraries warn of much that works
+    # Otherwise a program that is started with -m would look for modules in the current folder.
+    os.environ["PYTHONSAFEPATH"] = "1"
+    # Libraries warn of many things that work, so a warning must not become an error.
+    if any(action == "error" for action, *_ in warnings.filters):
         sys.warnoptions.clear()
         os.environ.pop("PYTHONWARNINGS", None)
         warnings.resetwarnings()

@@ -1,7 +1,7 @@
-"""The commands: `range_test`, `sweep`, `report` and `main`, which is all three; `grid`, `verify`, `data` and `ui`.
+"""The commands: `range_test`, `sweep`, `report` and `main`, which runs these three; `grid`, `verify`, `data` and `ui`.
 
-What takes seconds to import (MLflow, torch, matplotlib) is imported where it is needed, so that help and errors are
-there at once.
+MLflow, torch and matplotlib take seconds to import. They are imported where they are needed, so that help and errors
+appear at once.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def _dashes(name: str) -> str:
-    """Take an option as `mlflow run` passes it on, `--learning_rates`, for the one with dashes."""
+    """Return an option with dashes for one with underscores, such as `--learning_rates`, as `mlflow run` passes it."""
     return name.replace("_", "-")
 
 
@@ -56,13 +56,13 @@ def cli() -> None:
 
 
 def main() -> None:
-    """The console command."""
+    """Run the console command."""
     process.run(cli)
 
 
 @study_command(cli, "main")
 def main_command(request: Request) -> int:
-    """Everything: the range test and all 15 models, then the report."""
+    """Run the range test, train all models and write the report."""
     paper = load_paper()
     output_folder.check_output(request.options.output)
 
@@ -79,7 +79,7 @@ def main_command(request: Request) -> int:
 
 @study_command(cli, "range_test")
 def range_test_command(request: Request) -> int:
-    """The learning-rate range test: raise the rate step by step, and propose one."""
+    """Raise the learning rate step by step, and propose a rate."""
     paper = load_paper()
     own = request.with_config(range_test_epochs=request.config.epochs, epochs=None)
 
@@ -91,13 +91,13 @@ def range_test_command(request: Request) -> int:
 
 @study_command(cli, "sweep")
 def sweep_command(request: Request) -> int:
-    """Train with one schedule, or all, at several initial rates."""
+    """Train with one schedule or with all, at several initial rates."""
     return run_command.run(request, functools.partial(planning.requested_trials, load_paper()))
 
 
 @study_command(cli, "grid")
 def grid_command(request: Request) -> int:
-    """How good is a proposed rate? The range test, and fixed rates all over, trained to compare its proposal with."""
+    """Compare the proposed rates with a grid of fixed rates."""
     paper = load_paper()
 
     def plan(config: StudyConfig) -> list[Trial]:
@@ -131,9 +131,9 @@ def grid_command(request: Request) -> int:
 
 @study_command(cli, "report")
 def report_command(request: Request) -> int:
-    """Write tables, figures and the page from the tracking store. The options choose the trials it is about.
+    """Write tables, figures and the page from the tracking store. The options choose the trials of the report.
 
-    --check writes nothing and exits with 1 if the report is not what the runs recorded in it give.
+    --check writes nothing, and exits with 1 if the report is not what its own recorded runs give.
     """
     options, paper = request.options, load_paper()
     if options.check:
@@ -161,20 +161,22 @@ def _check(output: Path) -> int:
     for name, how in found.items():
         click.echo(f"{printable(name)}: {how}")
     if found:
+        differ = "files differ" if len(found) > 1 else "file differs"
         click.echo(
-            f"{output}: {len(found)} file{'s' * (len(found) > 1)} not as its runs give it: put back what is changed or "
-            f"missing and remove what was added, or write it anew with {build.command(output)}"
+            f"{output}: {len(found)} {differ} from what its runs give: restore what was changed or "
+            f"is missing and remove what was added, or write it again with {build.command(output)}"
         )
         return EXIT_FAILED
-    click.echo(f"{output}: all as its runs give it")
+    click.echo(f"{output}: all files are as its runs give them")
     return 0
 
 
 @study_command(cli, "verify")
 def verify_command(request: Request) -> int:
-    """Judge the paper's claims by the runs in the tracking store: all, or those about the trials the options choose.
+    """Judge the paper's claims by the runs in the tracking store.
 
-    Exits with 0 if every claim could be judged, 3 if some are inconclusive; --strict with 1 if any is not reproduced.
+    Judges all claims, or those about the trials that the options choose. Exits with 0 if every claim could be judged,
+    and with 3 if some are inconclusive. With --strict, exits with 1 if any claim is not reproduced.
     """
     paper, options, typed = load_paper(), request.options, request.config
     planning.refuse_what_never_ran(paper, typed)
@@ -189,8 +191,8 @@ def verify_command(request: Request) -> int:
     judgements = verdicts.judge_all(collection, seeds, () if typed.seeds else every, about=about)
     if not judgements:
         click.echo(
-            f"none of the paper's {len(paper.claims)} statements rests on a run with "
-            f"{' '.join(option_words(paper, typed))}: reproduce verify judges them by the runs that they rest on"
+            f"none of the paper's {len(paper.claims)} statements depends on a run with "
+            f"{' '.join(option_words(paper, typed))}: reproduce verify without options judges all statements"
         )
         return EXIT_INCONCLUSIVE
     if not any(judgement.runs for judgement in judgements):
@@ -208,7 +210,7 @@ def verify_command(request: Request) -> int:
 
 
 def _chosen_trials(store: TrackingStore, paper: Paper, request: Request) -> set[Trial] | None:
-    """Return the trials that the options choose; None where they choose none in particular."""
+    """Return the trials that the options choose; None if they do not choose any."""
     if not option_words(paper, request.config.model_copy(update={"seeds": None})):
         return None
     typed = _at_proposed_rates(store, paper, request.config)
@@ -217,11 +219,11 @@ def _chosen_trials(store: TrackingStore, paper: Paper, request: Request) -> set[
 
 @cli.command("data", params=[OPTION["dataset"], OPTION["data_dir"]])
 def data_command(dataset: str, data_dir: Path | None) -> None:
-    """Fetch, check and resize the images, and nothing else."""
+    """Only fetch, check and resize the images."""
     from reproduce.data import verified_cache
 
     verified_cache.prepare(dataset, paths.prepare_home(paths.find_home()), data_dir or paths.default_data_dir(), say)
-    click.echo(f"{dataset}: all four files are as they should be, in {paths.find_home() / 'data' / dataset}")
+    click.echo(f"{dataset}: all four files are correct, in {paths.find_home() / 'data' / dataset}")
 
 
 @cli.command("ui")
@@ -234,15 +236,18 @@ def ui_command(host: str, port: int) -> int:
 
     uri = mlflow.get_tracking_uri()
     if uri.startswith(("http://", "https://")):
-        raise UserError(f"MLFLOW_TRACKING_URI names a server, which has the UI itself: open {without_credentials(uri)}")
+        raise UserError(
+            f"MLFLOW_TRACKING_URI names a server, which has a UI of its own: open {without_credentials(uri)}"
+        )
     from reproduce.tracking.store import check_store_to_show
 
     uri = check_store_to_show(paths.find_home())
-    # The UI needs none of the server's background jobs: it starts in half the time and a fourth of the memory.
+    # The UI needs none of the server's background jobs. Without them it needs half the time and a fourth of the memory.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri  # as an argument everybody could read it
+    # Everybody could read it as an argument.
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
-    # MLflow and its own child would each say something of Ctrl-C. SIGTERM ends both.
+    # MLflow and its own child would each print a message after Ctrl-C. SIGTERM ends both.
     with interruption.blocked_interrupts():
         server = subprocess.Popen(command)
     try:

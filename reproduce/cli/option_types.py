@@ -1,4 +1,4 @@
-"""The types of the command line's options. The word `paper` stands for what the paper did.
+"""The types of the command line's options. The word `paper` stands for the paper's own value.
 
 Each value is checked before any work: MLflow passes parameters on as text and checks none.
 """
@@ -29,13 +29,13 @@ AUTO = "auto"
 LOCAL = "local"
 PROPOSED = "proposed"
 MAX_IMAGES = max(SIZES.values())
-# On one machine each trial that runs is a process of 0.7 GiB.
+# On one machine, each running trial is a process of 0.7 GiB.
 MAX_JOBS = 1000
-# Of a list.
+# The most values in a list.
 MAX_VALUES = 1000
-# MLflow cuts a parameter that has more characters.
+# MLflow cuts off a parameter that has more characters.
 MAX_TEXT = 6000
-# int() and float() also take 1_0, and the digits of every script.
+# int() and float() also accept 1_0, and the digits of every script.
 WHOLE = re.compile(r"[0-9]{1,30}")
 HOST_NAME = re.compile(r"[A-Za-z0-9._:%-]{1,255}")
 REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -46,17 +46,17 @@ Parsed = TypeVar("Parsed", int, float)
 
 
 class RefusedError(ValueError):
-    """Why a value is refused, in words that say more than what was expected of its kind."""
+    """Why a value is refused, if that is more than what was expected."""
 
 
 class OrWord(click.ParamType[T | None, object], Generic[T]):
     """A value of some kind, or a word, `paper` as a rule, which becomes None.
 
     Args:
-        name: what stands for the value in the help.
-        expected: what a message says was expected.
-        parse: makes the value of the text; ValueError or RefusedError where it cannot.
-        word: the word; None where there is none.
+        name: the placeholder for the value in the help.
+        expected: what an error message says was expected.
+        parse: parses the text. It raises ValueError or RefusedError if it cannot.
+        word: the word; None if there is none.
     """
 
     def __init__(self, name: str, expected: str, parse: Callable[[str], T], word: str | None = PAPER) -> None:
@@ -72,13 +72,13 @@ class OrWord(click.ParamType[T | None, object], Generic[T]):
             return self.parse(text)
         except RefusedError as refusal:
             self.fail(f"got {shown(text)}, {refusal}; expected {expected}", param, ctx)
-        # RuntimeError is raised for the home of nobody, as in ~nobody/x.
+        # RuntimeError is raised for the home of an unknown user, as in ~nobody/x.
         except (ValueError, OSError, RuntimeError):
             self.fail(f"got {shown(text)}, expected {expected}", param, ctx)
 
 
 class Named(click.Choice[str]):
-    """One of some names; a wrong one is answered with the nearest."""
+    """One of several names. The error for a wrong name suggests the nearest."""
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the name as it is."""
@@ -102,7 +102,7 @@ class Switch(click.ParamType[bool, object]):
 
 
 def nearest(text: str, known: Iterable[str]) -> str:
-    """Return the end of a message that offers the nearest of what is known; empty where nothing is near."""
+    """Return the end of a message that suggests the nearest known word; empty if no word is near."""
     near = difflib.get_close_matches(text[:100], list(known), n=1)
     return f", did you mean {near[0]}?" if near else ""
 
@@ -115,7 +115,7 @@ def _whole(low: int, high: int, text: str) -> int:
 
 def _real(text: str, low: float, high: float, low_included: bool = True, high_included: bool = True) -> float:
     number = float(text) if REAL.fullmatch(text) else float("nan")
-    # A text that is no number is none of these.
+    # A text that is no number becomes NaN, for which all comparisons are false.
     if not (low < number < high or (low_included and number == low) or (high_included and number == high)):
         raise ValueError
     return number
@@ -128,19 +128,19 @@ def _rate(text: str) -> float:
 def _list(parse: Callable[[str], Parsed], text: str) -> tuple[Parsed, ...]:
     parts = text.split(",")
     if len(parts) > MAX_VALUES:
-        raise RefusedError(f"which are {len(parts)}, more than {MAX_VALUES}")
+        raise RefusedError(f"which has {len(parts)} values, more than {MAX_VALUES}")
     return _check_length(tuple(parse(part.strip()) for part in parts))
 
 
 def _check_length(values: tuple[Parsed, ...]) -> tuple[Parsed, ...]:
     length = len(",".join(map(str, values)))
     if length > MAX_TEXT:
-        raise RefusedError(f"which is a text of {length} characters, where MLflow records {MAX_TEXT} of a parameter")
+        raise RefusedError(f"which has {length} characters, but MLflow records at most {MAX_TEXT} of a parameter")
     return values
 
 
 def _address(text: str) -> str:
-    # The port is checked as it is read. Credentials are refused, as the address is recorded and on the page.
+    # Reading the port checks it. Credentials are refused, because the address is recorded and shown on the page.
     found = urlsplit(text)
     if found.scheme not in ("http", "https") or not found.hostname or found.port == 0 or "@" in found.netloc:
         raise ValueError
@@ -160,9 +160,9 @@ def _seeds(text: str) -> tuple[int, ...]:
         start = _whole(0, MAX_SEED, first)
         end = _whole(0, MAX_SEED, last) if dash else start
         if end < start:
-            raise RefusedError(f"of which {start}-{end} runs backwards")
+            raise RefusedError(f"in which the range {start}-{end} runs backwards")
         if len(seeds) + end - start >= MAX_VALUES:
-            raise RefusedError(f"which are more than {MAX_VALUES}")
+            raise RefusedError(f"which has more than {MAX_VALUES} seeds")
         seeds += range(start, end + 1)
     return _check_length(tuple(seeds))
 
@@ -172,7 +172,7 @@ def _seeds_or_paper(text: str) -> tuple[int, ...] | str:
 
 
 def _path(text: str) -> Path:
-    # MLflow could not record what is not UTF-8.
+    # MLflow cannot record text that is not UTF-8.
     text.encode()
     if not text.strip() or "\0" in text:
         raise ValueError
@@ -203,8 +203,8 @@ def _ray_address(text: str) -> str:
     if text == LOCAL:
         return text
     if "://" in text:
-        raise RefusedError("which is that of Ray's client or dashboard")
-    # The port is checked as it is read.
+        raise RefusedError("which is an address of Ray's client or dashboard")
+    # Reading the port checks it.
     found = urlsplit(f"//{text}")
     if not found.hostname or not found.port or found.netloc != text or "@" in text:
         raise ValueError
@@ -217,13 +217,13 @@ def _count(name: str, high: int, word: str | None = PAPER) -> OrWord[int]:
     return OrWord(name, f"a whole number from 1 to {high}", functools.partial(_whole, 1, high), word)
 
 
-# The option types, by what they hold.
+# The option types.
 EPOCHS = _count("count", MAX_EPOCHS)
 IMAGES = _count("count", MAX_IMAGES)
 INTERVAL = _count("count", MAX_STEPS)
 JOBS = _count("count", MAX_JOBS, word=AUTO)
 PORT = _count("port", 65535, word=None)
-# One image is left to train on.
+# At least one image must be left to train on.
 HELD_OUT = _count("count", MAX_IMAGES - 1, word="none")
 RATE_RANGE = f"{MIN_RATE:g} to {MAX_RATE:g}"
 RATE = OrWord("rate", f"a number from {RATE_RANGE}", _rate)
@@ -234,7 +234,7 @@ FRACTION = OrWord(
 SMOOTHING = OrWord(
     "factor", "a number from 0 to below 1", functools.partial(_real, low=0.0, high=1.0, high_included=False)
 )
-RATES_EXPECTED = f"numbers from {RATE_RANGE} with commas between, as 1e-3,3e-4"
+RATES_EXPECTED = f"numbers from {RATE_RANGE} separated by commas, such as 1e-3,3e-4"
 RATES = OrWord("rates", RATES_EXPECTED, functools.partial(_list, _rate))
 OWN_RATES = OrWord("rates", f"{RATES_EXPECTED}, the word proposed", _rates_or_proposed)
 FACTOR = OrWord(
@@ -242,20 +242,20 @@ FACTOR = OrWord(
     functools.partial(_real, low=1.0, high=MAX_RATE, low_included=False), word="none",
 )  # fmt: skip
 STEPS = OrWord(
-    "steps", f"rising whole numbers from 1 to {MAX_STEPS} with commas between",
+    "steps", f"rising whole numbers from 1 to {MAX_STEPS} separated by commas",
     functools.partial(_list, functools.partial(_whole, 1, MAX_STEPS)),
 )  # fmt: skip
 DATA_DIR = OrWord("directory", paths.DATA_EXPECTED, _data_dir, word="none")
-PLACE = OrWord("directory", "a directory, there or not", _output_dir, word=None)
+PLACE = OrWord("directory", "a directory, existing or new", _output_dir, word=None)
 HOST = OrWord("host", "a name or an address", _host, word=None)
 RAY_ADDRESS = OrWord(
-    "address", f"HOST:PORT of a Ray cluster's head, as 10.0.0.1:6379, the word {LOCAL}", _ray_address, word=AUTO
+    "address", f"HOST:PORT of a Ray cluster's head, such as 10.0.0.1:6379, the word {LOCAL}", _ray_address, word=AUTO
 )
 PART_OF_GPU = OrWord(
     "part", "a number above 0, at most 1", functools.partial(_real, low=0.0, high=1.0, low_included=False), word=None
 )
-SEEDS_EXPECTED = f"at most {MAX_VALUES} whole numbers from 0 to {MAX_SEED}, as 0,1,2 or 0-4"
+SEEDS_EXPECTED = f"at most {MAX_VALUES} whole numbers from 0 to {MAX_SEED}, such as 0,1,2 or 0-4"
 SEEDS = OrWord("seeds", SEEDS_EXPECTED, _seeds)
 EVERY_SEED = OrWord("seeds", f"{SEEDS_EXPECTED}, the word {PAPER}", _seeds_or_paper, word="all")
-UI_URL = OrWord("address", "an address without credentials, as http://127.0.0.1:5000", _address, word="none")
+UI_URL = OrWord("address", "an address without credentials, such as http://127.0.0.1:5000", _address, word="none")
 SWITCH = Switch()

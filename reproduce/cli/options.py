@@ -1,4 +1,4 @@
-"""The options of each command. The word `paper` stands for what the paper did, and is every default."""
+"""The options of each command. The word `paper` stands for the paper's own value, and is the usual default."""
 
 import copy
 
@@ -37,73 +37,81 @@ def _option(name: str, kind: click.ParamType[object, object], text: str, default
 
 
 def _switch(name: str, text: str) -> click.Option:
-    """Make an option that may be typed alone, or with true or false as `mlflow run` does."""
+    """Make an option that is typed alone, or with true or false as `mlflow run` types it."""
     return click.Option(
         [name], type=SWITCH, default="false", show_default=True, help=text, is_flag=False, flag_value="true"
     )
 
 
 OPTION: dict[str, click.Option] = {
-    "dataset": _option("--dataset", Named(tuple(SIZES)), "The images.", "mnist"),
-    "data_dir": _option("--data-dir", DATA_DIR, "Look here first for the four IDX files: in a directory and what is in "
-                        "it, plain, as .gz or in a zip or tar, or in one archive.", "none"),
-    "optimizer": _option("--optimizer", Named(OPTIMIZERS), "Adam is the paper's; HybridAdam needs a GPU.", "adam"),
-    "epochs": _option("--epochs", EPOCHS, "Epochs of every trial: 30 in the paper's models, 5 in its range test."),
-    "batch_size": _option("--batch-size", IMAGES, "Images a step: 128 in the paper."),
-    "seeds": _option("--seeds", SEEDS, "One run for each of these, as 0,1,2 or 0-4; 0 for the paper's one. "
-                     "A seed sets weights and data order."),
-    "every_seed": _option("--seeds", EVERY_SEED, "Judge by these seeds; all is every one in the store.", "all"),
+    "dataset": _option("--dataset", Named(tuple(SIZES)), "The data set.", "mnist"),
+    "data_dir": _option("--data-dir", DATA_DIR, "Look for the four IDX files here first: in a directory (plain, as "
+                        ".gz, in a zip or in a tar) or in one archive.", "none"),
+    "optimizer": _option("--optimizer", Named(OPTIMIZERS), "The optimizer. The paper uses adam; hybridadam needs a "
+                         "GPU.", "adam"),
+    "epochs": _option("--epochs", EPOCHS, "Epochs of every trial. The paper trains models for 30 and the range test "
+                      "for 5."),
+    "batch_size": _option("--batch-size", IMAGES, "Images per step. The paper uses 128."),
+    "seeds": _option("--seeds", SEEDS, "Train once for each of these seeds, for example 0,1,2 or 0-4; by "
+                     "default 0. A seed sets the initial weights and the order of the data."),
+    "every_seed": _option("--seeds", EVERY_SEED, "Judge by these seeds. all is every seed in the store.", "all"),
     "strict": _switch("--strict", "Exit with 1 if any claim is not reproduced."),
-    "train_size": _option("--train-size", IMAGES, "Train on the first N images only, for a quick look: 60,000 in "
-                          "the paper."),
+    "train_size": _option("--train-size", IMAGES, "Train on the first N images only. The paper trains on all "
+                          "60,000."),
     "protocol": _option(
         "--protocol", Named(("as-drawn", "as-written")),
-        "When the rate decays: as the paper's curves show, or as its text says.", "as-drawn",
+        "When the rate decays: as the paper's curves show (as-drawn), or as its text says (as-written).", "as-drawn",
     ),
     "scheduler": _option("--scheduler", Named((*SCHEDULERS, "all")), "One schedule, or all five.", "all"),
     "learning_rates": _option(
         "--learning-rates", OWN_RATES,
-        "Initial rates (max_lr for onecycle): 0.6,6e-4,6e-6 in the paper, and without a schedule 0.06,6e-5,6e-6. "
-        "proposed is what the newest range test of the same optimizer, data and seed proposes, ten times that, and a "
-        "tenth of it.",
+        "Initial rates (max_lr for onecycle). The paper uses 0.6,6e-4,6e-6, and without a schedule 0.06,6e-5,6e-6. "
+        "proposed is the rate that the last trained or reused range test of the same optimizer, data and seed "
+        "proposes, ten times that rate, and a tenth of it.",
     ),
-    "grid_rates": _option("--learning-rates", RATES, "The grid's rates: half-decades from 1e-6 to 0.1."),
-    "validation_size": _option("--validation-size", HELD_OUT, "Hold so many of the last training images out, and "
-                               "judge them along the ramp.", "none"),
-    "validation_interval": _option("--validation-interval", INTERVAL, "Steps from one judgement to the next: 20."),
-    "stop_factor": _option("--stop-factor", FACTOR, "Stop once the average loss is so many times its least.", "none"),
-    "decay_steps": _option("--decay-steps", INTERVAL, "step, exponential: steps for one factor of gamma: 4500 and "
-                           "4690 as drawn, 2345 and 4690 as written."),
-    "milestones": _option("--milestones", STEPS, "multistep: the steps at which the rate falls: 2500,7500,10000 as "
-                          "drawn, 2345,7035,9380 as written."),
-    "gamma": _option("--gamma", RATE, "step, multistep, exponential: the factor of each decay: 0.1 in the paper."),
-    "pct_start": _option("--pct-start", FRACTION, "onecycle: the part of all steps in which the rate rises: "
-                         "0.3, as in PyTorch."),
-    "div_factor": _option("--div-factor", RATE, "onecycle: it starts at max_lr over this: 25, as in PyTorch."),
-    "final_div_factor": _option("--final-div-factor", RATE, "onecycle: it ends at its start over this: 10000, as in "
-                                "PyTorch."),
-    "lr_start": _option("--lr-start", RATE, "The ramp's first rate: 1e-6 in the paper."),
-    "lr_end": _option("--lr-end", RATE, "The rate that the ramp would reach one step after its last: 1 in the paper."),
-    "range_test_epochs": _option("--range-test-epochs", EPOCHS, "The range test's epochs: 5 in the paper."),
-    "smoothing": _option("--smoothing", SMOOTHING, "The past's weight in the average that smooths the loss: 0.98, as "
-                         "the paper names none."),
-    "jobs": _option("--jobs", JOBS, "Trials at once; auto is as many as there are cores, and 1,000 on Ray.", "auto"),
+    "grid_rates": _option("--learning-rates", RATES, "The grid's rates, by default half-decades from 1e-6 to 0.1."),
+    "validation_size": _option("--validation-size", HELD_OUT, "Hold out this many of the last training images, and "
+                               "evaluate the network on them along the ramp.", "none"),
+    "validation_interval": _option("--validation-interval", INTERVAL, "Steps from one such evaluation to the next, "
+                                  "by default 20."),
+    "stop_factor": _option("--stop-factor", FACTOR, "Stop when the average loss exceeds its lowest value this many "
+                           "times.", "none"),
+    "decay_steps": _option("--decay-steps", INTERVAL, "step, exponential: steps in which the rate is multiplied by "
+                           "gamma once; by default 4500 and 4690 as drawn, 2345 and 4690 as written."),
+    "milestones": _option("--milestones", STEPS, "multistep: the steps at which the rate is multiplied by gamma; by "
+                          "default 2500,7500,10000 as drawn, 2345,7035,9380 as written."),
+    "gamma": _option("--gamma", RATE, "step, multistep, exponential: the factor of each decay. The paper uses 0.1."),
+    "pct_start": _option("--pct-start", FRACTION, "onecycle: the fraction of all steps in which the rate rises, "
+                         "by default 0.3, as in PyTorch."),
+    "div_factor": _option("--div-factor", RATE, "onecycle: the first rate is max_lr / div_factor, by default "
+                          "max_lr / 25, as in PyTorch."),
+    "final_div_factor": _option("--final-div-factor", RATE, "onecycle: the last rate is the first rate / "
+                                "final_div_factor, by default the first rate / 10000, as in PyTorch."),
+    "lr_start": _option("--lr-start", RATE, "The ramp's first rate. The paper uses 1e-6."),
+    "lr_end": _option("--lr-end", RATE, "The rate that the ramp would reach one step after its last step. The paper "
+                      "uses 1."),
+    "range_test_epochs": _option("--range-test-epochs", EPOCHS, "Epochs of the range test. The paper uses 5."),
+    "smoothing": _option("--smoothing", SMOOTHING, "The weight of the past in the average that smooths the loss. By "
+                         "default 0.98, because the paper gives none."),
+    "jobs": _option("--jobs", JOBS, "Trials at once. auto is the number of cores; on Ray it is 1,000.", "auto"),
     "engine": _option(
         "--engine", Named(("auto", "torch", "fused")),
-        "PyTorch's layers or our kernel for CPUs; auto takes the kernel where it can be had.", AUTO,
+        "PyTorch's layers (torch) or our kernel for CPUs (fused). auto uses the kernel if it is available.", AUTO,
     ),
-    "device": _option("--device", Named(("auto", "cpu", "cuda")), "auto takes a GPU where there is one.", "auto"),
-    "executor": _option("--executor", Named(("local", "ray")), "This machine's cores, or a Ray cluster.", "local"),
+    "device": _option("--device", Named(("auto", "cpu", "cuda")), "auto uses a GPU if there is one.", "auto"),
+    "executor": _option("--executor", Named(("local", "ray")), "Where to train: on this machine's cores, or on a Ray "
+                        "cluster.", "local"),
     "ray_address": _option(
         "--ray-address", RAY_ADDRESS,
-        "auto is what RAY_ADDRESS says, else the cluster started on this machine, else one for this command, as local.",
+        "HOST:PORT of the Ray cluster's head. auto is RAY_ADDRESS, else the cluster that was started on this machine, "
+        "else local, which starts a cluster for this command only.",
         AUTO,
     ),
-    "gpus_per_trial": _option("--gpus-per-trial", PART_OF_GPU, "How much of a GPU a trial takes on Ray.", "1"),
-    "force": _switch("--force", "Train again what is finished."),
-    "ui_url": _option("--ui-url", UI_URL, "Where MLflow's UI is, for the page to link runs to.", "http://127.0.0.1:5000"),
-    "check": _switch("--check", "Write nothing; say whether the report in --output is what its own runs give."),
-    "output": _option("--output", PLACE, "Where the report goes.", "report/output"),
+    "gpus_per_trial": _option("--gpus-per-trial", PART_OF_GPU, "Which part of a GPU a trial takes on Ray.", "1"),
+    "force": _switch("--force", "Train finished trials again."),
+    "ui_url": _option("--ui-url", UI_URL, "Address of MLflow's UI. The page links runs to it.", "http://127.0.0.1:5000"),
+    "check": _switch("--check", "Write nothing. Check whether the report in --output is what its own runs give."),
+    "output": _option("--output", PLACE, "The directory for the report.", "report/output"),
 }  # fmt: skip
 
 SCHEDULE_PARAMETERS = ("decay_steps", "milestones", "gamma", "pct_start", "div_factor", "final_div_factor")
@@ -121,12 +129,12 @@ COMMANDS = {
     "verify": ("dataset", "optimizer", "batch_size", "every_seed", "train_size", "engine", "epochs", "protocol",
                *_MODELS, "range_test_epochs", *_RAMP, "strict"),
 }  # fmt: skip
-# What the commands that train take besides, taken too and without effect: so the same words follow every command.
+# Options of the commands that train. These two accept them without effect, so the same words work for every command.
 WITHOUT_EFFECT = {"report": _WORK, "verify": (*_WORK, "output", "ui_url")}
 
 
 def list_options(command: str) -> list[click.Option]:
-    """Return all options of a command, in their order. Those without effect are taken, and stay out of its help."""
+    """Return all options of a command, in their order. Options without effect are accepted, but its help hides them."""
     unused = [copy.copy(OPTION[name]) for name in WITHOUT_EFFECT.get(command, ())]
     for option in unused:
         option.hidden = True

@@ -25,24 +25,28 @@ from reproduce.tracking.remedies import suggest_after
 from reproduce.training import launcher
 
 EXIT_FAILED, EXIT_USER, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_TERMINATED = 1, 2, 3, 130, 141, 143
-WORD_SECONDS = 60  # for rank 0 to end with the same error
+# Another rank waits so long for rank 0 to end with the same error.
+WORD_SECONDS = 60
 
 
 def run(commands: click.Group) -> None:
     """Run the command that was typed, and turn every expected error into one line and an exit code."""
     _told_to_stop.clear()
     signal.signal(signal.SIGTERM, _terminate)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as it was during the imports
+    # `__main__` set it for the imports.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     interruption.resend_swallowed({Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT})
     if launcher.is_launched():
-        interruption.end_with(os.getppid())  # it would wait for the other ranks without an end
+        # A rank whose launcher is gone would wait for the other ranks for ever.
+        interruption.end_with(os.getppid())
     terminal.have_streams()
     command = next(iter(sys.argv[1:]), "")
     try:
         interpreter.settle()
         code = commands.main(standalone_mode=False) or 0
-        sys.stdout.flush()  # what nobody reads is found out here, not in Python's own end
+        # An output that nobody reads is detected here, not when Python itself ends.
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())
     except (TrialsFailedError, TrackingError, ClusterLostError) as error:
@@ -55,11 +59,13 @@ def run(commands: click.Group) -> None:
         # Ray raises one of its own in place of ours, where the signal comes while it waits.
         if not _told_to_stop.is_set():
             raise
-        _leave(f"told to stop: {suggest_after(stop, command)}", EXIT_TERMINATED)
-    except (NoReaderError, BrokenPipeError):  # as in `reproduce verify | head -1`, which wants no more
+        _leave(f"terminated: {suggest_after(stop, command)}", EXIT_TERMINATED)
+    # This happens in `reproduce verify | head -1`, for example.
+    except (NoReaderError, BrokenPipeError):
         terminal.let_go_of_output()
         sys.exit(EXIT_NO_READER)
-    except OSError as error:  # no room, or a file that went away
+    # The disk is full, or a file has disappeared, for example.
+    except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         _leave(f"{what}: {suggest_after(error, command)}", EXIT_FAILED)
     else:
@@ -86,9 +92,11 @@ def _leave(message: str, code: int) -> None:
     is_error = code in (EXIT_USER, EXIT_FAILED)
     said = launcher.error_message(message) if is_error else message if launcher.is_main_process() else None
     if said is None and is_error:
-        with suppress(Terminated, KeyboardInterrupt):  # the launcher ends all with the first; rank 0 is to speak before
+        # The launcher ends all ranks when the first one ends. Rank 0 should print its error before that.
+        with suppress(Terminated, KeyboardInterrupt):
             time.sleep(WORD_SECONDS)
-            said = launcher.with_rank(message)  # which rank 0 does not say after all
+            # Rank 0 did not print it.
+            said = launcher.with_rank(message)
     if said is not None:
         line = terminal.one_line(without_credentials(said))
         click.echo(f"error: {line}" if is_error else line, err=True)

@@ -17,7 +17,8 @@ from reproduce.study.config import StudyConfig, option_name
 from reproduce.study.schema import load_paper
 
 STUDIED = StudyConfig.model_fields.keys() - {"schedulers", "proposed_rates", "rates_by_seed", "schedule_parameters"}
-Values = Mapping[str, object]  # of click's, by the names of the options
+# Click's values, by the names of the options.
+Values = Mapping[str, object]
 
 
 @dataclass(frozen=True)

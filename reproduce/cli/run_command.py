@@ -134,8 +134,8 @@ def _check_ranks(options: RunOptions, planned: list[Trial]) -> None:
     distributed.check_batches(planned)
     if launcher.world_size() and options.executor == "ray":
         raise UserError(
-            "--executor ray cannot be started by torchrun or colossalai run: leave out the one, to train each trial "
-            "over several ranks, or the other, to train several trials at once"
+            "--executor ray cannot be started by torchrun or colossalai run: leave out --executor ray, to train each "
+            "trial over several ranks, or the launcher, to train several trials at once"
         )
 
 

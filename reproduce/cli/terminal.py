@@ -6,7 +6,8 @@ import sys
 
 from reproduce.escaping import printable
 
-LONGEST = 1000  # characters of a line
+# The longest line, in characters.
+LONGEST = 1000
 PLAIN = {"±": "+-", "×": "x", "≈": "~", "…": "...", "–": "-", "—": "-", "³": "^3"}
 
 
@@ -16,7 +17,8 @@ def have_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
-        if hasattr(getattr(sys, name), "reconfigure"):  # what a test puts there has not
+        # A test may put an object without this method there.
+        if hasattr(getattr(sys, name), "reconfigure"):
             getattr(sys, name).reconfigure(errors="plain")
 
 
@@ -33,7 +35,8 @@ def let_go_of_output() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-        except (OSError, ValueError):  # it has no number, as in a test
+        # The stream has no file descriptor, as in a test.
+        except (OSError, ValueError):
             continue
 
 

@@ -148,7 +148,7 @@ def _list_zip(archive: zipfile.ZipFile) -> Iterator[tuple[str, int, Opener]]:
             raise UnreadableError("it is encrypted")
         # The other methods unpack without a bound.
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise UnreadableError("it is compressed in a way that is not read here")
+            raise UnreadableError("it is compressed in a way that this command cannot read")
         return cast(io.BufferedIOBase, archive.open(member))
 
     for member in archive.infolist():

@@ -102,7 +102,7 @@ class _Search:
         if known is None:
             if intended:
                 wrong = self._what_is_wrong(content, intended)
-                self.problems.append((intended, f"{member.path} is not the file it should be: {wrong}"))
+                self.problems.append((intended, f"{member.path} is not the right file: {wrong}"))
             return
         dataset, file = known
         if dataset != self.dataset:
@@ -146,7 +146,7 @@ class _Search:
                     self._keep_other_form(str(path.relative_to(self.place)))
             if entries_left < 0:
                 what = f"{self.place} holds more than {MAX_ENTRIES:,} files and folders, and not all were looked at"
-                self.problems.append((None, f"{what}: have --data-dir name the folder that holds the four"))
+                self.problems.append((None, f"{what}: set --data-dir to the folder that holds the four"))
                 return
 
     def _list_folder(self, folder: Path, limit: int) -> list[Path]:
@@ -209,17 +209,19 @@ class _Search:
 
     def _explain_other_form(self, name: str) -> str:
         if OTHER_ARCHIVE.search(name.lower()):
-            return f"{self.place} has {name}, an archive of a kind that is not read here: unpack it"
-        return f"{self.place} has {name}, which is not read here: the images are taken from the four IDX files"
+            return f"{self.place} has {name}, an archive of a kind that this command cannot read: unpack it"
+        return f"{self.place} has {name}, which this command cannot read: it reads only the four IDX files"
 
     def remedy(self) -> str:
         """Return what to do where a file is missing."""
         for other in self.foreign:
-            return f"{CHOOSE[other]} to use what {self.place} holds, or have --data-dir name where {self.dataset} is"
+            return (
+                f"{CHOOSE[other]} to use what {self.place} holds, or set --data-dir to the place of {self.dataset} is"
+            )
         if any("no permission" in problem for _, problem in self.problems):
-            return f"ask for permission to read what is in {self.place}, or have --data-dir name a copy of your own"
+            return f"ask for permission to read what is in {self.place}, or set --data-dir to a copy of your own"
         if self.place.is_file():
-            return f"put the right files beside {self.place}, and have --data-dir name their directory"
+            return f"put the right files beside {self.place}, and set --data-dir to their directory"
         return f"put the right files into {self.place}"
 
 
@@ -261,7 +263,7 @@ def _describe_kind(content: bytes, right: int) -> str | None:
     if WEB_PAGE.match(content):
         return "it is a web page, not the file: download it again"
     if content.startswith(LFS_POINTER):
-        return "it only points to the file: git lfs pull gets that"
+        return "it only points to the file: type git lfs pull to get it"
     if content[:3] != IDX_OF_BYTES[: len(content)]:
         return f"it is no IDX file of bytes, as it begins with {content[:4].hex()}"
     header = 4 + 4 * content[3] if len(content) > 3 else right
@@ -274,5 +276,5 @@ def _describe_kind(content: bytes, right: int) -> str | None:
 def _explain(error: Exception, intended: str | None) -> str:
     if isinstance(error, CutOffError):
         whole = f" of {SIZES[intended]:,}" if intended else ""
-        return f"damaged or not downloaded whole, it unpacks to {error.size:,}{whole} bytes: download it again"
+        return f"damaged or not completely downloaded, it unpacks to {error.size:,}{whole} bytes: download it again"
     return short_line(str(error) or type(error).__name__)

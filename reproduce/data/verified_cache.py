@@ -63,7 +63,7 @@ def prepare(dataset: str, home: Path, data_dir: Path | None = None, say: Callabl
         place = Path(error.filename) if isinstance(error.filename, str) else cache
         raise UserError(
             f"{place}, in the cache of {dataset}, cannot be used ({error.strerror}): "
-            f"put that right, or have {HOME} name another directory"
+            f"correct that, or set {HOME} to another directory"
         ) from error
 
 
@@ -73,10 +73,10 @@ def _find(dataset: str, data_dir: Path, say: Callable[[str], None]) -> FoundFile
     found = find_files(dataset, data_dir)
     for problem in found.problems:
         if not found.damage.startswith(problem):
-            say(problem if found.damage else f"{problem}; looking elsewhere")
+            say(problem if found.damage else f"{problem}; trying other sources")
     # Who names a directory wants its files. Others in their place would hide that these are damaged.
     if found.damage:
-        raise UserError(f"{found.damage}: {found.remedy}, or name no data directory to have them fetched")
+        raise UserError(f"{found.damage}: {found.remedy}, or name no data directory, to fetch them")
     return found
 
 
@@ -88,7 +88,7 @@ def _is_complete(cache: Path, dataset: str) -> bool:
 
 @contextmanager
 def _locked(cache: Path, say: Callable[[str], None]) -> Iterator[None]:
-    lock, busy = FileLock(cache / "lock"), f"another command prepares the data in {cache}"
+    lock, busy = FileLock(cache / "lock"), f"another command is preparing the data in {cache}"
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -96,7 +96,7 @@ def _locked(cache: Path, say: Callable[[str], None]) -> Iterator[None]:
         try:
             lock.acquire(timeout=LOCK_SECONDS)
         except Timeout as error:
-            raise UserError(f"{busy}, and has for {LOCK_SECONDS} s: end it, as it may be suspended") from error
+            raise UserError(f"{busy}, and has been for {LOCK_SECONDS} s: end it if it is suspended") from error
     try:
         yield
     finally:
@@ -123,7 +123,7 @@ def _is_whole(path: Path, sha256: str, say: Callable[[str], None]) -> bool:
         remove(aside)
         path.rename(aside)
         what = f"SHA-256 {actual}, expected {sha256}" if actual else "it is no file"
-        say(f"{path} is not the file it should be: {what}; set aside as {aside.name}")
+        say(f"{path} is not the right file: {what}; set aside as {aside.name}")
     return False
 
 

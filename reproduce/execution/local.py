@@ -75,7 +75,7 @@ class Pool:
                     yield TrialOutcome(batch[0].trial, "", "failed", "its worker died twice")
                     continue
                 names = ", ".join(task.trial.label for task in under_way)
-                say(f"a worker died, perhaps because memory ran out; under way: {names or 'nothing yet'}")
+                say(f"a worker died, perhaps because memory ran out; in training: {names or 'nothing yet'}")
                 # Where a second one dies before it trains anything, any trial may be the cause.
                 suspects = under_way or (list(remaining.values()) if died_early else [])
                 died_early = died_early or not under_way
@@ -117,7 +117,7 @@ def jobs_at_once(wanted: int | None) -> int:
             say(f"--jobs {wanted} has no effect: {ranks} ranks train the trials together, one after another")
         return 1
     if wanted is not None and wanted > cores:
-        say(f"--jobs {wanted}: there are {cores} cores, so that trials take turns and none ends sooner for it")
+        say(f"--jobs {wanted}: there are {cores} cores, so trials share them and none ends sooner")
     return wanted or cores
 
 
@@ -134,5 +134,5 @@ def choose_devices(wanted: str) -> tuple[str, int]:
     if torch.cuda.is_available():
         return "cuda", torch.cuda.device_count()
     if wanted == "cuda":
-        raise UserError("--device cuda: PyTorch sees no CUDA device here; leave --device out to compute on the CPU")
+        raise UserError("--device cuda: PyTorch sees no CUDA device here; leave out --device to compute on the CPU")
     return "cpu", 1

@@ -46,7 +46,7 @@ def run(
         )  # fmt: skip
     done = {} if force else _reuse_finished(tasks, store, parent_id)
     if done:
-        progress.say(f"{len(done)} of {len(trials)} trials were finished before and are reused")
+        progress.say(f"{len(done)} of {len(trials)} trials are finished and reused")
     remaining = [task for task in tasks if task.trial not in done]
     if remaining:
         _train(remaining, executor, done)

@@ -66,7 +66,7 @@ def check_replaced(collection: RunCollection, output: Path) -> None:
 def _nothing_to_report(collection: RunCollection, output: Path) -> UserError:
     return UserError(
         f"{collection.source} has no run of this kind, and {output} holds a report, which is kept: "
-        "give the options that the runs were made with, as --epochs 1 --train-size 10000"
+        "give the options that made the runs, such as --epochs 1 --train-size 10000"
     )
 
 

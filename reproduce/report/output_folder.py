@@ -93,7 +93,7 @@ def _lock(directory: int, why: str) -> None:
             say(f"{why}; waiting for it, for up to {LOCK_SECONDS} s")
         if second < LOCK_SECONDS:
             time.sleep(1)
-    raise UserError(f"{why}, and has been for {LOCK_SECONDS} s: end it, as it may be suspended")
+    raise UserError(f"{why}, and has been for {LOCK_SECONDS} s: end it if it is suspended")
 
 
 def replace_report(unfinished: Path) -> None:

@@ -145,7 +145,7 @@ class Archive:
         trained = len(epochs["train_loss"])
         too_few = trained < trial.epochs and run.outcome == "finished" and not trial.is_range_test
         if trained > trial.epochs or too_few or (run.ramp is not None) != trial.is_range_test:
-            raise UserError(f"{self.path} is no record of runs: {run.name} has not what a run of its kind has")
+            raise UserError(f"{self.path} is no record of runs: {run.name} does not have what a run of its kind has")
         times = (datetime.fromisoformat(at) for at in (run.started_at, run.ended_at))
         return Result(trial, run.run_id, run.experiment_id, run.outcome, epochs, self._made_with[run.made_with], *times)
 

@@ -87,6 +87,7 @@ def seed_spans(seeds: Iterable[int]) -> str:
 
 def command_line(name: str, paper: Paper, config: StudyConfig, smoothing: float) -> str:
     """What a user types to have `report`, `verify` or `main` take exactly these config."""
-    options = option_words(paper, config) + ["--engine torch"] * (config.engine == "torch")  # fused is what auto takes
+    # The engine fused needs no option, because auto chooses it.
+    options = option_words(paper, config) + ["--engine torch"] * (config.engine == "torch")
     own_smoothing = [f"--smoothing {smoothing}"] if smoothing != paper.range_test.smoothing else []
     return " ".join(["reproduce", name, *options, *own_smoothing])

@@ -13,7 +13,8 @@ from reproduce.study.schema import Paper
 from reproduce.study.trial import MAX_RATE, MIN_RATE, SIZES, Scheduler, Trial, can_be_held, format_rate
 
 Number = TypeVar("Number", int, float)
-MAX_TRIALS = 10_000  # days of work, and as many runs in one list of MLflow's
+# More trials would take days, and one list in MLflow's UI would show as many runs.
+MAX_TRIALS = 10_000
 
 
 def trials(paper: Paper, config: StudyConfig) -> list[Trial]:
@@ -56,7 +57,7 @@ def refuse_too_many(paper: Paper, config: StudyConfig, of_all: Callable[[list[in
     if of_all(counts) > MAX_TRIALS:
         raise UserError(
             f"--seeds and --learning-rates make {max(counts)} trials of every schedule, in all more than {MAX_TRIALS}: "
-            "give fewer of either"
+            "give fewer seeds or rates"
         )
 
 
@@ -79,7 +80,8 @@ def trainable_config(paper: Paper, config: StudyConfig) -> StudyConfig:
     others = tuple(name for name in config.schedulers if name != "onecycle")
     if "onecycle" not in config.schedulers or not others or "pct_start" in config.schedule_parameters:
         return config
-    trials(paper, config.model_copy(update={"schedulers": others}))  # what is wrong with all of them is told
+    # This raises an error if something is wrong with all of them.
+    trials(paper, config.model_copy(update={"schedulers": others}))
     try:
         trials(paper, config.model_copy(update={"schedulers": ("onecycle",)}))
     except UserError:
@@ -111,7 +113,8 @@ def range_tests(paper: Paper, config: StudyConfig) -> list[Trial]:
     """One range test a seed. UserError where a wish cannot be met."""
     common = common_fields(paper, config) | {"epochs": config.range_test_epochs or paper.range_test.epochs}
     ramp = {"name": "ramp", "lr_end": config.lr_end or paper.range_test.lr_end}
-    for key in ("validation_size", "validation_interval", "stop_factor"):  # the paper had none of them
+    # The paper has none of these.
+    for key in ("validation_size", "validation_interval", "stop_factor"):
         if (value := getattr(config, key)) is not None:
             ramp[key] = value
     if config.validation_interval and not config.validation_size:
@@ -192,7 +195,8 @@ def _make_trial(kind: type[Trial], **fields: Any) -> Trial:
         first = error.errors()[0]
         message = first["msg"].removeprefix("Value error, ")
         field = next((part for part in reversed(first["loc"]) if isinstance(part, str)), None)
-        if field is None:  # it is of several, and names them
+        # The error is about several fields, and names them.
+        if field is None:
             raise UserError(message) from error
         raise UserError(
             f"{option_name(field)}: got {shown(first['input'])}, {message[:1].lower()}{message[1:]}"

@@ -11,7 +11,8 @@ from reproduce.study import rate_limits
 from reproduce.study.config import StudyConfig, option_name
 from reproduce.study.trial import MAX_RATE, MIN_RATE, MultiStepDecay, OneCycle, Ramp, StepDecay, Trial, format_rate
 
-SHOWN_STEPS = 5  # of a list of milestones, in a message
+# A message shows this many of a list of milestones.
+SHOWN_STEPS = 5
 
 
 def check_rates(config: StudyConfig, planned: Iterable[Trial]) -> None:
@@ -46,7 +47,7 @@ def list_without_effect(config: StudyConfig, planned: Iterable[Trial]) -> list[s
         if _is_decay_of_the_paper(config, trial, rate):
             told.append(
                 f"scheduler {trial.schedule.name} at {format_rate(trial.learning_rate)}: the paper's decay brings the "
-                f"rate below {MIN_RATE:g} at step {step} of {trial.total_steps}, and no weight moves from there on"
+                f"rate below {MIN_RATE:g} at step {step} of {trial.total_steps}, and no weight changes after that"
             )
     return told
 

@@ -54,11 +54,14 @@ def _one_cycle(schedule: OneCycle, highest: float, total_steps: int, step: int) 
 def first_beyond(trial: Trial) -> tuple[int, Decimal] | None:
     """The first step, from 0, whose rate training cannot hold, and that rate; None where it can hold all."""
     if isinstance(trial.schedule, Constant | Ramp):
-        return None  # from one rate that was checked to another
+        # The rates lie between two rates that were checked.
+        return None
     at, last = functools.partial(rate_at, trial), trial.total_steps - 1
-    if isinstance(trial.schedule, OneCycle):  # the rates between are between
+    # All other rates lie between the first and the highest, or between the highest and the last.
+    if isinstance(trial.schedule, OneCycle):
         return next(((step, at(step)) for step in (0, last) if _is_beyond(at(step))), None)
-    if not _is_beyond(at(last)):  # it only rises or only falls
+    # The rate only rises or only falls, so the last is the most extreme.
+    if not _is_beyond(at(last)):
         return None
     step = bisect_left(range(last), True, key=lambda step: _is_beyond(at(step)))
     return step, at(step)

@@ -13,19 +13,26 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-TEST_BATCH_SIZE = 128  # 79 batches of the 10,000 test images: the paper's printed accuracies are means over 79
-SIZES = {"mnist": 60_000, "fashion-mnist": 60_000}  # training images
+# The 10,000 test images make 79 batches: the paper's printed accuracies are means over 79.
+TEST_BATCH_SIZE = 128
+# Training images in each data set.
+SIZES = {"mnist": 60_000, "fashion-mnist": 60_000}
 
 Dataset = Literal["mnist", "fashion-mnist"]
 Optimizer = Literal["adam", "adamw", "sgd", "radam", "lamb", "lars", "hybridadam"]
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
 Engine = Literal["torch", "fused"]
-# A checkpoint holds every step's rate and loss so far: 56 MB after so many epochs of the paper, and written after each.
+# A checkpoint is written after every epoch and holds the rate and loss of every step so far. It is 56 MB after this
+# many epochs of the paper's size.
 MAX_EPOCHS = 10_000
-MAX_STEPS = MAX_EPOCHS * max(SIZES.values())  # with one image a step
-MIN_RATE, MAX_RATE = 1e-38, 1e38  # the weights are float32, which ends there
-LEAST_RISE = 1e-12  # of the logarithm of a ramp's rate from step to step: less is lost in the rounding of float64
-MAX_SEED = 2**32 - 1  # what every generator involved accepts
+# This is with one image per step.
+MAX_STEPS = MAX_EPOCHS * max(SIZES.values())
+# The weights are float32, whose range ends there.
+MIN_RATE, MAX_RATE = 1e-38, 1e38
+# The least rise of the logarithm of a ramp's rate per step. A smaller rise is lost in the rounding of float64.
+LEAST_RISE = 1e-12
+# Every random generator that is used accepts seeds up to this one.
+MAX_SEED = 2**32 - 1
 Rate = Annotated[float, Field(ge=MIN_RATE, le=MAX_RATE, strict=True)]
 Count = Annotated[int, Field(gt=0, le=MAX_STEPS, strict=True)]
 Epochs = Annotated[int, Field(gt=0, le=MAX_EPOCHS, strict=True)]
@@ -190,7 +197,8 @@ class Trial(Frozen):
         if self.is_range_test:
             return f"range_test {self.optimizer} seed {self.seed}"
         name = f"{self.schedule.name} {format_rate(self.learning_rate)} seed {self.seed}"
-        return name if self.optimizer == "adam" else f"{self.optimizer} {name}"  # the paper's goes without saying
+        # The paper's optimizer is not in the name.
+        return name if self.optimizer == "adam" else f"{self.optimizer} {name}"
 
     def parameters(self) -> dict[str, Any]:
         """The configuration flat, under the names it has in MLflow: the schedule's own parameters beside the rest."""

@@ -45,7 +45,8 @@ class Document:
     def line(self, keys: Sequence[int | str]) -> int:
         """The line, from 1, that the keys and positions lead to; where one is missing, that of the one before."""
         node, found = self._root, self._root.start_mark.line
-        for key in keys:  # the name of one of several types may be among them
+        # Pydantic may put the name of a type among the keys.
+        for key in keys:
             pairs = []
             if isinstance(node, yaml.MappingNode):
                 pairs = [pair for pair in node.value if pair[0].value == str(key)]
@@ -80,7 +81,8 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:  # as of 2022-13-45
+        # PyYAML raises some of these for values such as 2022-13-45.
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             what = f"{shown(node.value)} cannot be read as {node.tag.removeprefix('tag:yaml.org,2002:')}"
             raise ConstructorError(None, None, what, node.start_mark) from error
 

@@ -40,7 +40,7 @@ def find_file(uri: str) -> Path | None:
     if database in ("", ":memory:") or "memory" in parameters:
         raise UserError(
             f"MLFLOW_TRACKING_URI is {shown(uri)}, a database in memory, which ends with each process: "
-            "name a file, as sqlite:///mlflow.db, or unset it"
+            "name a file, such as sqlite:///mlflow.db, or unset it"
         )
     return Path(database).absolute()
 
@@ -60,14 +60,14 @@ def make_uri(file: Path) -> str:
 def check_file(file: Path) -> None:
     """UserError for a file that is no tracking store and will not become one."""
     if (why := _why_unfit(file)) is not None:
-        raise UserError(f"the tracking store {file} {why}: have MLFLOW_TRACKING_URI name another file")
+        raise UserError(f"the tracking store {file} {why}: set MLFLOW_TRACKING_URI to another file")
 
 
 def _why_unfit(file: Path) -> str | None:
     if str(file) != os.fsencode(file).decode(errors="replace"):
-        return "has a name that is not UTF-8, in which MLflow can keep no store"
+        return "has a name that is not UTF-8, which MLflow cannot use"
     if file.is_dir():
-        return f"is a directory, expected a file, as {make_uri(file / 'mlflow.db')}"
+        return f"is a directory, expected a file, such as {make_uri(file / 'mlflow.db')}"
     if file.is_symlink() and not file.exists():
         return f"is a link to {file.readlink()}, which is not there"
     if not os.path.lexists(file):

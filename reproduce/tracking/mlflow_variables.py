@@ -22,7 +22,7 @@ EXPERIMENT = "lenet5-mnist"
 STORE, RUN = "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"
 EXPERIMENT_ID, EXPERIMENT_NAME = "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"
 SERVERS = ("http", "https", "databricks", "databricks-uc", "uc")
-EXPECTED = "a file, as sqlite:///mlflow.db, a server, as http://127.0.0.1:5000, or a database"
+EXPECTED = "a file, such as sqlite:///mlflow.db, a server, such as http://127.0.0.1:5000, or a database"
 # Every store has it.
 DEFAULT_EXPERIMENT_ID = "0"
 NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -51,13 +51,13 @@ def resolve_store(uri: str) -> tuple[str, Path | None]:
     named = shown(without_credentials(uri))
     if scheme not in ("", "file"):
         raise UserError(
-            f"{STORE} is {named}, of a kind that MLflow does not know, expected {EXPECTED}: correct or unset it"
+            f"{STORE} is {named}, whose kind MLflow does not know, expected {EXPECTED}: correct or unset it"
         )
     if os.environ.get(STORE):
-        what = f"{STORE} is {named}, a folder, in which MLflow keeps no runs any more, expected {EXPECTED}"
+        what = f"{STORE} is {named}, a folder, in which MLflow no longer keeps runs, expected {EXPECTED}"
         raise UserError(f"{what}: correct it, or {MIGRATE}")
-    what = f"this folder has an mlruns of an older MLflow ({named}), in which MLflow keeps no runs any more"
-    raise UserError(f"{what}: set {STORE}=sqlite:///mlflow.db to begin a store beside it, or {MIGRATE}")
+    what = f"this folder has an mlruns of an older MLflow ({named}), in which MLflow no longer keeps runs"
+    raise UserError(f"{what}: set {STORE}=sqlite:///mlflow.db to start a store beside it, or {MIGRATE}")
 
 
 def check_for_new_store() -> None:
@@ -127,7 +127,7 @@ def _active(found: Experiment, variable: str) -> str:
     if found.lifecycle_stage != "active":
         restore = f"mlflow experiments restore --experiment-id {found.experiment_id}"
         raise UserError(
-            f"the experiment {shown(found.name)} was deleted: restore it, {restore}, or have {variable} name another"
+            f"the experiment {shown(found.name)} was deleted: restore it, {restore}, or set {variable} to another"
         )
     return found.experiment_id
 
@@ -142,4 +142,4 @@ def _find(variable: str, named: str, find: Callable[[str], T]) -> T:
 
 
 def _not_found(variable: str, named: str) -> UserError:
-    return UserError(f"{variable} is {shown(named)}: there is none such in the store; correct or unset it")
+    return UserError(f"{variable} is {shown(named)}: it is not in the store; correct or unset it")

@@ -78,7 +78,7 @@ def _correct_source(client: RetryingClient, run_id: str, tags: Mapping[str, str]
     """Say why the source is not known, and delete what `mlflow run` took for it: any repository around."""
     source = provenance.source()
     if source.trouble:
-        say(f"{source.trouble}: what is not known of the source's commit and changes is recorded as unknown")
+        say(f"{source.trouble}: the unknown parts of the source's commit and changes are recorded as unknown")
     if source.commit == checkout.UNKNOWN:
         for name in {MLFLOW_GIT_COMMIT, MLFLOW_GIT_BRANCH, MLFLOW_GIT_REPO_URL} & tags.keys():
             client.call(client.mlflow.delete_tag, run_id, name)

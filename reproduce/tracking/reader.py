@@ -163,8 +163,8 @@ class RunReader:
         tags = run.data.tags
         if not self._has_curve(run):
             say(
-                f"run {run.info.run_id} counts as missing, as its {CURVE_FILE} is gone: put its artifacts back, "
-                f"or have the command that trained {trial.label} train it again"
+                f"run {run.info.run_id} counts as missing, because its {CURVE_FILE} is gone: put its artifacts back, "
+                f"or type the command that trained {trial.label} again"
             )
             return None
         for name in metrics_of_kind(tags["kind"]):
@@ -176,8 +176,8 @@ class RunReader:
             steps = [metric.step for metric in history]
             if steps != list(range(1, len(steps) + 1)) or (len(steps) != trial.epochs and tags["outcome"] != DIVERGED):
                 say(
-                    f"run {run.info.run_id} counts as missing, as its {name} is not there once for each of "
-                    f"{trial.epochs} epochs: train {trial.label} again with --force"
+                    f"run {run.info.run_id} counts as missing, because its {name} is not recorded exactly once "
+                    f"for each of {trial.epochs} epochs: train {trial.label} again with --force"
                 )
                 return None
         begin, end = (datetime.fromtimestamp(at / 1000, UTC) for at in (run.info.start_time, run.info.end_time))

@@ -71,8 +71,8 @@ def relocate(file: Path, home: Path) -> None:
         if changes:
             _write(database, changes, file)
     if before is not None:
-        moved_too = "its record leads to its artifacts here now"
-        left_behind = "its earlier artifacts are not here, and new ones go here"
+        moved_too = "its recorded paths now lead to its artifacts here"
+        left_behind = "its earlier artifacts are not here, and new ones are kept here"
         say(f"the study in {here.parent} was in {before} before: {moved_too if found else left_behind}")
 
 
@@ -86,8 +86,8 @@ def _write(database: sqlite3.Connection, changes: list[tuple[_Address, Path]], f
         if "readonly" not in str(error):
             raise
         raise UserError(
-            f"the tracking store {file} stood elsewhere before and cannot be written to, which correcting its places "
-            "of artifacts takes: make it and its folder writable, or copy the folder"
+            f"the tracking store {file} was moved and cannot be written to, so the paths of its artifacts cannot be "
+            "corrected: make it and its folder writable, or copy the folder"
         ) from error
 
 
@@ -101,7 +101,7 @@ def _check_no_command_runs(database: sqlite3.Connection, home: Path) -> None:
     for run_id, alive_at in rows:
         if _is_command_alive(home, run_id, int(alive_at) if str(alive_at).isdecimal() else 0):
             raise UserError(
-                f"run {run_id} is under way in this study under another path, as in a container: wait until it has "
+                f"run {run_id} is running in this study under another path, as in a container: wait until it has "
                 f"ended or, if it was killed, {SILENT_RUN_SECONDS} s"
             )
 

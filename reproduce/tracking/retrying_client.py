@@ -26,7 +26,8 @@ from reproduce.escaping import without_credentials
 from reproduce.progress import say, say_if_slow
 from reproduce.tracking.store_errors import STORE_ERRORS, describe_error, is_temporary
 
-RETRY_TIMEOUT = "REPRODUCE_STORE_PATIENCE"  # seconds, in the environment
+# The environment variable for the retry timeout, in seconds.
+RETRY_TIMEOUT = "REPRODUCE_STORE_PATIENCE"
 # A server's restart, or somebody's backup of the database, takes less.
 DEFAULT_TIMEOUT_SECONDS = 300
 LONGEST_WAIT_SECONDS = 10
@@ -50,7 +51,7 @@ def retry_timeout() -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < float("inf"):
-        raise UserError(f"{RETRY_TIMEOUT} is {text!r}, expected a number of seconds from 0, as 300")
+        raise UserError(f"{RETRY_TIMEOUT} is {text!r}, expected a number of seconds from 0, such as 300")
     return seconds
 
 
@@ -58,7 +59,7 @@ def configure_mlflow() -> None:
     """Cut MLflow's own retry, and turn off what it prints and what it records of other repositories."""
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # A request that is lost once MLflow repeats within seconds. What lasts longer `call` waits for, and says so.
+    # MLflow repeats a request that is lost once within seconds. `call` waits for longer outages, and says so.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -114,7 +115,7 @@ class RetryingClient:
                 say(f"{self.describe_outage(error)}; {wait}")
 
         def attempt() -> T:
-            slow = f"the tracking store {self.shown_uri} takes long to answer; {wait}"
+            slow = f"the tracking store {self.shown_uri} is slow to answer; {wait}"
             with say_if_slow(slow, announced) if self.timeout else nullcontext():
                 return function(*args, **kwargs)
 

@@ -69,7 +69,7 @@ class TrackingStore:
         if place is not None and (why := why_unwritable(place)) is not None:
             raise UserError(
                 f"{place}, where this experiment's artifacts go, cannot be written to ({why}): "
-                f"make it writable, or have {mlflow_variables.EXPERIMENT_NAME} name an experiment of your own"
+                f"make it writable, or set {mlflow_variables.EXPERIMENT_NAME} to an experiment of your own"
             )
 
 
@@ -132,8 +132,8 @@ def _make(file: Path, home_id: str, trains: bool) -> None:
     """Make a new SQLite store, once it is certain that the command can use it."""
     if not trains:
         raise UserError(
-            f"there is no tracking store {file}, expected one that has runs: have {mlflow_variables.STORE} name it, or "
-            "make the runs first, as with reproduce main"
+            f"there is no tracking store {file}, expected one that has runs: set {mlflow_variables.STORE} to it, or "
+            "make the runs first, for example with reproduce main"
         )
     local_store.check_file(file)
     mlflow_variables.check_for_new_store()
@@ -205,10 +205,10 @@ def _lock_home(home: Path) -> Iterator[str]:
             lock.acquire(timeout=LOCK_SECONDS)
         home_id = _read_home_id(home)
     except Timeout as error:
-        raise UserError(f"{locked}, and has been for {LOCK_SECONDS} s: end it, as it may be suspended") from error
+        raise UserError(f"{locked}, and has been for {LOCK_SECONDS} s: end it if it is suspended") from error
     except OSError as error:
         raise UserError(
-            f"{home} cannot be written to ({error.strerror}): have REPRODUCE_HOME name a directory of your own"
+            f"{home} cannot be written to ({error.strerror}): set REPRODUCE_HOME to a directory of your own"
         ) from error
     try:
         yield home_id

@@ -128,7 +128,7 @@ class Checkpoints:
         """Return the trial's name and the files' hashes."""
         hashes = {name: file_sha256(folder / name) for name in (WEIGHTS, OPTIMIZER, SCHEDULE, HISTORY)}
         if None in hashes.values():
-            raise ValueError(f"{folder} has not all of its files")
+            raise ValueError(f"{folder} does not have all of its files")
         return {"trial": self.directory.name, "sha256": hashes}
 
 

@@ -37,7 +37,7 @@ def check_batches(trials: list[Trial]) -> None:
         if smallest < ranks:
             last = ", the last of each epoch," if smallest < trial.batch_size else ""
             raise UserError(
-                f"{trial.label}: a batch of {smallest}{last} cannot be shared by {ranks} ranks: start fewer, or "
+                f"{trial.label}: a batch of {smallest}{last} cannot be split over {ranks} ranks: start fewer, or "
                 "choose another --batch-size or --train-size"
             )
 

@@ -34,7 +34,9 @@ def resolve(requested: str, device: str, home: Path, say: Callable[[str], None] 
     except (library.UnavailableError, OSError) as error:
         if requested == "fused":
             raise UserError(f"--engine fused cannot be used: {error}; use --engine torch") from error
-        say(f"engine torch, several times slower than the fused one, which cannot be used: {error}")
+        say(
+            f"using engine torch, which is several times slower than engine fused; engine fused cannot be used: {error}"
+        )
         return "torch", None
 
 

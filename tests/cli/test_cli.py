@@ -24,14 +24,14 @@ PAPER_OR = "or the word paper"
         (["sweep", "--epochs", "1.5"], f"'--epochs': got '1.5', expected a whole number from 1 to 10000, {PAPER_OR}"),
         (
             ["sweep", "--learning-rates", "1e-3,nan"],
-            "got '1e-3,nan', expected numbers from 1e-38 to 1e+38 with commas between",
+            "got '1e-3,nan', expected numbers from 1e-38 to 1e+38 separated by commas",
         ),
         (["sweep", "--learning-rates", "inf"], "got 'inf'"),
         (["sweep", "--learning-rates", ""], "got ''"),
         (["sweep", "--learning-rates", "-1"], "got '-1'"),
         (["sweep", "--learning-rates", "0"], "got '0'"),
         (["sweep", "--learning-rates", "1e-3,0.001"], "--learning-rates: 1e-3 is given twice"),
-        (["sweep", "--seeds", "4-2"], "got '4-2', of which 4-2 runs backwards; expected at most 1000"),
+        (["sweep", "--seeds", "4-2"], "got '4-2', in which the range 4-2 runs backwards; expected at most 1000"),
         (["sweep", "--seeds", "4294967296"], "got '4294967296'"),
         (
             ["sweep", "--milestones", "5,3", "--scheduler", "multistep"],
@@ -45,7 +45,7 @@ PAPER_OR = "or the word paper"
         (["sweep", "--optimizer", "hybridadam", "--device", "cpu"], "optimizer hybridadam needs a CUDA device"),
         (
             ["sweep", "--data-dir", "/nowhere/at/all", "--device", "cpu"],
-            "got '/nowhere/at/all', but it is not there; expected a directory, or a zip or tar, that is there, or the "
+            "got '/nowhere/at/all', but it is not there; expected a directory, or a zip or tar, that exists, or the "
             "word none",
         ),
         (["sweep", "--force", "perhaps"], "'--force': got 'perhaps', expected true or false"),
@@ -83,9 +83,7 @@ def test_a_wrong_tracking_uri_is_one_line(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://x")
     code, printed = typed(monkeypatch, capsys, "report")
     assert (code, printed.count("\n")) == (2, 1)
-    assert printed.startswith(
-        "error: MLFLOW_TRACKING_URI is 'nonsense://x', of a kind that MLflow does not know, expected"
-    )
+    assert printed.startswith("error: MLFLOW_TRACKING_URI is 'nonsense://x', whose kind MLflow does not know, expected")
 
 
 def test_help_and_errors_load_neither_torch_nor_mlflow():
@@ -118,7 +116,7 @@ def test_a_failed_trial_ends_with_exit_code_1_and_its_name(monkeypatch, capsys, 
         "cpu",
     )
     assert code == 1
-    after = "what is done is recorded; the same command tries again what failed"
+    after = "what is done is recorded; the same command tries the failed trials again"
     assert printed.splitlines()[-1] == f"error: 1 of 1 trials failed: none 1e-3 seed 0: {after}"
 
 
@@ -130,24 +128,24 @@ def test_the_help_tells_the_papers_values(paper):
         return ",".join(map(format_rate if isinstance(values[0], float) else str, values))
 
     expected = {
-        "epochs": f"{protocol.epochs} in the paper's models, {ramp.epochs} in its range test",
-        "batch_size": f"{protocol.batch_size} in the paper",
-        "seeds": f"{listed(protocol.seeds)} for the paper's one",
-        "train_size": f"{protocol.train_size:,} in the paper",
-        "learning_rates": f"{listed(paper.sweep('step').learning_rates)} in the paper, and without a schedule "
+        "epochs": f"trains models for {protocol.epochs} and the range test for {ramp.epochs}.",
+        "batch_size": f"The paper uses {protocol.batch_size}.",
+        "seeds": f"by default {listed(protocol.seeds)}. ",
+        "train_size": f"The paper trains on all {protocol.train_size:,}.",
+        "learning_rates": f"The paper uses {listed(paper.sweep('step').learning_rates)}, and without a schedule "
                           f"{listed(paper.sweep('none').learning_rates)}",
         "decay_steps": f"{drawn['step']['decay_steps']} and {drawn['exponential']['decay_steps']} as drawn, "
                        f"{written['step']['decay_steps']} and {written['exponential']['decay_steps']} as written",
         "milestones": f"{listed(drawn['multistep']['milestones'])} as drawn, "
                       f"{listed(written['multistep']['milestones'])} as written",
-        "gamma": f"{drawn['step']['gamma']} in the paper",
-        "pct_start": f": {of_onecycle['pct_start']}, as in PyTorch",
-        "div_factor": f": {of_onecycle['div_factor']:g}, as in PyTorch",
-        "final_div_factor": f": {of_onecycle['final_div_factor']:g}, as in PyTorch",
-        "range_test_epochs": f"{ramp.epochs} in the paper",
-        "lr_start": f"{format_rate(ramp.lr_start)} in the paper",
-        "lr_end": f"{ramp.lr_end:g} in the paper",
-        "smoothing": f"{ramp.smoothing}, as the paper names none",
+        "gamma": f"The paper uses {drawn['step']['gamma']}.",
+        "pct_start": f"by default {of_onecycle['pct_start']}, as in PyTorch",
+        "div_factor": f"by default max_lr / {of_onecycle['div_factor']:g}, as in PyTorch",
+        "final_div_factor": f"by default the first rate / {of_onecycle['final_div_factor']:g}, as in PyTorch",
+        "range_test_epochs": f"The paper uses {ramp.epochs}.",
+        "lr_start": f"The paper uses {format_rate(ramp.lr_start)}.",
+        "lr_end": f"The paper uses {ramp.lr_end:g}.",
+        "smoothing": f"By default {ramp.smoothing}, because the paper gives none.",
     }  # fmt: skip
     options = {option.name: option for option in main.cli.commands["report"].params}
     assert {name for name, option in options.items() if option.default == "paper"} - expected.keys() == {

@@ -138,13 +138,13 @@ def test_every_parameter_of_mlproject_is_among_them():
         ),
         (
             ["sweep", "--seeds", "3-1"],
-            "Invalid value for '--seeds': got '3-1', of which 3-1 runs backwards; "
-            "expected at most 1000 whole numbers from 0 to 4294967295, as 0,1,2 or 0-4, or the word paper",
+            "Invalid value for '--seeds': got '3-1', in which the range 3-1 runs backwards; "
+            "expected at most 1000 whole numbers from 0 to 4294967295, such as 0,1,2 or 0-4, or the word paper",
         ),
         (
             ["sweep", "--seeds", "0-99999999"],
-            "Invalid value for '--seeds': got '0-99999999', which are more than 1000; "
-            "expected at most 1000 whole numbers from 0 to 4294967295, as 0,1,2 or 0-4, or the word paper",
+            "Invalid value for '--seeds': got '0-99999999', which has more than 1000 seeds; "
+            "expected at most 1000 whole numbers from 0 to 4294967295, such as 0,1,2 or 0-4, or the word paper",
         ),
         (["sweep", "--learning-rate", "1e-3"], "No such option '--learning-rate'. Did you mean '--learning-rates'?"),
         (["sweep", "--learning_rate", "1e-3"], "No such option '--learning-rate'. Did you mean '--learning-rates'?"),
@@ -168,7 +168,7 @@ def test_every_parameter_of_mlproject_is_among_them():
         (
             ["sweep", "--seeds", "0-999", "--learning-rates", ",".join(f"{n}e-4" for n in range(1, 12))],
             "--seeds and --learning-rates make 11000 trials of every schedule, in all more than 10000: "
-            "give fewer of either",
+            "give fewer seeds or rates",
         ),
     ],
 )  # fmt: skip
@@ -211,9 +211,7 @@ def test_more_jobs_than_cores_are_taken_and_told(monkeypatch, capsys):
     assert [local.jobs_at_once(wanted) for wanted in (None, 2)] == [2, 2]
     assert capsys.readouterr().err == ""
     assert local.jobs_at_once(3) == 3
-    assert capsys.readouterr().err == (
-        "--jobs 3: there are 2 cores, so that trials take turns and none ends sooner for it\n"
-    )
+    assert capsys.readouterr().err == ("--jobs 3: there are 2 cores, so trials share them and none ends sooner\n")
 
 
 def test_without_a_range_test_to_propose_rates_the_command_for_it_is_given(store, paper):
@@ -242,16 +240,16 @@ def surroundings(monkeypatch, tmp_path):
     [
         ("REPRODUCE_HOME", "file", "{here}/file{home} (it is a file): name another directory in REPRODUCE_HOME"),
         ("REPRODUCE_HOME", "/proc/nowhere", "/proc/nowhere{home} (No such file or directory): name another"),
-        ("MLFLOW_TRACKING_URI", "nonsense://me:secret@x", "MLFLOW_TRACKING_URI is 'nonsense://***@x', of a kind that "),
+        ("MLFLOW_TRACKING_URI", "nonsense://me:secret@x", "MLFLOW_TRACKING_URI is 'nonsense://***@x', whose kind "),
         ("MLFLOW_TRACKING_URI", "file:/tmp/nowhere", "MLFLOW_TRACKING_URI is 'file:/tmp/nowhere', a folder, in which "),
         (
             "MLFLOW_TRACKING_URI", "sqlite:///file",
-            "{store} {here}/file is no SQLite database (file is not a database): have MLFLOW_TRACKING_URI name another",
+            "{store} {here}/file is no SQLite database (file is not a database): set MLFLOW_TRACKING_URI to another",
         ),
         ("MLFLOW_TRACKING_URI", "postgresql://x/y", "{store} postgresql://x/y cannot be used: No module named"),
         ("MLFLOW_TRACKING_URI", "http://[x", "MLFLOW_TRACKING_URI is 'http://[x', which is no address (Invalid"),
-        ("MLFLOW_RUN_ID", "nope", "MLFLOW_RUN_ID is 'nope': there is none such in the store; correct or unset it"),
-        ("MLFLOW_EXPERIMENT_ID", "99", "MLFLOW_EXPERIMENT_ID is '99': there is none such in the store; correct or"),
+        ("MLFLOW_RUN_ID", "nope", "MLFLOW_RUN_ID is 'nope': it is not in the store; correct or unset it"),
+        ("MLFLOW_EXPERIMENT_ID", "99", "MLFLOW_EXPERIMENT_ID is '99': it is not in the store; correct or"),
     ],
 )  # fmt: skip
 def test_a_variable_that_leads_nowhere_is_named(
@@ -284,7 +282,7 @@ def test_a_home_on_a_file_system_without_locks_is_refused(monkeypatch, capsys, s
     code, printed = typed(monkeypatch, capsys, "sweep", "--epochs", "1")
     assert code == 2
     assert one_line(printed) == (
-        f"error: {surroundings}/.reproduce, where data and checkpoints are kept, gives no locks (Function not "
+        f"error: {surroundings}/.reproduce, where data and checkpoints are kept, has no locks (Function not "
         "implemented), without which two could train one trial: name a directory on another file system in "
         "REPRODUCE_HOME"
     )
@@ -335,7 +333,7 @@ def test_a_port_that_is_taken_and_an_address_of_another_machine_are_told(monkeyp
 def test_a_data_directory_that_is_not_there_is_told_before_any_work(monkeypatch, capsys, surroundings, arguments):
     monkeypatch.setenv("REPRODUCE_DATA_DIR", "nowhere")
     code, printed = typed(monkeypatch, capsys, *arguments)
-    told = "REPRODUCE_DATA_DIR is 'nowhere', but it is not there; expected a directory, or a zip or tar, that is there"
+    told = "REPRODUCE_DATA_DIR is 'nowhere', but it is not there; expected a directory, or a zip or tar, that exists"
     assert (code, printed) == (2, f"error: {told}: correct it\n")
     assert not (surroundings / "mlflow.db").exists()
 
@@ -422,8 +420,8 @@ def test_a_check_names_what_differs_and_what_to_do(monkeypatch, capsys, tmp_path
         main.main()
     assert (left.value.code, capsys.readouterr().out) == (1, (
         "summary.md: missing\n"
-        "report: 1 file not as its runs give it: put back what is changed or missing and remove what was added, "
-        "or write it anew with reproduce report --seeds 0-2 --output report\n"
+        "report: 1 file differs from what its runs give: restore what was changed or is missing and remove what was "
+        "added, or write it again with reproduce report --seeds 0-2 --output report\n"
     ))  # fmt: skip
 
 
@@ -443,13 +441,13 @@ def test_letters_that_an_encoding_has_not_are_written_plainly(monkeypatch):
     ("command", "kept"),
     [
         ("main", remedies.GO_ON), ("sweep", remedies.GO_ON), ("grid", remedies.GO_ON), ("range_test", remedies.GO_ON),
-        ("report", "nothing that was recorded is lost; the same command writes the report anew"),
+        ("report", "nothing that was recorded is lost; the same command writes the report again"),
         ("verify", "nothing is lost; the same command judges again"),
-        ("data", "the files that are whole are kept; the same command gets the others"),
+        ("data", "complete files are kept; the same command gets the others"),
     ],
 )  # fmt: skip
 def test_a_command_that_was_stopped_says_what_is_true_of_it(monkeypatch, capsys, surroundings, command, kept):
-    for stop, how, code in ((KeyboardInterrupt, "interrupted", 130), (process.Terminated, "told to stop", 143)):
+    for stop, how, code in ((KeyboardInterrupt, "interrupted", 130), (process.Terminated, "terminated", 143)):
 
         def stopped(*arguments, stop=stop):
             if stop is process.Terminated:

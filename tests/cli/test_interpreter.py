@@ -47,8 +47,8 @@ def test_another_reproduce_on_pythonpath_is_named(tmp_path, name):
     other = module(tmp_path / "lib" / name)
     assert left(COMMAND, "--version", folder=tmp_path, PYTHONPATH=str(tmp_path / "lib")) == (
         2,
-        f"error: {str(other)!a} is in the way of the package reproduce, which is {str(ROOT / 'reproduce')!a}: "
-        "rename it, or take its folder out of PYTHONPATH\n",
+        f"error: {str(other)!a} would be imported in place of the package reproduce, which is "
+        f"{str(ROOT / 'reproduce')!a}: rename it, or remove its folder from PYTHONPATH\n",
     )
 
 
@@ -60,7 +60,7 @@ def test_an_environment_that_was_copied_runs_nothing_of_the_one_that_it_was_copi
     assert left(copy / "bin" / "reproduce", "--version", folder=tmp_path) == (
         2,
         f"error: {str(copy)!a} is a copy of {sys.prefix!a} and would run the code that is installed there: "
-        "make an environment here, as with make env\n",
+        "make an environment here, for example with make env\n",
     )
 
 
@@ -68,7 +68,9 @@ def test_a_folder_called_reproduce_on_pythonpath_is_named(tmp_path):
     (tmp_path / "lib" / "reproduce").mkdir(parents=True)
     code, printed = left(COMMAND, "--version", folder=tmp_path, PYTHONPATH="lib")
     assert (code, printed.count("\n")) == (2, 1)
-    assert printed.startswith(f"error: {str(tmp_path / 'lib' / 'reproduce')!a} is in the way of the package reproduce")
+    assert printed.startswith(
+        f"error: {str(tmp_path / 'lib' / 'reproduce')!a} would be imported in place of the package reproduce"
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,9 +87,9 @@ def test_a_file_that_would_be_imported_for_another_is_named_and_not_run(tmp_path
     path = module(tmp_path / "lib é" / name)
     named = path.parent if path.name == "__init__.py" else path
     folder = tmp_path / "lib é"
-    start = f"error: {named} is in the way of {whose}: rename it, or "
+    start = f"error: {named} would be imported in place of {whose}: rename it, or "
     assert left(COMMAND, "--version", folder=tmp_path, PYTHONPATH=f"/nowhere:{folder}") == (
-        2, f"{start}take {folder} out of PYTHONPATH\n",
+        2, f"{start}remove {folder} from PYTHONPATH\n",
     )  # fmt: skip
     by_module = (sys.executable, "-m", "reproduce", "--version")
     assert left(*by_module, folder=folder) == (2, f"{start}start reproduce from another folder\n")
@@ -166,7 +168,7 @@ def test_warnings_that_were_to_be_shown_are(tmp_path):
     "start", [[COMMAND], [sys.executable, "-m", "reproduce"], [sys.executable, "-X", "utf8=0", COMMAND]]
 )
 def test_a_name_with_other_letters_is_read_as_such_where_the_locale_has_ascii_only(tmp_path, start):
-    wanted = "but it is not there; expected a directory, or a zip or tar, that is there, or the word none"
+    wanted = "but it is not there; expected a directory, or a zip or tar, that exists, or the word none"
     assert left(*start, "sweep", "--data-dir", "nöwhere", folder=tmp_path, **WITHOUT_LETTERS) == (
         2, f"error: Invalid value for '--data-dir': got 'nöwhere', {wanted}\n",
     )  # fmt: skip

@@ -296,9 +296,9 @@ def test_the_readmes_sweep_is_followed_by_a_page_of_that_sweep(store, paper, fol
     code, printed, told = followed("verify", *STEP)
     assert (code, told) == (3, "")
     assert printed == (
-        "none of the paper's 42 statements rests on a run with --epochs 1 --seeds 0,1 --train-size 640 "
-        "--learning-rates 0.001,0.003 --scheduler step --decay-steps 2 --gamma 0.5: reproduce verify judges them by "
-        "the runs that they rest on\n"
+        "none of the paper's 42 statements depends on a run with --epochs 1 --seeds 0,1 --train-size 640 "
+        "--learning-rates 0.001,0.003 --scheduler step --decay-steps 2 --gamma 0.5: reproduce verify "
+        "without options judges all statements\n"
     )
     assert parents(store) == ["FINISHED", "FINISHED"]
 
@@ -341,7 +341,7 @@ def test_a_report_of_what_was_not_run_leaves_the_one_that_is_there_and_no_failed
     code, _, told = followed("report", *SMALL, "--seeds", "7")
     assert (code, told) == (2, (
         f"error: the tracking store {store.uri} has no run of this kind, and report/output holds a report, "
-        "which is kept: give the options that the runs were made with, as --epochs 1 --train-size 10000\n"
+        "which is kept: give the options that made the runs, such as --epochs 1 --train-size 10000\n"
     ))  # fmt: skip
     assert (tmp_path / "report" / "output" / "report.md").read_bytes() == before
     assert parents(store) == ["FINISHED", "FINISHED"]
@@ -352,8 +352,8 @@ def test_verify_judges_only_what_its_options_choose(commands, paper, capsys):
     assert {(trial.schedule.name, trial.seed) for trial in chosen} == {("step", 0)}
     assert commands("verify", ["--seeds", "0-2"]) is None
     assert capsys.readouterr().out.splitlines()[0] == (
-        "none of the paper's 42 statements rests on a run with --scheduler step: "
-        "reproduce verify judges them by the runs that they rest on"
+        "none of the paper's 42 statements depends on a run with --scheduler step: "
+        "reproduce verify without options judges all statements"
     )
     commands("verify", ["--scheduler", "none", "--learning-rates", "proposed"])
-    assert "rests on a run with --scheduler none --learning-rates proposed: " in capsys.readouterr().out
+    assert "depends on a run with --scheduler none --learning-rates proposed: " in capsys.readouterr().out

@@ -40,7 +40,7 @@ def answers(address):
 @pytest.mark.system
 @pytest.mark.parametrize(
     ("number", "code", "last"),
-    [(signal.SIGINT, 130, "interrupted: nothing is lost"), (signal.SIGTERM, 143, "told to stop: nothing is lost")],
+    [(signal.SIGINT, 130, "interrupted: nothing is lost"), (signal.SIGTERM, 143, "terminated: nothing is lost")],
 )
 @pytest.mark.parametrize("started", [True, False], ids=["as it answers", "as it starts"])
 def test_the_ui_ends_as_other_commands_do_and_leaves_no_server(ui, number, code, last, started):

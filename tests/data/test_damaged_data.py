@@ -90,14 +90,14 @@ def test_no_damaged_file_is_ever_taken_wherever_it_lies(few, tmp_path):
         for content in damaged(FILES[name], name):
             named, home = fresh(tmp_path, "named"), fresh(tmp_path)
             (named / name).write_bytes(content)
-            told = rf"^{re.escape(str(named / name))} (is not the file it should be: |holds )"
+            told = rf"^{re.escape(str(named / name))} (is not the right file: |holds )"
             with pytest.raises(UserError, match=told):
                 prepared(home, named)
             prepared(home)
             (home / "data" / "mnist" / name).write_bytes(content)
             left, said = prepared(home)
             assert left == right
-            assert said[0].startswith(f"{home / 'data' / 'mnist' / name} is not the file it should be: SHA-256 ")
+            assert said[0].startswith(f"{home / 'data' / 'mnist' / name} is not the right file: SHA-256 ")
 
 
 @given(st.binary(max_size=200), st.integers(0, 60), st.booleans())
@@ -114,7 +114,7 @@ def test_a_gz_that_is_damaged_anywhere_is_never_taken(few, tmp_path, junk, at, c
     with pytest.raises(UserError) as refused:
         prepared(home, named)
     told = str(refused.value)
-    assert re.match(rf"{re.escape(str(named / name))}.gz (is not the file it should be|cannot be read)", told)
+    assert re.match(rf"{re.escape(str(named / name))}.gz (is not the right file|cannot be read)", told)
     assert "\n" not in told
     assert list(home.iterdir()) == []
 
@@ -131,7 +131,7 @@ def test_a_gz_is_unpacked_no_further_than_a_right_one_goes(few, tmp_path, monkey
         return content
 
     monkeypatch.setattr(gzip.GzipFile, "read1", counted)
-    with pytest.raises(UserError, match=rf"{name}.gz is not the file it should be: it holds more than 10 bytes"):
+    with pytest.raises(UserError, match=rf"{name}.gz is not the right file: it holds more than 10 bytes"):
         prepared(fresh(tmp_path), named)
     assert sum(unpacked) == data_dir.MAX_FILE_BYTES
 
@@ -163,7 +163,7 @@ def test_what_is_no_file_in_the_place_of_one_is_told_and_got_elsewhere(few, tmp_
         left, said = prepared(fresh(tmp_path), named)
         assert left == right
         none = f"{named} has no {', '.join(FILES)}: neither plain, nor as .gz, nor in a zip or tar"
-        assert said[0] == f"{none}; looking elsewhere"
+        assert said[0] == f"{none}; trying other sources"
     else:
         why = {"loop": "it is a link that leads back to itself", "pipe": "it is no file"}[kind]
         with pytest.raises(UserError, match=rf"{datasets.TEST_LABELS} cannot be read \({why}\)"):
@@ -173,7 +173,7 @@ def test_what_is_no_file_in_the_place_of_one_is_told_and_got_elsewhere(few, tmp_
 def test_a_named_directory_without_a_file_says_so(few, tmp_path):
     _, said = prepared(fresh(tmp_path), fresh(tmp_path, "named"))
     told = f"{tmp_path / 'named'} has no {', '.join(FILES)}: neither plain, nor as .gz, nor in a zip or tar"
-    assert said == [f"{told}; looking elsewhere", *said[1:]]
+    assert said == [f"{told}; trying other sources", *said[1:]]
 
 
 def test_a_cache_that_cannot_be_is_told_in_one_line(few, tmp_path):
@@ -183,7 +183,7 @@ def test_a_cache_that_cannot_be_is_told_in_one_line(few, tmp_path):
         prepared(home)
     assert str(refused.value) == (
         f"{home}/data/mnist, in the cache of mnist, cannot be used (Not a directory): "
-        "put that right, or have REPRODUCE_HOME name another directory"
+        "correct that, or set REPRODUCE_HOME to another directory"
     )
 
 

@@ -133,19 +133,19 @@ def sha256(content):
     return hashlib.sha256(content).hexdigest()
 
 
-WRONG = f"{{place}}/{TRAIN_IMAGES} is not the file it should be: "
+WRONG = f"{{place}}/{TRAIN_IMAGES} is not the right file: "
 AGAIN = "are missing: download it again"
 PAGE = b"<!DOCTYPE html>\n<title>Sign in</title>"
 LINES = {
     "half of it": (but(TRAIN_IMAGES, FILES[TRAIN_IMAGES][:1000]),
                    WRONG + f"it ends after 1,000 of 2,368 bytes, 1,368 {AGAIN}"),
     "half a .gz": (FILES | {TRAIN_IMAGES: b"", f"{TRAIN_IMAGES}.gz": gzip.compress(FILES[TRAIN_IMAGES], 0)[:1000]},
-                   "{place}/" + f"{TRAIN_IMAGES}.gz cannot be read (damaged or not downloaded whole, "
+                   "{place}/" + f"{TRAIN_IMAGES}.gz cannot be read (damaged or not completely downloaded, "
                    "it unpacks to 985 of 2,368 bytes: download it again)"),
     "nothing in it": (but(TRAIN_IMAGES, b""), WRONG + "it is empty"),
     "a web page": (but(TRAIN_IMAGES, PAGE), WRONG + "it is a web page, not the file: download it again"),
     "a pointer": (but(TRAIN_IMAGES, b"version https://git-lfs.github.com/spec/v1\noid sha256:0"),
-                  WRONG + "it only points to the file: git lfs pull gets that"),
+                  WRONG + "it only points to the file: type git lfs pull to get it"),
     "one byte more": (but(TRAIN_IMAGES, FILES[TRAIN_IMAGES] + b"\n"), WRONG + "it holds more than 2,368 bytes"),
     "of another set": (but(TRAIN_IMAGES, UNKNOWN[TRAIN_IMAGES]),
                        WRONG + f"SHA-256 {sha256(UNKNOWN[TRAIN_IMAGES])}, expected {sha256(FILES[TRAIN_IMAGES])}"),
@@ -172,7 +172,7 @@ def test_another_data_sets_files_are_named_as_that(tmp_path):
     found = data_dir.find_files("fashion-mnist", tmp_path)
     assert found.problems == (f"{tmp_path} holds the files of mnist, and fashion-mnist was asked for",)
     what = f"leave out --dataset to use what {tmp_path} holds"
-    assert found.remedy == f"{what}, or have --data-dir name where fashion-mnist is"
+    assert found.remedy == f"{what}, or set --data-dir to the place of fashion-mnist is"
 
     put(tmp_path, {"MNIST/raw/" + TEST_LABELS: FASHION[TEST_LABELS]})
     found = data_dir.find_files("mnist", tmp_path)
@@ -187,10 +187,10 @@ def none_of(place):
 @pytest.mark.parametrize(
     ("file", "line"),
     [
-        ("mnist_train.csv", "which is not read here: the images are taken from the four IDX files"),
-        ("training/0/1.png", "which is not read here: the images are taken from the four IDX files"),
-        ("mnist.pkl", "which is not read here: the images are taken from the four IDX files"),
-        ("archive.rar", "an archive of a kind that is not read here: unpack it"),
+        ("mnist_train.csv", "which this command cannot read: it reads only the four IDX files"),
+        ("training/0/1.png", "which this command cannot read: it reads only the four IDX files"),
+        ("mnist.pkl", "which this command cannot read: it reads only the four IDX files"),
+        ("archive.rar", "an archive of a kind that this command cannot read: unpack it"),
     ],
 )
 def test_another_form_of_the_images_is_told_from_none(tmp_path, file, line):
@@ -225,7 +225,7 @@ BROKEN = {
     ),
     "a zip whose unpacking has no bound": (
         {"a.zip": zipped(FILES, compression=zipfile.ZIP_BZIP2)}, lambda content: content,
-        "{place}/a.zip/" + TRAIN_IMAGES + " cannot be read (it is compressed in a way that is not read here)",
+        "{place}/a.zip/" + TRAIN_IMAGES + " cannot be read (it is compressed in a way that this command cannot read)",
     ),
 }  # fmt: skip
 
@@ -275,7 +275,7 @@ def test_a_large_directory_is_not_wandered_through(tmp_path, monkeypatch):
     assert found.files == {}
     assert found.problems[0] == (
         f"{tmp_path} holds more than 30 files and folders, and not all were looked at: "
-        "have --data-dir name the folder that holds the four"
+        "set --data-dir to the folder that holds the four"
     )
     put(tmp_path, named("MNIST/raw/{}"))  # before all else
     assert data_dir.find_files("mnist", tmp_path).files == FILES
@@ -293,4 +293,4 @@ def test_folders_that_lead_to_each_other_come_to_an_end(tmp_path):
 
 def test_bz2_is_an_archive_of_a_kind_that_is_not_read(tmp_path):
     put(tmp_path, {"mnist.tar.bz2": bz2.compress(tarred(FILES))})
-    assert data_dir.find_files("mnist", tmp_path).problems[1].endswith("that is not read here: unpack it")
+    assert data_dir.find_files("mnist", tmp_path).problems[1].endswith("that this command cannot read: unpack it")

@@ -123,9 +123,9 @@ def test_a_named_directory_comes_first_and_a_damaged_file_in_it_is_an_error(mnis
     with pytest.raises(UserError) as refused:
         verified_cache.prepare("mnist", home, tmp_path / "named")
     assert str(refused.value) == (
-        f"{named / datasets.TEST_LABELS} is not the file it should be: it is no IDX file of bytes, as it begins with "
+        f"{named / datasets.TEST_LABELS} is not the right file: it is no IDX file of bytes, as it begins with "
         f"6e6f7420; expected SHA-256 {datasets.SHA256['mnist'][datasets.TEST_LABELS]}: put the right files into "
-        f"{tmp_path / 'named'}, or name no data directory to have them fetched"
+        f"{tmp_path / 'named'}, or name no data directory, to fetch them"
     )
     assert (named / datasets.TEST_LABELS).read_bytes() == b"not this"
     assert only_cache_of == []

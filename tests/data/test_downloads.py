@@ -269,7 +269,7 @@ def test_a_fetch_that_is_interrupted_ends_at_once_and_leaves_nothing_half_done(w
         "and 10 s without an answer\n"
     )
     assert (running.returncode, rest) == (
-        130, "interrupted: the files that are whole are kept; the same command gets the others",
+        130, "interrupted: complete files are kept; the same command gets the others",
     )  # fmt: skip
     assert [path.name for path in (ours.home / "data" / "mnist").iterdir()] == ["lock"]
 

@@ -65,4 +65,4 @@ def test_who_waits_for_another_command_says_so(own_home, monkeypatch):
     monkeypatch.setitem(mirrors.SOURCES, "mnist", {})
     with pytest.raises(UserError, match=datasets.TEST_LABELS):
         verified_cache.prepare("mnist", own_home, say=say)
-    assert said == [f"another command prepares the data in {cache}; waiting for it, for up to 1800 s"]
+    assert said == [f"another command is preparing the data in {cache}; waiting for it, for up to 1800 s"]

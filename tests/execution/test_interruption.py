@@ -66,7 +66,7 @@ def test_a_signal_for_which_a_library_leaves_with_a_code_of_its_own_is_told_as_e
         except SystemExit:
             sys.exit(1)  # as Ray does while it waits
 
-    assert ends(monkeypatch, capfd, work) == (143, f"told to stop: {remedies.GO_ON}")
+    assert ends(monkeypatch, capfd, work) == (143, f"terminated: {remedies.GO_ON}")
     assert ends(monkeypatch, capfd, lambda: sys.exit(1)) == (1, "")  # nobody told that one to stop
 
 

@@ -35,8 +35,8 @@ def test_an_address_in_the_environment_is_held_to_the_options_rules(monkeypatch,
     monkeypatch.setenv("RAY_ADDRESS", "ray://10.0.0.1:10001")
     assert typed(monkeypatch, capsys, "sweep", "--executor", "ray") == (
         2,
-        "error: RAY_ADDRESS is 'ray://10.0.0.1:10001', which is that of Ray's client or dashboard; expected HOST:PORT "
-        "of a Ray cluster's head, as 10.0.0.1:6379, the word local: correct or unset it\n",
+        "error: RAY_ADDRESS is 'ray://10.0.0.1:10001', which is an address of Ray's client or dashboard; expected "
+        "HOST:PORT of a Ray cluster's head, such as 10.0.0.1:6379, the word local: correct or unset it\n",
     )
     assert run_command.ray_address("10.0.0.1:6379") == "10.0.0.1:6379"
     for value, address in (("10.0.0.2:6379", "10.0.0.2:6379"), ("auto", None), ("", None), ("local", "local")):
@@ -68,7 +68,7 @@ def test_a_cluster_without_a_gpu_is_told_where_one_is_wanted(listed):
     listed(("a", True, {"CPU": 1.0}), ("b", False, {"GPU": 1.0}))
     assert [admission.choose_device(wanted) for wanted in ("auto", "cpu")] == ["cpu", "cpu"]
     with pytest.raises(
-        UserError, match="--device cuda: no node of the Ray cluster has a GPU and a CPU to give; start one with"
+        UserError, match="--device cuda: no node of the Ray cluster offers a GPU and a CPU; start one with"
     ):
         admission.choose_device("cuda")
 
@@ -87,8 +87,8 @@ def test_what_a_node_has_to_see_is_there_as_long_as_the_command(store, tmp_path)
         for change, complaint in (
             ({"created_at": storage.created_at + 1}, "it finds another store than this command"),
             ({"machine": "elsewhere"}, "is a SQLite file of elsewhere, which machines must not share"),
-            ({"home_token": unlocked}, "is on a file system that keeps a machine's locks to itself"),
-            ({"tokens": (("the artifacts", tmp_path / "nothing"),)}, "it does not see the artifacts but its own disk"),
+            ({"home_token": unlocked}, "is on a file system that does not share locks between machines"),
+            ({"tokens": (("the artifacts", tmp_path / "nothing"),)}, "it sees its own disk in place of the artifacts"),
         ):
             with pytest.raises(UserError, match=complaint):
                 shared_storage.check(replace(storage, **change), is_known=False)
@@ -182,9 +182,9 @@ def test_processors_that_differ_are_told(admitted, capsys):
     assert admitted(one=environment, two=replace(environment, processor="B", shares_home=False)) == environment
     assert capsys.readouterr().err.splitlines() == [
         "fetching mnist",
-        "the nodes' processors differ, and the last bits may with them: one: A; two: B",
+        "the nodes' processors differ, so the last bits may differ too: one: A; two: B",
         "Ray cluster at 10.0.0.1:6379: 2 nodes to train on",
-        "/home is not the same directory on all of them: a trial that loses its node begins anew",
+        "/home is not the same directory on all of them: a trial that loses its node starts again",
     ]
 
 
@@ -218,8 +218,8 @@ def test_what_is_wrong_on_this_machine_is_one_line_with_ray_too(monkeypatch, cap
     monkeypatch.chdir(tmp_path)
     assert typed(monkeypatch, capsys, "sweep", "--executor", "ray", "--ray-address", "a..b:6379") == (
         2,
-        "error: --ray-address a..b:6379: nobody answers there (it is no address); expected the head of a Ray cluster: "
-        "start one with ray start --head, or leave the option and RAY_ADDRESS out\n",
+        "error: --ray-address a..b:6379: nothing answers there (it is no address); expected the head of a Ray cluster: "
+        "start one with ray start --head, or remove the option and unset RAY_ADDRESS\n",
     )
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "many")
     assert typed(monkeypatch, capsys, "sweep", "--executor", "ray", "--ray-address", "local") == (

@@ -40,7 +40,7 @@ def test_a_trial_whose_worker_died_goes_on_in_a_new_one(store, paper, tmp_path, 
     assert len(list(marks.iterdir())) == 1
     assert {item.state for item in done} <= {"trained", "resumed"}
     assert done[1].state == "resumed"
-    assert "a worker died, perhaps because memory ran out; under way: " in capfd.readouterr().err
+    assert "a worker died, perhaps because memory ran out; in training: " in capfd.readouterr().err
 
 
 @pytest.mark.system

@@ -85,7 +85,7 @@ def test_in_a_rootless_engine_its_root_is_the_user(run_options, tmp_path, monkey
 
 
 def test_what_mlflow_cannot_pass_on_is_refused(run_options, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="give the path whole"):
+    with pytest.raises(ValueError, match="give the absolute path"):
         run_options.options("sqlite:///mlflow.db", "run")
     monkeypatch.setenv("HOME", str(tmp_path / "a space"))
     with pytest.raises(ValueError, match="a space in it"):

@@ -141,7 +141,7 @@ def test_anothers_whole_cache_is_used_as_it_is_and_one_that_is_not_whole_is_told
     (home / "data" / "mnist" / datasets.RESIZED[datasets.TEST_IMAGES]).unlink()
     assert in_a_child(lambda: prepared(home), NOBODY) == (
         f"error: {home}/data/mnist/lock, in the cache of mnist, cannot be used (Permission denied): "
-        "put that right, or have REPRODUCE_HOME name another directory"
+        "correct that, or set REPRODUCE_HOME to another directory"
     )
 
 
@@ -186,8 +186,8 @@ def test_what_one_may_not_read_is_named_with_the_remedy(open_folder, few):
     sha256 = datasets.SHA256["mnist"][datasets.TEST_LABELS]
     assert in_a_child(lambda: prepared(ours, place), NOBODY) == (
         f"error: {place / datasets.TEST_LABELS} cannot be read (there is no permission to read it); expected SHA-256 "
-        f"{sha256}: ask for permission to read what is in {place}, or have --data-dir name a copy of your own, or "
-        "name no data directory to have them fetched"
+        f"{sha256}: ask for permission to read what is in {place}, or set --data-dir to a copy of your own, or "
+        "name no data directory, to fetch them"
     )
 
     inner = place / "inner"
@@ -196,13 +196,13 @@ def test_what_one_may_not_read_is_named_with_the_remedy(open_folder, few):
     told = in_a_child(lambda: prepared(ours, inner / "mnist.gz"), NOBODY)
     assert told == (
         f"error: the data directory is {inner}/mnist.gz, but there is no permission to look into {inner}; "
-        "expected a directory, or a zip or tar, that is there: correct it"
+        "expected a directory, or a zip or tar, that exists: correct it"
     )
     told = in_a_child(lambda: prepared(ours, inner), NOBODY)
     assert told == (
         f"error: the data directory is {inner}, but there is no permission to read it; "
-        "expected a directory, or a zip or tar, that is there: correct it"
+        "expected a directory, or a zip or tar, that exists: correct it"
     )
     (place / datasets.TEST_LABELS).unlink()
     told = in_a_child(lambda: prepared(ours, place), NOBODY).splitlines()
-    assert f"{inner} cannot be read (there is no permission to read it); looking elsewhere" in told
+    assert f"{inner} cannot be read (there is no permission to read it); trying other sources" in told

@@ -68,5 +68,5 @@ def test_a_report_that_somebody_else_goes_on_writing_is_not_waited_for_without_e
     with output_folder.hold(tmp_path), pytest.raises(UserError) as refused, output_folder.hold(tmp_path):
         pass
     assert str(refused.value) == (
-        f"another command is writing a report to {tmp_path}, and has been for 1 s: end it, as it may be suspended"
+        f"another command is writing a report to {tmp_path}, and has been for 1 s: end it if it is suspended"
     )

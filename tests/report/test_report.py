@@ -200,8 +200,8 @@ def test_a_run_that_has_lost_a_point_counts_as_missing_and_is_named(finished, tr
         )
     assert list(store.reader.results(trials)) == [trials[0], trials[2]]
     assert capfd.readouterr().err == (
-        f"run {done[1].run_id} counts as missing, as its test_accuracy is not there once for each of 2 epochs: "
-        "train step 6e-4 seed 0 again with --force\n"
+        f"run {done[1].run_id} counts as missing, because its test_accuracy is not recorded exactly once for each of 2 "
+        "epochs: train step 6e-4 seed 0 again with --force\n"
     )
 
 

@@ -108,7 +108,7 @@ def test_a_run_of_another_length_than_its_trial_is_refused(tmp_path):
     run = next(run for run in record["runs"] if "ramp" not in run)
     run["epochs"] = {name: values[:9] for name, values in run["epochs"].items()}
     assert read(tmp_path, record) == (
-        f"runs.json is no record of runs: {run['name']} has not what a run of its kind has"
+        f"runs.json is no record of runs: {run['name']} does not have what a run of its kind has"
     )
     run["outcome"] = "diverged"
     assert read(tmp_path, record) is None

@@ -96,7 +96,7 @@ def test_the_papers_own_decay_in_a_long_run_is_told_and_trained(paper):
     rate_checks.check_rates(config, planned)
     assert rate_checks.list_without_effect(config, planned) == [
         f"scheduler step at {rate}: the paper's decay brings the rate below 1e-38 at step {step} of 187600, and no "
-        "weight moves from there on"
+        "weight changes after that"
         for rate, step in (("0.6", 171000), ("6e-4", 157500), ("6e-6", 148500))
     ]
     assert (
@@ -290,7 +290,7 @@ def test_what_mlflow_would_cut_off_is_refused(monkeypatch, capsys, tmp_path, opt
     monkeypatch.chdir(tmp_path)
     code, printed = typed(monkeypatch, capsys, "sweep", option, value)
     assert code == 2
-    assert f"which is a text of {length} characters, where MLflow records 6000 of a parameter; expected " in printed
+    assert f"which has {length} characters, but MLflow records at most 6000 of a parameter; expected " in printed
     assert list(tmp_path.iterdir()) == []
 
 

@@ -74,7 +74,7 @@ def test_a_full_disk_ends_in_a_line_and_with_room_it_goes_on(workshop, disk, exp
         filler.unlink()
     ours.run(*SWEEP)
     ledger.add(f"the disk full, with {where} on it", WHILE[SWEEP], 3, ours.damage(expected),
-               "ends in one line; the same command goes on")  # fmt: skip
+               "ends in one line; the same command resumes")  # fmt: skip
 
 
 def epochs_done(ours):
@@ -97,4 +97,4 @@ def test_a_disk_that_can_only_be_read_ends_in_a_line_and_later_it_goes_on(worksh
     assert len(said.splitlines()) == 1, said
     ours.run(*SWEEP)
     ledger.add(f"the disk read-only, with {where} on it", "the start of a sweep", 1, ours.damage(expected),
-               "ends in one line before any work; later it goes on")  # fmt: skip
+               "ends in one line before any work; later the same command works")  # fmt: skip

@@ -43,7 +43,7 @@ def stop_often(make, command, how, seconds, check):
 def test_training_goes_on_to_the_same_bits(workshop, uninterrupted, ledger, command, how):
     expected, seconds = uninterrupted(command)
     struck, damage = stop_often(workshop, command, how, seconds, lambda ours: ours.damage(expected))
-    ledger.add(how, WHILE[command], struck, damage, "the same command goes on in the same runs")
+    ledger.add(how, WHILE[command], struck, damage, "the same command resumes in the same runs")
 
 
 @pytest.mark.parametrize("how", STOPS)
@@ -71,7 +71,7 @@ def test_the_report_is_whole_or_not_there(workshop, ledger, how):
     damage += Damage(bits_changed=sum(now.get(name) != content for name, content in expected.items()))
     damage += Damage(half_written=len(now.keys() - expected.keys()) + len(list(ours.directory.glob(".report*"))))
     damage += Damage(left_running=sum(run.info.status == "RUNNING" for run in ours._runs()))
-    ledger.add(how, "a report", struck, damage, "the report before, or the same command writes it")
+    ledger.add(how, "a report", struck, damage, "the earlier report stays, or the same command writes the new one")
 
 
 def contents(folder):
@@ -117,7 +117,9 @@ def test_two_commands_at_once_share_the_work(workshop, uninterrupted, ledger):
         trained.append(sum(text.count(": trained, ") for text in said))
         damage += ours.damage(expected)
     assert trained == [4, 4, 4]
-    ledger.add("a second command started beside it", WHILE[SWEEP], 3, damage, "each trial is trained once, by either")
+    ledger.add(
+        "a second command started beside it", WHILE[SWEEP], 3, damage, "each trial is trained once, by one of the two"
+    )
 
 
 def test_two_directories_on_one_store_leave_each_others_trials_alone(workshop, uninterrupted, ledger):
@@ -132,4 +134,4 @@ def test_two_directories_on_one_store_leave_each_others_trials_alone(workshop, u
     assert sum(text.count(": trained, ") for text in said) == 4, said
     damage = first.damage(expected) + Damage(half_written=len(begun(second.home)))
     ledger.add("one started in another directory on the same store", WHILE[SWEEP], 1, damage,
-               "each trial is trained once, by either")  # fmt: skip
+               "each trial is trained once, by one of the two")  # fmt: skip

@@ -40,7 +40,7 @@ def test_a_database_that_somebody_locks_for_half_a_minute_is_waited_for(workshop
     said, _ = running.communicate(timeout=PATIENCE_SECONDS)
     assert running.returncode == 0, said
     assert "Traceback" not in said
-    ledger.add("the database locked for 30 s", WHILE[SWEEP], 1, ours.damage(expected), "waits, then goes on")
+    ledger.add("the database locked for 30 s", WHILE[SWEEP], 1, ours.damage(expected), "waits, then continues")
 
 
 def sweep_while(ours, take_away, seconds, bring_back):
@@ -60,7 +60,7 @@ def sweep_while(ours, take_away, seconds, bring_back):
 def test_a_server_that_is_killed_and_gone_for_a_minute_is_waited_for(workshop, expected, server, ledger):
     ours = workshop(uri=f"http://127.0.0.1:{server.port}")
     sweep_while(ours, server.kill, 60, server.start)
-    ledger.add("the server killed, and gone for 60 s", WHILE[SWEEP], 1, ours.damage(expected), "waits, then goes on")
+    ledger.add("the server killed, and gone for 60 s", WHILE[SWEEP], 1, ours.damage(expected), "waits, then continues")
 
 
 @pytest.mark.skipif(bool(lacks_postgres()), reason=str(lacks_postgres()))
@@ -78,7 +78,7 @@ def test_a_postgresql_behind_the_server_that_is_stopped_and_gone_is_waited_for(
     finally:
         server.kill()
         database.remove()
-    ledger.add("the server's PostgreSQL stopped, and gone for 30 s", WHILE[SWEEP], 1, damage, "waits, then goes on")
+    ledger.add("the server's PostgreSQL stopped, and gone for 30 s", WHILE[SWEEP], 1, damage, "waits, then continues")
 
 
 def test_a_server_that_stays_away_ends_the_command_which_goes_on_later(workshop, expected, server, ledger):
@@ -90,12 +90,12 @@ def test_a_server_that_stays_away_ends_the_command_which_goes_on_later(workshop,
     assert running.returncode == 1, said
     last = next(line for line in said.splitlines() if line.startswith("error: "))
     assert last.startswith(f"error: the tracking store http://127.0.0.1:{server.port} does not answer")
-    assert last.endswith("goes on from there")
+    assert last.endswith("resumes from there")
     assert "Traceback" not in said
     server.start()
     ours.run(*SWEEP)
     ledger.add("the server killed, and gone for longer than it is waited for", WHILE[SWEEP], 1, ours.damage(expected),
-               "ends in one line; the same command goes on")  # fmt: skip
+               "ends in one line; the same command resumes")  # fmt: skip
 
 
 def test_requests_and_answers_that_are_lost_are_made_again_and_counted_once(workshop, expected, server, ledger):
@@ -108,8 +108,10 @@ def test_requests_and_answers_that_are_lost_are_made_again_and_counted_once(work
     assert proxy.swallowed
     ours.uri = f"http://127.0.0.1:{server.port}"
     damage = ours.damage(expected)
-    ledger.add("a request to the server lost", WHILE[SWEEP], proxy.dropped, damage, "made again")
-    ledger.add("a server's answer lost", WHILE[SWEEP], proxy.swallowed, damage, "made again, and counted once")
+    ledger.add("a request to the server lost", WHILE[SWEEP], proxy.dropped, damage, "the request is repeated")
+    ledger.add(
+        "a server's answer lost", WHILE[SWEEP], proxy.swallowed, damage, "the request is repeated, and counted once"
+    )
 
 
 def test_a_store_that_is_not_there_is_said_at_once(workshop):

@@ -26,4 +26,4 @@ def test_a_workers_death_costs_nothing(workshop, uninterrupted, ledger, how, num
         assert running.returncode == 0, said
         assert "a worker died" in said
         damage += ours.damage(expected)
-    ledger.add(f"a worker's death: {how}", WHILE[SWEEP], 2, damage, "its trial goes on in a new one")
+    ledger.add(f"a worker's death: {how}", WHILE[SWEEP], 2, damage, "its trial resumes in a new worker")

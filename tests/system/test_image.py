@@ -165,7 +165,7 @@ def test_one_run_reproduces_everything_without_a_network(start, directory, image
     assert contents in report
     code, said = finish(start(*SMALL, directory=directory))  # once more: nothing is left to do
     assert code == 0, said
-    assert "16 of 16 trials were finished before and are reused" in said
+    assert "16 of 16 trials are finished and reused" in said
     assert (directory / "report/output/report.md").read_text() == report
 
 
@@ -180,7 +180,10 @@ def test_what_a_container_made_opens_on_the_host_and_goes_on_in_the_container(st
     numerics_environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=directory, env=numerics_environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert f"the study in {directory} was in /output before: its record leads to its artifacts here now" in done.stderr
+    assert (
+        f"the study in {directory} was in /output before: its recorded paths now lead to its artifacts here"
+        in done.stderr
+    )
     assert (directory / "report" / "output" / "figure-1.png").exists()
     assert not Path("/output").exists()
 
@@ -219,7 +222,7 @@ def test_a_container_that_was_ended_half_way_goes_on_to_the_same_bits(start, dir
     code, said = finish(container)
     assert code == (143 if how == "stop" else 137), said
     if how == "stop":
-        assert said.endswith("told to stop: what is done is recorded; the same command goes on from there\n")
+        assert said.endswith("terminated: what is done is recorded; the same command resumes from there\n")
     assert curves(directory) == []
     code, said = finish(start(*sweep, directory=directory))
     assert code == 0, said

@@ -46,7 +46,7 @@ def test_a_study_works_in_any_folder_and_moves_as_one_thing(typed, tmp_path):
 
     after = tmp_path / "josé"
     before.rename(after)
-    moved = f"the study in {after} was in {before} before: its record leads to its artifacts here now"
+    moved = f"the study in {after} was in {before} before: its recorded paths now lead to its artifacts here"
     said = typed(after, *TEST)
     assert moved in said.splitlines()
     assert "1 reused" in said.splitlines()

@@ -175,7 +175,7 @@ def test_a_batch_too_small_for_its_ranks_is_refused_once(command):
     assert done.returncode != 0
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert errors == [
-        "error: step 6e-4 seed 0: a batch of 1, the last of each epoch, cannot be shared by 2 ranks: start "
+        "error: step 6e-4 seed 0: a batch of 1, the last of each epoch, cannot be split over 2 ranks: start "
         "fewer, or choose another --batch-size or --train-size"
     ]
 

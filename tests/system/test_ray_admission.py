@@ -24,8 +24,8 @@ def test_nodes_that_are_not_alike_are_refused_in_one_line(nodes, shop, tmp_path)
     finally:
         nodes.leave("odd")
     assert line == (
-        f"error: the nodes of the Ray cluster differ in pillow: {version('pillow')} on one, two and 99.0 on odd; the "
-        "same bits come from the same kind of machine only: make them alike, or take some out of the cluster\n"
+        f"error: the nodes of the Ray cluster differ in pillow: {version('pillow')} on one, two and 99.0 on odd; only "
+        "machines of the same kind give the same bits: make them alike, or take some out of the cluster\n"
     )
 
 
@@ -39,8 +39,8 @@ def test_a_store_that_a_node_does_not_see_is_refused_in_one_line(nodes, shop):
     finally:
         nodes.leave("far")
     assert line == (
-        f"error: node far of the Ray cluster: it does not see the tracking store {ours.uri} but its own disk: have "
-        "MLFLOW_TRACKING_URI name a server that all nodes reach (mlflow server), or be in a directory that they share\n"
+        f"error: node far of the Ray cluster: it sees its own disk in place of the tracking store {ours.uri}: set "
+        "MLFLOW_TRACKING_URI to a server that all nodes reach (mlflow server), or be in a directory that they share\n"
     )
     assert not list(ours.directory.rglob(".seen-*"))
 
@@ -62,19 +62,19 @@ def test_an_address_where_no_cluster_is_is_refused_in_one_line(nodes, shop):
         other.shutdown()
         other.server_close()
     assert line == (
-        f"error: --ray-address 127.0.0.1:{port}: what answers there is no head of a Ray cluster; "
+        f"error: --ray-address 127.0.0.1:{port}: what answers there is not the head of a Ray cluster; "
         "expected HOST:PORT of one with this version of Ray\n"
     )
     line = refused(ours, *SMALL, "--executor", "ray", "--ray-address", f"127.0.0.1:{port}")
     assert line == (
-        f"error: --ray-address 127.0.0.1:{port}: nobody answers there (Connection refused); expected the head of a Ray "
-        "cluster: start one with ray start --head, or leave the option and RAY_ADDRESS out\n"
+        f"error: --ray-address 127.0.0.1:{port}: nothing answers there (Connection refused); expected the head of a "
+        "Ray cluster: start one with ray start --head, or remove the option and unset RAY_ADDRESS\n"
     )
     ours.environment["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     line = refused(ours, *SMALL, *on(nodes))
     assert line == (
-        f"error: --ray-address {nodes.address}: the cluster asks for another token than this machine has: have "
-        "RAY_AUTH_TOKEN or ~/.ray/auth_token hold the cluster's, and RAY_AUTH_MODE say token\n"
+        f"error: --ray-address {nodes.address}: the cluster requires another token than this machine has: put the "
+        "cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token, and set RAY_AUTH_MODE to token\n"
     )
 
 
@@ -83,7 +83,7 @@ def test_a_node_whose_gpu_pytorch_does_not_find_is_left_out_and_with_it_the_comm
     running = ours.start(*SMALL, *on(nodes, "--device", "auto", "--gpus-per-trial", "0.5"))
     said, _ = running.communicate(timeout=PATIENCE_SECONDS)
     assert running.returncode == 1, said
-    why = "its PyTorch sees no GPU, though Ray gives one: install one that does"
+    why = "its PyTorch sees no GPU, although Ray offers one: install a PyTorch that does"
     assert said.count(f"node two of the Ray cluster is left out: {why}\n") == 1, said
     last = f"error: no node of the Ray cluster is left to train on; two: {why}: "
     assert said.splitlines()[-1].startswith(last), said
@@ -101,7 +101,7 @@ def test_a_machine_that_is_no_node_is_told_to_become_one(nodes, shop):
     done = subprocess.run(command, cwd=ours.directory, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (
         2,
-        f"error: --ray-address {nodes.address}: this machine is none of the cluster's nodes, through which alone Ray "
-        f"lets a command in: first type ray start --address={nodes.address}, and --num-cpus=0 --num-gpus=0 to train "
-        "nothing here\n",
+        f"error: --ray-address {nodes.address}: this machine is not a node of the cluster, and Ray accepts commands on "
+        f"nodes only: first type ray start --address={nodes.address}, with --num-cpus=0 --num-gpus=0 to train nothing "
+        "here\n",
     )

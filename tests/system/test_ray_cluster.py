@@ -48,7 +48,7 @@ def test_a_sweep_on_two_nodes_is_the_local_one_bit_for_bit_and_is_reused(nodes, 
     ]  # fmt: skip
     assert asked == [("local", "auto", "auto"), ("ray", nodes.address, "auto")]
     again = there.run(*SMALL, *on(nodes))
-    assert told(again)[1:] == ["3 of 3 trials were finished before and are reused", "3 reused"]
+    assert told(again)[1:] == ["3 of 3 trials are finished and reused", "3 reused"]
     assert there.damage(expected) == Damage()
 
 
@@ -76,7 +76,7 @@ def test_a_trial_whose_worker_is_killed_twice_is_given_up_and_the_others_end(nod
     said, _ = running.communicate(timeout=PATIENCE_SECONDS)
     assert running.returncode == 1, said
     assert len(set(killed)) == 2
-    assert said.count(f"{LABELS[1]}: its worker died, perhaps because memory ran out; it is run again\n") == 1, said
+    assert said.count(f"{LABELS[1]}: its worker died, perhaps because memory ran out; it runs again\n") == 1, said
     assert said.count(f"{LABELS[1]}: failed, its worker died, perhaps because memory ran out (2 times)\n") == 1, said
     assert f"error: 1 of 3 trials failed: {LABELS[1]}: " in said.splitlines()[-1]
     runs = trial_runs(ours)
@@ -84,7 +84,7 @@ def test_a_trial_whose_worker_is_killed_twice_is_given_up_and_the_others_end(nod
     assert [runs[label].data.tags.get("times_resumed") for label in LABELS] == [None, "1", None]
     ours.run(*LONG, *on(nodes))
     ledger.add("a worker killed, twice in one trial", ON_RAY, 2, ours.damage(long),
-               "that trial is given up, the others end; the same command goes on")  # fmt: skip
+               "that trial is marked as failed, the others finish; the same command resumes")  # fmt: skip
 
 
 @pytest.mark.counted
@@ -102,14 +102,14 @@ def test_a_command_that_is_told_to_stop_leaves_nobody_at_work_and_the_next_goes_
     said, _ = running.communicate(timeout=PATIENCE_SECONDS)
     assert running.returncode == 143, said
     assert "Traceback" not in said
-    assert "told to stop: what is done is recorded; the same command goes on from there" in said
+    assert "terminated: what is done is recorded; the same command resumes from there" in said
     assert {run.info.status for run in ours._runs()} == {"KILLED"}
     if not shared:
         nodes.leave("three")
     said = ours.run(*LONG, *on(nodes))
     assert said.count(": resumed, ") == 2 + (not shared), said
     ledger.add("SIGTERM, as docker stop", ON_RAY if shared else f"{ON_RAY}, a node with its own disk", 1,
-               ours.damage(long), "the same command goes on in the same runs")  # fmt: skip
+               ours.damage(long), "the same command resumes in the same runs")  # fmt: skip
 
 
 @pytest.mark.counted
@@ -120,7 +120,7 @@ def test_after_a_command_that_is_killed_the_next_goes_on(nodes, shop, long, ledg
     ours.stop(running, how)
     said = ours.run(*LONG, *on(nodes))
     assert said.count(": resumed, ") == 2, said
-    ledger.add(how, ON_RAY, 1, ours.damage(long), "the same command goes on in the same runs")
+    ledger.add(how, ON_RAY, 1, ours.damage(long), "the same command resumes in the same runs")
 
 
 def test_ray_that_a_command_starts_itself_ends_with_it(shop):
@@ -144,10 +144,10 @@ def test_ray_that_a_command_starts_itself_ends_with_it(shop):
 @pytest.mark.parametrize(
     ("lost", "outcome"),
     [
-        ("a node killed", "its trial goes on elsewhere, in the same run"),
-        pytest.param("a node killed, with its checkpoints", "its trial begins anew elsewhere, in the same run",
+        ("a node killed", "its trial resumes on another node, in the same run"),
+        pytest.param("a node killed, with its checkpoints", "its trial starts again on another node, in the same run",
                      marks=separate_disks),
-        ("a node taken out by ray stop", "its trial goes on elsewhere, in the same run"),
+        ("a node taken out by ray stop", "its trial resumes on another node, in the same run"),
     ],
 )  # fmt: skip
 def test_a_trial_whose_node_is_lost_goes_on_elsewhere_and_the_others_as_if_nothing_was(
@@ -161,7 +161,7 @@ def test_a_trial_whose_node_is_lost_goes_on_elsewhere_and_the_others_as_if_nothi
     said, _ = running.communicate(timeout=PATIENCE_SECONDS)
     assert running.returncode == 0, said
     assert ("is not the same directory on all of them" in said) is not shared
-    (label,) = re.findall("^(.*): its node is gone; it is run again$", said, re.MULTILINE)
+    (label,) = re.findall("^(.*): its node is gone; it runs again$", said, re.MULTILINE)
     assert {each: f"{each}: resumed, " in said for each in LABELS} == {each: each == label for each in LABELS}
     runs = trial_runs(ours)
     assert {each: runs[each].data.tags.get("resumed") is not None for each in LABELS} == {
@@ -193,7 +193,7 @@ def test_a_head_that_is_lost_ends_the_command_in_one_line_and_the_next_goes_on(s
     )
     ours.run(*LONG, "--device", "cpu")
     ledger.add("the head of the cluster killed", ON_RAY, 1, ours.damage(long),
-               "ends in one line; the same command goes on")  # fmt: skip
+               "ends in one line; the same command resumes")  # fmt: skip
 
 
 def test_a_node_that_joins_later_and_is_not_like_the_others_is_left_out(nodes, shop, long, tmp_path):

@@ -231,7 +231,7 @@ def test_the_databases_password_is_neither_recorded_nor_printed_nor_in_a_command
     [
         ((PASSWORD, "wr0ng-and-secret"), 'refused: .*password authentication failed for user "postgres"'),
         (("@/postgres", "@/none"), 'refused: .*database "none" does not exist'),
-        (("postgresql+psycopg2", "postgresql"), r"No module named 'psycopg': begin it with postgresql\+psycopg2://"),
+        (("postgresql+psycopg2", "postgresql"), r"No module named 'psycopg': start it with postgresql\+psycopg2://"),
     ],
 )
 def test_a_database_that_lets_nobody_in_is_said_at_once_and_without_the_password(

@@ -73,11 +73,11 @@ def test_a_database_in_memory_is_refused(uri):
         local_store.find_file(uri)
     assert str(refused.value) == (
         f"MLFLOW_TRACKING_URI is {uri!r}, a database in memory, which ends with each process: "
-        "name a file, as sqlite:///mlflow.db, or unset it"
+        "name a file, such as sqlite:///mlflow.db, or unset it"
     )
 
 
-ANOTHER = "have MLFLOW_TRACKING_URI name another file"
+ANOTHER = "set MLFLOW_TRACKING_URI to another file"
 
 
 def hindered(folder: Path, kind: str) -> Path:
@@ -103,7 +103,7 @@ def hindered(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("a folder", "is a directory, expected a file, as sqlite:///{file}/mlflow.db: " + ANOTHER),
+        ("a folder", "is a directory, expected a file, such as sqlite:///{file}/mlflow.db: " + ANOTHER),
         ("a pipe", f"is no ordinary file: {ANOTHER}"),
         ("a link", f"is a link to /nowhere/x.db, which is not there: {ANOTHER}"),
         ("text", f"is no SQLite database (file is not a database): {ANOTHER}"),
@@ -120,7 +120,7 @@ def test_what_no_waiting_makes_a_store_is_refused_at_once(tmp_path, kind, messag
 
 def test_a_folder_whose_name_is_not_utf8_is_refused(tmp_path):
     file = tmp_path / os.fsdecode(b"\xff") / "mlflow.db"
-    with pytest.raises(UserError, match="has a name that is not UTF-8, in which MLflow can keep no store: have"):
+    with pytest.raises(UserError, match="has a name that is not UTF-8, which MLflow cannot use: set"):
         local_store.check_file(file)
 
 

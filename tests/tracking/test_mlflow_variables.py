@@ -50,7 +50,7 @@ def test_no_other_run_is_taken(client, monkeypatch):
             f"MLFLOW_RUN_ID is '{run_id}', {what}: unset it, as mlflow run sets it by itself"
         )
     assert refusal(client, monkeypatch, "nope") == (
-        "MLFLOW_RUN_ID is 'nope': there is none such in the store; correct or unset it"
+        "MLFLOW_RUN_ID is 'nope': it is not in the store; correct or unset it"
     )
 
 
@@ -73,7 +73,7 @@ def test_a_deleted_experiment_is_named_with_what_restores_it(client, monkeypatch
                 chosen_experiment(client)
         assert str(refused.value) == (
             f"the experiment 'mine' was deleted: restore it, mlflow experiments restore --experiment-id {number}, "
-            f"or have {variable} name another"
+            f"or set {variable} to another"
         )
 
 
@@ -87,7 +87,7 @@ def test_a_name_of_nothing_is_refused(client, monkeypatch, name):
     )
 
 
-EXPECTED = "a file, as sqlite:///mlflow.db, a server, as http://127.0.0.1:5000, or a database"
+EXPECTED = "a file, such as sqlite:///mlflow.db, a server, such as http://127.0.0.1:5000, or a database"
 
 
 @pytest.mark.parametrize("uri", ["file:./mlruns", "./mlruns", "/tmp/mlruns", "file:///tmp/mlruns"])
@@ -96,7 +96,7 @@ def test_a_folder_is_no_store_any_more(uri, monkeypatch):
     with pytest.raises(UserError) as refused:
         mlflow_variables.resolve_store(uri)
     assert str(refused.value) == (
-        f"MLFLOW_TRACKING_URI is {uri!r}, a folder, in which MLflow keeps no runs any more, expected {EXPECTED}: "
+        f"MLFLOW_TRACKING_URI is {uri!r}, a folder, in which MLflow no longer keeps runs, expected {EXPECTED}: "
         "correct it, or bring the runs over with mlflow migrate-filestore"
     )
 
@@ -110,8 +110,8 @@ def test_a_folder_in_which_an_older_mlflow_kept_runs_is_told(tmp_path, monkeypat
     with pytest.raises(UserError) as refused:
         mlflow_variables.resolve_store(uri)
     assert str(refused.value) == (
-        f"this folder has an mlruns of an older MLflow ('{uri}'), in which MLflow keeps no runs any more: "
-        "set MLFLOW_TRACKING_URI=sqlite:///mlflow.db to begin a store beside it, or bring the runs over with "
+        f"this folder has an mlruns of an older MLflow ('{uri}'), in which MLflow no longer keeps runs: "
+        "set MLFLOW_TRACKING_URI=sqlite:///mlflow.db to start a store beside it, or bring the runs over with "
         "mlflow migrate-filestore"
     )
 

@@ -65,8 +65,8 @@ def test_a_range_test_whose_curve_is_gone_is_trained_again_and_said(finished, tr
     shutil.rmtree(local_store.local_path(store.mlflow.get_run(done[0].run_id).info.artifact_uri))
     assert store.reader.result(done[0].trial, store.mlflow.get_run(done[0].run_id)) is None
     assert capfd.readouterr().err == (
-        f"run {done[0].run_id} counts as missing, as its curve.csv is gone: put its artifacts back, or have the "
-        "command that trained range_test adam seed 0 train it again\n"
+        f"run {done[0].run_id} counts as missing, because its curve.csv is gone: put its artifacts back, "
+        "or type the command that trained range_test adam seed 0 again\n"
     )
     _, again = run(store, trials)
     assert [item.state for item in again] == ["trained", "reused", "reused"]

@@ -35,7 +35,7 @@ def test_a_study_that_was_moved_goes_on_where_it_stands(study, tmp_path, said):
     moved = study.moved_to(tmp_path / "elsewhere")
     assert moved.read(first) == "first"
     assert said == [
-        f"the study in {moved.folder} was in {tmp_path}/study before: its record leads to its artifacts here now"
+        f"the study in {moved.folder} was in {tmp_path}/study before: its recorded paths now lead to its artifacts here"
     ]
     second = moved.record("second")
     assert (moved.folder / "mlruns" / "1" / second / "artifacts" / "curve.csv").read_text() == "second"
@@ -76,7 +76,7 @@ def test_a_copy_of_the_store_alone_writes_nothing_into_its_original(study, tmp_p
         study.folder / "mlruns" / "1" / first / "artifacts"
     }
     assert sorted(path.name for path in (study.folder / "mlruns" / "1").iterdir()) == [first]
-    gone = "its earlier artifacts are not here, and new ones go here"
+    gone = "its earlier artifacts are not here, and new ones are kept here"
     assert said == [f"the study in {alone} was in {study.folder} before: {gone}"]
 
 
@@ -116,7 +116,7 @@ def test_artifacts_on_a_disk_that_is_away_are_found_when_it_is_back(study, tmp_p
     store.mlflow.set_terminated(run_id, "FINISHED")
     share.rename(tmp_path / "away")
     study.open()
-    gone = "its earlier artifacts are not here, and new ones go here"
+    gone = "its earlier artifacts are not here, and new ones are kept here"
     assert said == [f"the study in {study.folder} was in {share} before: {gone}"]
     (tmp_path / "away").rename(share)
     assert study.read(run_id) == "apart"
@@ -147,7 +147,7 @@ def test_a_study_under_way_elsewhere_is_not_moved_under_it(study, tmp_path, how)
     with FileLock(lock) if how == "its lock is held" else nullcontext(), pytest.raises(UserError) as refused:
         copy.open()
     assert str(refused.value) == (
-        f"run {parent} is under way in this study under another path, as in a container: wait until it has ended or, "
+        f"run {parent} is running in this study under another path, as in a container: wait until it has ended or, "
         "if it was killed, 120 s"
     )
     assert copy.places() == before
@@ -182,7 +182,7 @@ def test_a_moved_study_that_cannot_be_written_to_says_so(empty_database):
             try:
                 relocation.relocate(moved.file, moved.home)
             except UserError as error:
-                expected = f"the tracking store {moved.file} stood elsewhere before and cannot be written to, which "
+                expected = f"the tracking store {moved.file} was moved and cannot be written to, so "
                 os._exit(0 if str(error).startswith(expected) else 1)
             os._exit(2)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

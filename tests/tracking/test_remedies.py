@@ -14,16 +14,16 @@ from reproduce.tracking.remedies import GO_ON
     ("said", "remedy"),
     [
         ("Detected out-of-date database schema (found", "make a copy of it, then run: mlflow db upgrade sqlite:///x"),
-        ("No module named 'MySQLdb'", "use a driver that is installed, as postgresql+psycopg2://… or sqlite:///…"),
+        ("No module named 'MySQLdb'", "use an installed driver, such as postgresql+psycopg2://… or sqlite:///…"),
         ("(sqlite3.OperationalError) database or disk is full", "make room on its disk"),
         ("attempt to write a readonly database", "correct its permissions"),
-        ("FATAL:  password authentication failed", "correct the user and the password that it is asked with"),
+        ("FATAL:  password authentication failed", "correct the user name and the password for it"),
         ("The experiment 1 must be in the 'active' state",
-         "restore the experiment, or have MLFLOW_EXPERIMENT_NAME name another"),
+         "restore the experiment, or set MLFLOW_EXPERIMENT_NAME to another"),
         ("database disk image is malformed",
-         "put a copy of it in its place, or have MLFLOW_TRACKING_URI name another store"),
+         "replace it with a copy of it, or set MLFLOW_TRACKING_URI to another store"),
         ("Failed to convert 'abc' for MLFLOW_SQLALCHEMYSTORE_POOL_SIZE",
-         "correct that setting of MLflow's, or unset its variable"),
+         "correct that MLflow setting, or unset its variable"),
         ("nobody knows", "correct MLFLOW_TRACKING_URI, or unset it"),
     ],
 )  # fmt: skip
@@ -34,7 +34,7 @@ def test_what_to_do_about_a_store_by_what_it_says(said, remedy, monkeypatch):
 
 def test_a_variable_is_blamed_only_where_it_was_set(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    another = "have MLFLOW_TRACKING_URI name another store"
+    another = "set MLFLOW_TRACKING_URI to another store"
     assert remedies.suggest_for_store("sqlite:///x", TrackingError("?")) == another
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://h")
     unset = "correct MLFLOW_TRACKING_URI, or unset it"
@@ -59,14 +59,14 @@ def test_an_address_with_a_space_can_be_pasted_into_a_shell():
         (KeyboardInterrupt(), GO_ON),
         (SystemExit(), GO_ON),
         (ClusterLostError("gone"), GO_ON),
-        (StoreAwayError("x"), "what is done is recorded; once the store answers, the same command goes on from there"),
+        (StoreAwayError("x"), "what is done is recorded; once the store answers, the same command resumes from there"),
         (TrackingError("refused: database or disk is full"), f"make room: {GO_ON}"),
         (TrackingError("refused: attempt to write a readonly database"), f"correct its permissions: {GO_ON}"),
         (TrackingError("refused: no such run"), "what is done is in the store, or in the checkpoints"),
         (OSError(errno.ENOSPC, "No space left on device"), f"make room: {GO_ON}"),
         (PermissionError(errno.EACCES, "Permission denied"), f"correct its permissions: {GO_ON}"),
         (OSError(errno.EIO, "Input/output error"), "what is done is in the store, or in the checkpoints"),
-        (TrialsFailedError("1 of 2"), "what is done is recorded; the same command tries again what failed"),
+        (TrialsFailedError("1 of 2"), "what is done is recorded; the same command tries the failed trials again"),
     ],
 )
 def test_that_a_command_goes_on_is_said_only_of_what_passes(error, after):
@@ -74,7 +74,7 @@ def test_that_a_command_goes_on_is_said_only_of_what_passes(error, after):
 
 
 def test_a_command_that_trains_nothing_says_what_is_true_of_it():
-    kept = "nothing that was recorded is lost; the same command writes the report anew"
+    kept = "nothing that was recorded is lost; the same command writes the report again"
     assert remedies.suggest_after(KeyboardInterrupt(), "report") == kept
     assert remedies.suggest_after(OSError(errno.ENOSPC, "No space left on device"), "report") == f"make room: {kept}"
 

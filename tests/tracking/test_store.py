@@ -62,7 +62,7 @@ def test_a_store_that_another_command_opens_is_not_waited_for_without_end(store,
     with FileLock(store.home / paths.STORE_LOCK), pytest.raises(UserError) as refused:
         open_store(store.home, store.uri)
     assert str(refused.value) == (
-        f"another command of {store.home} is opening its store, and has been for 0 s: end it, as it may be suspended"
+        f"another command of {store.home} is opening its store, and has been for 0 s: end it if it is suspended"
     )
 
 
@@ -91,7 +91,7 @@ def test_artifacts_that_nobody_may_write_end_a_command_before_it_trains(store, t
         mine.check_artifacts()
     assert str(refused.value) == (
         f"{tmp_path}/file/mlruns, where this experiment's artifacts go, cannot be written to (Not a directory): "
-        "make it writable, or have MLFLOW_EXPERIMENT_NAME name an experiment of your own"
+        "make it writable, or set MLFLOW_EXPERIMENT_NAME to an experiment of your own"
     )
 
 
@@ -119,16 +119,16 @@ def refusal(folder, uri, **how):
 
 def test_a_command_that_trains_nothing_makes_no_store(nowhere, tmp_path):
     assert refusal(tmp_path, nowhere, trains=False) == (
-        f"there is no tracking store {tmp_path}/mlflow.db, expected one that has runs: have MLFLOW_TRACKING_URI name "
-        "it, or make the runs first, as with reproduce main"
+        f"there is no tracking store {tmp_path}/mlflow.db, expected one that has runs: set MLFLOW_TRACKING_URI to "
+        "it, or make the runs first, for example with reproduce main"
     )
 
 
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("MLFLOW_RUN_ID", "nope", "is 'nope': there is none such in the store; correct or unset it"),
-        ("MLFLOW_EXPERIMENT_ID", "7", "is '7': there is none such in the store; correct or unset it"),
+        ("MLFLOW_RUN_ID", "nope", "is 'nope': it is not in the store; correct or unset it"),
+        ("MLFLOW_EXPERIMENT_ID", "7", "is '7': it is not in the store; correct or unset it"),
         ("MLFLOW_EXPERIMENT_NAME", "", "is '', expected the name of an experiment: unset it, or name one"),
     ],
 )

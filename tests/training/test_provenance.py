@@ -206,4 +206,4 @@ def test_why_the_source_is_unknown_is_said_once_and_the_run_goes_on(
     assert of_trial["outcome"] == "finished"
     said = capfd.readouterr().err
     assert said.count("git") == 1
-    assert "git failed: damaged: what is not known of the source's commit and changes is recorded as unknown\n" in said
+    assert "git failed: damaged: the unknown parts of the source's commit and changes are recorded as unknown\n" in said

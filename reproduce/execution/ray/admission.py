@@ -35,8 +35,8 @@ def choose_device(wanted: str) -> str:
         return "cuda"
     if wanted == "cuda":
         raise UserError(
-            "--device cuda: no node of the Ray cluster has a GPU and a CPU to give; start one with ray start "
-            "--address=… --num-gpus=1, or leave --device out to compute on CPUs"
+            "--device cuda: no node of the Ray cluster offers a GPU and a CPU; start one with ray start "
+            "--address=… --num-gpus=1, or leave out --device to compute on CPUs"
         )
     return "cpu"
 
@@ -53,23 +53,23 @@ def admit_nodes(request: node.NodeRequest, head: str) -> node.NodeEnvironment:
         probes[name if name not in probes else f"{name} {node_id[:8]}"] = probe.remote(request)
     if not probes:
         raise UserError(
-            f"no node of the Ray cluster at {head} has a CPU to give: start one with ray start --address=…, or where "
-            "nodes come on demand keep one of them"
+            f"no node of the Ray cluster at {head} offers a CPU: start one with ray start --address=…, or, "
+            "if nodes start on demand, keep one of them"
         )
     answers = {name: _wait_for(probe, name) for name, probe in probes.items()}
     environments = {name: answer for name, answer in answers.items() if answer}
     if not environments:
-        raise UserError(f"all nodes of the Ray cluster at {head} are gone: start some")
+        raise UserError(f"all nodes of the Ray cluster at {head} are gone: start at least one")
     check_equal({name: environment.deciding for name, environment in environments.items()})
     for line in dict.fromkeys(line for environment in environments.values() for line in environment.messages):
         say(line)
     if len({environment.processor for environment in environments.values()}) > 1:
         processors = "; ".join(f"{name}: {environment.processor}" for name, environment in environments.items())
-        say(f"the nodes' processors differ, and the last bits may with them: {processors}")
+        say(f"the nodes' processors differ, so the last bits may differ too: {processors}")
     say(f"Ray cluster at {head}: {len(environments)} node{'s' * (len(environments) > 1)} to train on")
     if not all(environment.shares_home for environment in environments.values()):
         home = request.options.home
-        say(f"{home} is not the same directory on all of them: a trial that loses its node begins anew")
+        say(f"{home} is not the same directory on all of them: a trial that loses its node starts again")
     return next(iter(environments.values()))
 
 
@@ -83,14 +83,16 @@ def _wait_for(probe: object, name: str) -> node.NodeEnvironment | None:
         if isinstance(error.cause, UserError):
             raise UserError(f"{called}: {error.cause}") from error
         # The node cannot import something, say.
-        unable, remedy = describe_error(error.cause), "install the same version of it there"
+        unable, remedy = describe_error(error.cause), "install the same version there"
     except (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError) as error:
         say(f"{called} is gone ({type(error).__name__})")
         return None
     except ray.exceptions.GetTimeoutError as error:
-        raise UserError(f"{called} had no data and kernel ready in an hour: take it out") from error
+        raise UserError(
+            f"{called} did not prepare data and kernel within an hour: take it out of the cluster"
+        ) from error
     except ray.exceptions.RayError as error:
-        unable, remedy = describe_error(error), "look into Ray's logs there, or take it out of the cluster"
+        unable, remedy = describe_error(error), "look at Ray's logs there, or take it out of the cluster"
     else:
         return environment
     raise UserError(f"{called} cannot run this package ({unable}): {remedy}")
@@ -109,6 +111,6 @@ def check_equal(deciding: dict[str, dict[str, str]]) -> None:
                      for value in values]  # fmt: skip
             instead = ", or have none compiled with --engine torch" if key == "engine" else ""
             raise UserError(
-                f"the nodes of the Ray cluster differ in {key}: {' and '.join(sides)}; the same bits come from the "
-                f"same kind of machine only: make them alike, or take some out of the cluster{instead}"
+                f"the nodes of the Ray cluster differ in {key}: {' and '.join(sides)}; only machines of the same "
+                f"kind give the same bits: make them alike, or take some out of the cluster{instead}"
             )

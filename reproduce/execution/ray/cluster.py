@@ -179,7 +179,7 @@ class Cluster:
         limit, reason = LOSSES[lost]
         if self._losses[task.trial, lost] >= limit:
             return TrialOutcome(task.trial, "", "failed", f"{reason} ({limit} times)")
-        say(f"{task.trial.label}: {reason}; it is run again")
+        say(f"{task.trial.label}: {reason}; it runs again")
         return None
 
 

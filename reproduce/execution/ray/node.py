@@ -106,7 +106,7 @@ def _prepare(request: NodeRequest, is_known: bool) -> NodeEnvironment:
 
     options = request.options
     if package_sha256() != request.package_sha256:
-        raise UserError("its version of this package is not the command's: install the same version of it there")
+        raise UserError("its version of this package is not the command's: install the same version there")
     paths.prepare_home(options.home)
     shared_storage.check(request.storage, is_known)
     if options.data_dir is None or paths.why_no_data(options.data_dir) is not None:
@@ -128,4 +128,4 @@ def _check_gpu(device: str) -> None:
         import torch
 
         if not torch.cuda.is_available():
-            raise UserError("its PyTorch sees no GPU, though Ray gives one: install one that does")
+            raise UserError("its PyTorch sees no GPU, although Ray offers one: install a PyTorch that does")

@@ -61,8 +61,8 @@ def connect(wanted: str | None) -> Iterator[str]:
             with say_if_slow(f"waiting for the Ray cluster at {address} to answer, for up to {ANSWER_SECONDS} s"):
                 if (why := why_unreachable(address)) is not None:
                     raise UserError(
-                        f"--ray-address {address}: nobody answers there ({why}); expected the head of a Ray cluster: "
-                        "start one with ray start --head, or leave the option and RAY_ADDRESS out"
+                        f"--ray-address {address}: nothing answers there ({why}); expected the head of a Ray cluster: "
+                        "start one with ray start --head, or remove the option and unset RAY_ADDRESS"
                     )
                 _connect(stack, address, QUIET | TIMEOUTS, {})
         import ray
@@ -154,14 +154,15 @@ def _explain_refusal(address: str, error: Exception) -> str:
     said = "".join(traceback.format_exception(error))
     if "InvalidAuthToken" in said:
         return (
-            f"--ray-address {address}: the cluster asks for another token than this machine has: have RAY_AUTH_TOKEN "
-            "or ~/.ray/auth_token hold the cluster's, and RAY_AUTH_MODE say token"
+            f"--ray-address {address}: the cluster requires another token than this machine has: put the "
+            "cluster's token into RAY_AUTH_TOKEN or ~/.ray/auth_token, and set RAY_AUTH_MODE to token"
         )
     if "No node info found" in said:
         return (
-            f"--ray-address {address}: this machine is none of the cluster's nodes, through which alone Ray lets a "
-            f"command in: first type ray start --address={address}, and --num-cpus=0 --num-gpus=0 to train nothing here"
+            f"--ray-address {address}: this machine is not a node of the cluster, and Ray accepts commands on "
+            f"nodes only: first type ray start --address={address}, with --num-cpus=0 --num-gpus=0 to train nothing "
+            "here"
         )
     mismatch = re.search("[Vv]ersion mismatch.*", said, re.DOTALL)
-    why = printable(mismatch[0])[:300] if mismatch else "what answers there is no head of a Ray cluster"
+    why = printable(mismatch[0])[:300] if mismatch else "what answers there is not the head of a Ray cluster"
     return f"--ray-address {address}: {why}; expected HOST:PORT of one with this version of Ray"

@@ -84,19 +84,19 @@ def check(storage: SharedStorage, is_known: bool) -> None:
     for what, token in storage.tokens:
         if not token.exists():
             raise UserError(
-                f"it does not see {what} but its own disk: have MLFLOW_TRACKING_URI name a server that all nodes reach "
+                f"it sees its own disk in place of {what}: set MLFLOW_TRACKING_URI to a server that all nodes reach "
                 "(mlflow server), or be in a directory that they share"
             )
     if storage.machine not in (None, platform.node()):
         raise UserError(
             f"the tracking store {storage.uri} is a SQLite file of {storage.machine}, which machines must not share: "
-            "have MLFLOW_TRACKING_URI name a server that all nodes reach (mlflow server)"
+            "set MLFLOW_TRACKING_URI to a server that all nodes reach (mlflow server)"
         )
     if shares_home(storage):
         with suppress(Timeout), FileLock(storage.home_token, blocking=False):
             raise UserError(
-                f"{storage.home_token.parent} is on a file system that keeps a machine's locks to itself, so that two "
-                f"could train one trial: have {HOME} name a directory whose locks all nodes see, or one that is each "
+                f"{storage.home_token.parent} is on a file system that does not share locks between machines, so two "
+                f"could train one trial: set {HOME} to a directory whose locks all nodes see, or to one that is each "
                 "node's own"
             )
     uri = without_credentials(storage.uri)
@@ -109,11 +109,11 @@ def check(storage: SharedStorage, is_known: bool) -> None:
         if is_known and isinstance(error, StoreAwayError):
             raise
         raise UserError(
-            f"it cannot use the tracking store {uri} ({describe_error(error)}): have MLFLOW_TRACKING_URI name one that "
-            "all nodes reach, and give the nodes what that asks for in their own environment"
+            f"it cannot use the tracking store {uri} ({describe_error(error)}): set MLFLOW_TRACKING_URI to one that "
+            "all nodes reach, and set its credentials in each node's environment"
         ) from error
     if created_at != storage.created_at:
         raise UserError(
-            f"at {uri} it finds another store than this command: have MLFLOW_TRACKING_URI name one that is the same "
+            f"at {uri} it finds another store than this command: set MLFLOW_TRACKING_URI to one that is the same "
             "from every node"
         )

@@ -23,6 +23,7 @@ class LeNet5(nn.Module):
         """Logits for a batch of images."""
         if images.dtype == torch.uint8:
             images = images.to(torch.float32).div_(255)
-        images = images.to(memory_format=torch.channels_last)  # the convolutions keep it, and are faster in it
+        # The convolutions keep this memory format, and are faster in it.
+        images = images.to(memory_format=torch.channels_last)
         logits: torch.Tensor = self.classifier(self.features(images).flatten(start_dim=1))
         return logits

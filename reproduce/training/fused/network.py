@@ -30,7 +30,7 @@ class FusedLeNet5(LeNet5):
                 f"images are {images.dtype} {tuple(images.shape)}, expected uint8 or float32 (n, 1, 32, 32)"
             )
         if images.requires_grad:
-            raise ValueError("the fused engine gives no gradient for images: take engine torch")
+            raise ValueError("the fused engine computes no gradient for images: use engine torch")
         images = images.contiguous()
         parameters = tuple(self.parameters())
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
