@@ -1,8 +1,11 @@
-"""Files written whole or not at all, and their SHA-256."""
+"""Files written whole or not at all, their SHA-256, and rows as CSV."""
 
+import csv
 import hashlib
+import io
 import os
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -30,3 +33,10 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         whole.unlink(missing_ok=True)
         raise
+
+
+def csv_text(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """Return rows under a head as CSV. A float has the digits that give the same float back."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    return text.getvalue()

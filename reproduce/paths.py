@@ -6,7 +6,6 @@ import shutil
 import socket
 import stat
 import tempfile
-import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -80,13 +79,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def make_unique_folder(inside: Path, prefix: str) -> Path:
-    """Make a folder of a new name, with the rights that the umask leaves. Folders of `tempfile` are private."""
-    folder = inside / f"{prefix}{uuid.uuid4().hex}"
-    folder.mkdir()
-    return folder
 
 
 def default_data_dir() -> Path | None:

@@ -26,11 +26,10 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class MeanInterval:
-    """A mean of `n` values, and half the width of its 95% interval; None with fewer than two values."""
+    """A mean, and half the width of its 95% interval; None with fewer than two values."""
 
     mean: float
     half_width: float | None
-    n: int
 
     def text(self, digits: int = 4) -> str:
         """Return `0.9885 ± 0.0004` with so many decimals, or the mean alone where it has no finite interval."""
@@ -73,7 +72,7 @@ def prediction_half_width(values: Sequence[float]) -> float:
 def mean_interval(values: Sequence[float]) -> MeanInterval:
     """Return the mean of at least one value and its interval."""
     n = len(values)
-    return MeanInterval(mean(values), half_width(values, n) if n > 1 else None, n)
+    return MeanInterval(mean(values), half_width(values, n) if n > 1 else None)
 
 
 def mean_rate_interval(rates: Sequence[float]) -> Interval:

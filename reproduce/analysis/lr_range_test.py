@@ -4,7 +4,7 @@ The test: L. N. Smith, "Cyclical Learning Rates for Training Neural Networks", a
 exponential ramp. The ramp itself is a schedule like the others, and its run a trial like the others.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -120,6 +120,12 @@ def smooth(losses: np.ndarray, factor: float) -> np.ndarray:
         average = factor * average + (1 - factor) * loss
         result[step] = average / (1 - factor ** (step + 1))
     return result
+
+
+def curve_rows(found: Curve, factor: float) -> Iterator[tuple[float, float, float]]:
+    """Yield the rate, the loss and the smoothed loss of every step."""
+    columns = (found.learning_rates, found.losses, smooth(found.losses, factor))
+    return zip(*(column.tolist() for column in columns), strict=True)
 
 
 def steepest(learning_rates: np.ndarray, smoothed: np.ndarray) -> Suggestion:

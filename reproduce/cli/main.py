@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import click
 
 from reproduce import paths
-from reproduce.cli import process, run_command
-from reproduce.cli.option_types import AUTO, HOST, PORT
+from reproduce.cli import process, proposals, run_command
+from reproduce.cli.option_types import HOST, PORT
 from reproduce.cli.options import COMMANDS, OPTION
 from reproduce.cli.process import EXIT_FAILED, EXIT_INCONCLUSIVE
+from reproduce.cli.recorded_config import find_recorded_config
 from reproduce.cli.request import Request, study_command
 from reproduce.errors import UserError
 from reproduce.escaping import printable, without_credentials
@@ -37,17 +38,13 @@ if TYPE_CHECKING:
     from reproduce.tracking.store import TrackingStore
 
 
-def _dashes(name: str) -> str:
-    """Return an option with dashes for one with underscores, such as `--learning_rates`, as `mlflow run` passes it."""
-    return name.replace("_", "-")
-
-
 @click.group(
     cls=process.Commands,
     context_settings={
         "help_option_names": ["-h", "--help"],
         "max_content_width": 120,
-        "token_normalize_func": _dashes,
+        # `mlflow run` passes an option on as `--learning_rates`.
+        "token_normalize_func": lambda name: name.replace("_", "-"),
     },
 )
 @click.version_option(package_name="lenet5-reproduction", prog_name="reproduce")
@@ -71,7 +68,7 @@ def main_command(request: Request) -> int:
 
     def conclude(store: TrackingStore, parent_id: str, config: StudyConfig) -> None:
         collection = _collect(store, paper, config, request)
-        _log_proposals(store, parent_id, collection)
+        proposals.log_proposals(store, parent_id, collection)
         _write_report(store, parent_id, collection, request.options)
 
     return run_command.run(request, plan, conclude)
@@ -84,7 +81,7 @@ def range_test_command(request: Request) -> int:
     own = request.with_config(range_test_epochs=request.config.epochs, epochs=None)
 
     def conclude(store: TrackingStore, parent_id: str, config: StudyConfig) -> None:
-        _log_proposals(store, parent_id, _collect(store, paper, config, request))
+        proposals.log_proposals(store, parent_id, _collect(store, paper, config, request))
 
     return run_command.run(own, functools.partial(planning.range_tests, paper), conclude)
 
@@ -120,9 +117,9 @@ def grid_command(request: Request) -> int:
         from reproduce.results import comparisons
 
         collection = _collect(store, paper, config, request)
-        _log_proposals(store, parent_id, collection)
+        proposals.log_proposals(store, parent_id, collection)
         seeds, optimizer = config.seeds or paper.protocol.seeds, config.optimizer or paper.protocol.optimizer
-        compared = comparisons.regrets(_collect(store, paper, config, request), optimizer, seeds)
+        compared = comparisons.regrets(collection, optimizer, seeds)
         if compared:
             click.echo(comparisons.regret_text(compared))
 
@@ -143,7 +140,7 @@ def report_command(request: Request) -> int:
     store = run_command.open_store(request)
     store.check_artifacts()
     store.heartbeat.end_stale_runs()
-    config = _recorded(store, paper, _at_proposed_rates(store, paper, request.config), options)
+    config = find_recorded_config(store, paper, proposals.with_proposed_rates(store, paper, request.config), options)
     collection = _collect(store, paper, config, request)
     from reproduce.report import build
     from reproduce.tracking.parent_run import open_parent_run
@@ -185,7 +182,7 @@ def verify_command(request: Request) -> int:
     store = run_command.open_store(request)
     every = store.reader.seeds()
     own = StudyConfig(seeds=typed.seeds or every or None, engine=typed.engine)
-    collection = _collect(store, paper, _recorded(store, paper, own, options), request)
+    collection = _collect(store, paper, find_recorded_config(store, paper, own, options), request)
     seeds = typed.seeds or verdicts.seeds_studied(collection, every) or paper.protocol.seeds
     about = _chosen_trials(store, paper, request.with_config(seeds=seeds))
     judgements = verdicts.judge_all(collection, seeds, () if typed.seeds else every, about=about)
@@ -213,8 +210,8 @@ def _chosen_trials(store: TrackingStore, paper: Paper, request: Request) -> set[
     """Return the trials that the options choose; None if they do not choose any."""
     if not option_words(paper, request.config.model_copy(update={"seeds": None})):
         return None
-    typed = _at_proposed_rates(store, paper, request.config)
-    return set(planning.chosen_trials(paper, typed, _recorded(store, paper, typed, request.options)))
+    typed = proposals.with_proposed_rates(store, paper, request.config)
+    return set(planning.chosen_trials(paper, typed, find_recorded_config(store, paper, typed, request.options)))
 
 
 @cli.command("data", params=[OPTION["dataset"], OPTION["data_dir"]])
@@ -261,24 +258,6 @@ def _collect(store: TrackingStore, paper: Paper, config: StudyConfig, request: R
     from reproduce.results.run_collection import RunCollection
 
     return RunCollection(store.reader, paper, config, request.options.smoothing)
-
-
-def _at_proposed_rates(store: TrackingStore, paper: Paper, config: StudyConfig) -> StudyConfig:
-    from reproduce.cli import proposals
-
-    return proposals.with_proposed_rates(store, paper, config)
-
-
-def _log_proposals(store: TrackingStore, parent_id: str, collection: RunCollection) -> None:
-    from reproduce.cli import proposals
-
-    proposals.log_proposals(store, parent_id, collection)
-
-
-def _recorded(store: TrackingStore, paper: Paper, config: StudyConfig, options: RunOptions) -> StudyConfig:
-    from reproduce.cli.recorded_config import find_recorded_config
-
-    return find_recorded_config(store, paper, config, engine_is_open=options.engine == AUTO)
 
 
 def _write_report(store: TrackingStore, parent_id: str, collection: RunCollection, options: RunOptions) -> None:

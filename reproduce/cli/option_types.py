@@ -5,6 +5,7 @@ Each value is checked before any work: MLflow passes parameters on as text and c
 
 import difflib
 import functools
+import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -89,22 +90,17 @@ class Named(click.Choice[str]):
         return text
 
 
-class Switch(click.ParamType[bool, object]):
-    """A switch that MLflow can pass on, as the text true or false."""
-
-    name = "true|false"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> bool:
-        """Return the answer. Click's own type would take an empty text for a no."""
-        if value not in ("true", "false", True, False):
-            self.fail(f"got {shown(str(value))}, expected true or false", param, ctx)
-        return value in ("true", True)
-
-
 def nearest(text: str, known: Iterable[str]) -> str:
     """Return the end of a message that suggests the nearest known word; empty if no word is near."""
     near = difflib.get_close_matches(text[:100], list(known), n=1)
     return f", did you mean {near[0]}?" if near else ""
+
+
+def _truth(text: str) -> bool:
+    # Click's own type would take an empty text for a no.
+    if text not in ("true", "false"):
+        raise ValueError
+    return text == "true"
 
 
 def _whole(low: int, high: int, text: str) -> int:
@@ -113,16 +109,23 @@ def _whole(low: int, high: int, text: str) -> int:
     return int(text)
 
 
-def _real(text: str, low: float, high: float, low_included: bool = True, high_included: bool = True) -> float:
-    number = float(text) if REAL.fullmatch(text) else float("nan")
-    # A text that is no number becomes NaN, for which all comparisons are false.
-    if not (low < number < high or (low_included and number == low) or (high_included and number == high)):
-        raise ValueError
-    return number
+def _real(name: str, expected: str, is_right: Callable[[float], bool], word: str | None = PAPER) -> OrWord[float]:
+    """Make the type of a number.
 
+    Args:
+        name: `OrWord`'s.
+        expected: `OrWord`'s.
+        is_right: tells a right number. A text that is no number is given as NaN.
+        word: `OrWord`'s.
+    """
 
-def _rate(text: str) -> float:
-    return _real(text, MIN_RATE, MAX_RATE)
+    def parse(text: str) -> float:
+        number = float(text) if REAL.fullmatch(text) else math.nan
+        if not is_right(number):
+            raise ValueError
+        return number
+
+    return OrWord(name, expected, parse, word)
 
 
 def _list(parse: Callable[[str], Parsed], text: str) -> tuple[Parsed, ...]:
@@ -150,7 +153,7 @@ def _address(text: str) -> str:
 
 
 def _rates_or_proposed(text: str) -> tuple[float, ...] | str:
-    return PROPOSED if text == PROPOSED else _list(_rate, text)
+    return PROPOSED if text == PROPOSED else _list(RATE.parse, text)
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -226,21 +229,14 @@ PORT = _count("port", 65535, word=None)
 # At least one image must be left to train on.
 HELD_OUT = _count("count", MAX_IMAGES - 1, word="none")
 RATE_RANGE = f"{MIN_RATE:g} to {MAX_RATE:g}"
-RATE = OrWord("rate", f"a number from {RATE_RANGE}", _rate)
-FRACTION = OrWord(
-    "fraction", "a number between 0 and 1",
-    functools.partial(_real, low=0.0, high=1.0, low_included=False, high_included=False),
-)  # fmt: skip
-SMOOTHING = OrWord(
-    "factor", "a number from 0 to below 1", functools.partial(_real, low=0.0, high=1.0, high_included=False)
-)
+RATE = _real("rate", f"a number from {RATE_RANGE}", lambda rate: MIN_RATE <= rate <= MAX_RATE)
+FRACTION = _real("fraction", "a number between 0 and 1", lambda part: 0 < part < 1)
+SMOOTHING = _real("factor", "a number from 0 to below 1", lambda factor: 0 <= factor < 1)
+FACTOR = _real("factor", f"a number above 1, at most {MAX_RATE:g}", lambda factor: 1 < factor <= MAX_RATE, word="none")
+PART_OF_GPU = _real("part", "a number above 0, at most 1", lambda part: 0 < part <= 1, word=None)
 RATES_EXPECTED = f"numbers from {RATE_RANGE} separated by commas, such as 1e-3,3e-4"
-RATES = OrWord("rates", RATES_EXPECTED, functools.partial(_list, _rate))
+RATES = OrWord("rates", RATES_EXPECTED, functools.partial(_list, RATE.parse))
 OWN_RATES = OrWord("rates", f"{RATES_EXPECTED}, the word proposed", _rates_or_proposed)
-FACTOR = OrWord(
-    "factor", f"a number above 1, at most {MAX_RATE:g}",
-    functools.partial(_real, low=1.0, high=MAX_RATE, low_included=False), word="none",
-)  # fmt: skip
 STEPS = OrWord(
     "steps", f"rising whole numbers from 1 to {MAX_STEPS} separated by commas",
     functools.partial(_list, functools.partial(_whole, 1, MAX_STEPS)),
@@ -251,11 +247,9 @@ HOST = OrWord("host", "a name or an address", _host, word=None)
 RAY_ADDRESS = OrWord(
     "address", f"HOST:PORT of a Ray cluster's head, such as 10.0.0.1:6379, the word {LOCAL}", _ray_address, word=AUTO
 )
-PART_OF_GPU = OrWord(
-    "part", "a number above 0, at most 1", functools.partial(_real, low=0.0, high=1.0, low_included=False), word=None
-)
 SEEDS_EXPECTED = f"at most {MAX_VALUES} whole numbers from 0 to {MAX_SEED}, such as 0,1,2 or 0-4"
 SEEDS = OrWord("seeds", SEEDS_EXPECTED, _seeds)
 EVERY_SEED = OrWord("seeds", f"{SEEDS_EXPECTED}, the word {PAPER}", _seeds_or_paper, word="all")
 UI_URL = OrWord("address", "an address without credentials, such as http://127.0.0.1:5000", _address, word="none")
-SWITCH = Switch()
+# A switch that MLflow can pass on.
+SWITCH = OrWord("true|false", "true or false", _truth, word=None)

@@ -4,22 +4,21 @@ Exit codes: 0 done, 1 something failed, 2 something to put right, 3 claims that 
 interrupted, 141 nobody reads the output.
 """
 
+import codecs
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from contextlib import suppress
 
 import click
 
-from reproduce.cli import interpreter, terminal
+from reproduce.cli import interpreter
 from reproduce.cli.option_types import nearest
 from reproduce.cli.options import COMMANDS
 from reproduce.errors import ClusterLostError, TrackingError, TrialsFailedError, UserError, shown
-from reproduce.escaping import without_credentials
+from reproduce.escaping import printable, without_credentials
 from reproduce.execution import interruption
 from reproduce.tracking.remedies import suggest_after
 from reproduce.training import launcher
@@ -27,6 +26,9 @@ from reproduce.training import launcher
 EXIT_FAILED, EXIT_USER, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_TERMINATED = 1, 2, 3, 130, 141, 143
 # Another rank waits so long for rank 0 to end with the same error.
 WORD_SECONDS = 60
+# The longest line, in characters.
+LONGEST = 1000
+PLAIN = {"±": "+-", "×": "x", "≈": "~", "…": "...", "–": "-", "—": "-", "³": "^3"}
 
 
 def run(commands: click.Group) -> None:
@@ -40,11 +42,11 @@ def run(commands: click.Group) -> None:
     if launcher.is_launched():
         # A rank whose launcher is gone would wait for the other ranks for ever.
         interruption.end_with(os.getppid())
-    terminal.have_streams()
+    have_streams()
     command = next(iter(sys.argv[1:]), "")
     try:
         interpreter.settle()
-        code = commands.main(standalone_mode=False) or 0
+        code = _invoke(commands)
         # An output that nobody reads is detected here, not when Python itself ends.
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
@@ -53,7 +55,8 @@ def run(commands: click.Group) -> None:
         _leave(f"{error}: {suggest_after(error, command)}", EXIT_FAILED)
     except (UserError, click.ClickException) as error:
         _leave(error.format_message() if isinstance(error, click.ClickException) else str(error), EXIT_USER)
-    except (KeyboardInterrupt, click.Abort) as stop:
+    except KeyboardInterrupt as stop:
+        click.echo(err=True)  # the terminal has written ^C
         _leave(f"interrupted: {suggest_after(stop, command)}", EXIT_INTERRUPTED)
     except SystemExit as stop:
         # Ray raises one of its own in place of ours, where the signal comes while it waits.
@@ -61,8 +64,8 @@ def run(commands: click.Group) -> None:
             raise
         _leave(f"terminated: {suggest_after(stop, command)}", EXIT_TERMINATED)
     # This happens in `reproduce verify | head -1`, for example.
-    except (NoReaderError, BrokenPipeError):
-        terminal.let_go_of_output()
+    except BrokenPipeError:
+        let_go_of_output()
         sys.exit(EXIT_NO_READER)
     # The disk is full, or a file has disappeared, for example.
     except OSError as error:
@@ -72,8 +75,16 @@ def run(commands: click.Group) -> None:
         sys.exit(code)
 
 
-class NoReaderError(Exception):
-    """Whoever read the output has left."""
+def _invoke(commands: click.Group) -> int:
+    """Run the command, and return its exit code.
+
+    Not by click's own `main`, for which an output that nobody reads is a failure like any other.
+    """
+    try:
+        with commands.make_context("reproduce", sys.argv[1:]) as context:
+            return commands.invoke(context) or 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
 
 
 class Terminated(SystemExit):
@@ -98,26 +109,13 @@ def _leave(message: str, code: int) -> None:
             # Rank 0 did not print it.
             said = launcher.with_rank(message)
     if said is not None:
-        line = terminal.one_line(without_credentials(said))
+        line = one_line(without_credentials(said))
         click.echo(f"error: {line}" if is_error else line, err=True)
     sys.exit(code)
 
 
 class Commands(click.Group):
-    """Answers a wrong name with the nearest, as `range-test` with `range_test`.
-
-    Tells an output that nobody reads from a failure, for which click would leave with the same code.
-    """
-
-    def make_context(self, *arguments: Any, **named: Any) -> click.Context:
-        """Parse the words; --help prints while it does."""
-        with _reader_wanted():
-            return super().make_context(*arguments, **named)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
-        with _reader_wanted():
-            return super().invoke(ctx)
+    """Answers a wrong name with the nearest, as `range-test` with `range_test`."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -131,9 +129,36 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@contextmanager
-def _reader_wanted() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError as error:
-        raise NoReaderError from error
+def have_streams() -> None:
+    """Have both outputs take every letter: closed ones to nowhere, those whose encoding has none for it plainly."""
+    codecs.register_error("plain", plainly)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+        # A test may put an object without this method there.
+        if hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="plain")
+
+
+def plainly(error: UnicodeError) -> tuple[str, int]:
+    """An error handler for encodings: the nearest in ASCII, or the letter's number."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end]
+    return "".join(PLAIN.get(letter) or ascii(letter)[1:-1] for letter in letters), error.end
+
+
+def let_go_of_output() -> None:
+    """Have Python's last flush go nowhere instead of fail, once nobody reads."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        # The stream has no file descriptor, as in a test.
+        except (OSError, ValueError):
+            continue
+
+
+def one_line(message: str) -> str:
+    """The message as one line of bearable length that does nothing to a"""
+    line = printable(message)
+    return line if len(line) <= LONGEST else line[:LONGEST] + "…"

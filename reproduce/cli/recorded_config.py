@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from reproduce.execution.run_options import RunOptions
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig
 from reproduce.study.departures import may_be_of_grid
@@ -15,18 +16,18 @@ if TYPE_CHECKING:
     from reproduce.tracking.store import TrackingStore
 
 
-def find_recorded_config(store: TrackingStore, paper: Paper, config: StudyConfig, engine_is_open: bool) -> StudyConfig:
+def find_recorded_config(store: TrackingStore, paper: Paper, config: StudyConfig, options: RunOptions) -> StudyConfig:
     """Return the configuration as the store has runs of it, where the same options differ from command to command.
 
-    Where the engine is open, it is the one of which there are more runs. `range_test` takes --epochs for its own: where
-    a range test of that length was run, it is the one that is meant. `grid` takes --learning-rates for its own: where a
-    grid was run, and no model with a schedule, the grid is meant.
+    Where no engine was named, it is the one of which there are more runs. `range_test` takes --epochs for its own:
+    where a range test of that length was run, it is the one that is meant. `grid` takes --learning-rates for its own:
+    where a grid was run, and no model with a schedule, the grid is meant.
 
     Args:
         store: the store whose finished runs are looked through.
         paper: the paper, for what the configuration leaves open.
         config: what was typed.
-        engine_is_open: whether no engine was named.
+        options: what was typed besides, the engine among it.
     """
     config, finished = planning.trainable_config(paper, config), store.reader.finished_runs().keys()
 
@@ -37,7 +38,7 @@ def find_recorded_config(store: TrackingStore, paper: Paper, config: StudyConfig
         tests = sum(count(planning.range_tests(paper, other)) for other in _range_test_lengths(config))
         return tests + count(planning.trials(paper, config)) + count(planning.grid_trials(paper, config))
 
-    if engine_is_open:
+    if options.engine == "auto":
         config = max((config.model_copy(update={"engine": engine}) for engine in ("fused", "torch")), key=count_all)
     config = max(_range_test_lengths(config), key=lambda other: count(planning.range_tests(paper, other)))
     if may_be_of_grid(paper, config) and count(planning.range_tests(paper, config)):

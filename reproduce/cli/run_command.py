@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from reproduce import paths
 from reproduce.cli.option_types import RAY_ADDRESS
+from reproduce.cli.proposals import with_proposed_rates
 from reproduce.cli.request import Request
 from reproduce.errors import TrackingError, TrialsFailedError, UserError, shown
 from reproduce.execution import open_executor
@@ -68,8 +69,6 @@ def run(
             optimizers.check_device(config.optimizer, executor.device)
         store = open_store(request)
         store.check_artifacts()
-        from reproduce.cli.proposals import with_proposed_rates
-
         config = with_proposed_rates(store, paper, config)
         planned = plan(config)
         check_rates(config, planned)

@@ -11,10 +11,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from reproduce.data import datasets
+from reproduce.analysis.lr_range_test import PAPERS_RULE
 from reproduce.errors import UserError
-from reproduce.report import crate, drawing, markdown, output_folder, page, tables
-from reproduce.report.commands import commands
+from reproduce.report import conclusion_figure, crate, figures, markdown, output_folder, page, tables, wording
 from reproduce.report.report_data import ReportData, collect_report_data
 from reproduce.results import archive, comparisons, verdicts
 from reproduce.results.archive import Archive
@@ -22,6 +21,7 @@ from reproduce.results.run_collection import RunCollection
 from reproduce.study import planning
 from reproduce.study.config import command_line
 from reproduce.study.schema import load_paper
+from reproduce.study.trial import Trial
 from reproduce.tracking.reader import Result
 
 CHANGED, MISSING, ADDED = "changed", "missing", "added"
@@ -79,8 +79,7 @@ def command(output: Path) -> str:
 
 def fill(data: ReportData, folder: Path) -> None:
     """Write every file of the report into an empty folder."""
-    collection, drawn = data.collection, drawing.draw_all(data, folder)
-    used = collection.results_read()
+    collection, drawn = data.collection, _draw(data, folder)
     texts = {
         "report.md": markdown.render(data, drawn),
         "summary.csv": tables.models_csv(data.rows),
@@ -94,12 +93,39 @@ def fill(data: ReportData, folder: Path) -> None:
         texts["range-test.csv"] = tables.curves_csv(data.curves, collection.smoothing)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    tests = (result.trial for result in used if result.trial.is_range_test)
-    curves = {test: curve for test in tests if (curve := collection.curve(test)) is not None}
-    archive.write(folder / archive.NAME, collection.config, collection.smoothing, data.ui, used, curves)
+    archive.write(folder / archive.NAME, collection, data.ui)
     # The page lists the files beside it, and the crate describes the page as well.
     (folder / output_folder.PAGE).write_text(page.render(data, drawn, folder), encoding="utf-8")
-    crate.write(folder, list(map(_action, used)), _provenance(data), data.paper.publication)
+    command, dataset = wording.commands(data)[0][1], data.trials[0].dataset
+    crate.write(folder, collection.results_read(), data.paper.publication, command, data.environment, dataset)
+
+
+def _draw(data: ReportData, folder: Path) -> dict[str, str]:
+    """Draw every figure for which there are runs, and return the files' names, without ending, by what they show."""
+    paper, smoothing = data.paper, data.collection.smoothing
+    drawn: dict[str, str] = {}
+
+    def save(key: str, name: str, draw: Callable[..., figures.Figure], *what: object) -> None:
+        for ending in output_folder.FIGURE_FORMATS:
+            # Anew for each, as a figure is laid out where it is saved.
+            figures.save(draw(*what), folder / f"figure-{name}.{ending}")
+        drawn[key] = f"figure-{name}"
+
+    if data.curves:
+        for key, figure in paper.range_test.figures:
+            save(key, figure.number, figures.range_test, data.curves, smoothing, data.proposed, paper, figure.shows)
+        save("rules", "rules", figures.rules, data.curves, smoothing, data.by_rule)
+    # Of every model, one a seed, by their schedule.
+    models: dict[str, list[list[Result]]] = {}
+    for rows in tables.group_by_model(data.rows):
+        if results := [row.result for row in rows if row.result]:
+            models.setdefault(results[0].trial.schedule.name, []).append(results)
+    for scheduler, of_schedule in models.items():
+        name = paper.sweep(scheduler).figure or scheduler
+        save(scheduler, name, figures.schedule, scheduler, of_schedule, paper)
+    if models and data.curves:
+        save("conclusion", "conclusion", conclusion_figure.draw, models, data)
+    return drawn
 
 
 def _json(content: object) -> str:
@@ -108,47 +134,28 @@ def _json(content: object) -> str:
 
 def _summary(data: ReportData) -> dict[str, object]:
     """Return the tables as data, and where the study departs from the paper's."""
-    collection = data.collection
-    run_ids = {result.trial: result.run_id for result in data.test_results}
     return {
         "departures": data.departures,
-        "range_tests": [
-            tables.range_test_data(
-                test,
-                run_ids.get(test),
-                data.suggested.get(test.seed, {}),
-                collection.smoothing,
-                data.paper.range_test.reported,
-            )
-            for test in data.tests
-        ],
+        "range_tests": [_range_test(test, data) for test in data.tests],
         "trials": tables.trials_data(data.rows),
         "regret": comparisons.regret_data(data.regrets) if data.regrets else None,
     }
 
 
-def _action(result: Result) -> crate.Action:
-    return crate.Action(
-        result.trial.label,
-        result.run_id,
-        result.started_at,
-        result.ended_at,
-        {key: str(value) for key, value in result.trial.parameters().items()},
-        {name: values[-1] for name, values in result.epochs.items()},
-        result.outcome,
-    )
-
-
-def _provenance(data: ReportData) -> crate.Provenance:
-    dataset = data.trials[0].dataset
-    return crate.Provenance(
-        command=commands(data)[0][1],
-        commit=", ".join(data.environment["commit"]),
-        uncommitted_changes=", ".join(data.environment["uncommitted changes"]),
-        versions={name: ", ".join(values) for name, values in data.environment.items() if name in crate.HOMES},
-        dataset=datasets.SHA256[dataset],
-        dataset_name=dataset,
-    )
+def _range_test(test: Trial, data: ReportData) -> dict[str, object]:
+    """Return a range test as data: what each rule suggests, and what the paper proposes."""
+    result, suggested = data.collection.result(test), data.suggested.get(test.seed, {})
+    proposal = suggested.get(PAPERS_RULE.name)
+    return {
+        **test.parameters(),
+        "smoothing": data.collection.smoothing,
+        "proposed_learning_rate": proposal.learning_rate if proposal else None,
+        "step": proposal.step if proposal else None,
+        "suggestions": {name: found.learning_rate if found else None for name, found in suggested.items()},
+        "doubts": {name: found.doubt for name, found in suggested.items() if found.doubt},
+        "paper": data.paper.range_test.reported.model_dump(),
+        "run_id": result.run_id if result else None,
+    }
 
 
 def check(folder: Path) -> dict[str, str]:
@@ -160,9 +167,9 @@ def check(folder: Path) -> dict[str, str]:
     collection = RunCollection(recorded, load_paper(), recorded.config, recorded.smoothing)
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     stale = set(crate.stale(folder))
-    if crate.METADATA in stale:
+    if output_folder.METADATA in stale:
         # It cannot be read, and so says nothing of any other file.
-        stale = {crate.METADATA}
+        stale = {output_folder.METADATA}
     with tempfile.TemporaryDirectory() as again:
         fill(collect_report_data(collection, recorded.ui), Path(again))
         made = {path.name: path for path in Path(again).iterdir()}
@@ -177,7 +184,7 @@ def check(folder: Path) -> dict[str, str]:
 
 def _is_compared(name: str) -> bool:
     """Return whether a file is the same on every machine: the last bits of a figure's coordinates may not be."""
-    return Path(name).suffix.removeprefix(".") not in output_folder.FIGURE_FORMATS and name != crate.METADATA
+    return Path(name).suffix.removeprefix(".") not in output_folder.FIGURE_FORMATS and name != output_folder.METADATA
 
 
 def _comparable(path: Path) -> str:

@@ -1,56 +1,37 @@
 """The figure that sums up: how well each rate did, what the range test proposes, and what its proposal is worth."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from reproduce.analysis import intervals
-from reproduce.analysis.lr_range_test import Curve, Suggestion, smooth
-from reproduce.report.figures import BAND_ALPHA, COLOURS, GREY, MARKERS, new_figure, over_seeds, styled
+from reproduce.analysis.lr_range_test import Curve, smooth
+from reproduce.report.figures import BAND_ALPHA, COLOURS, GREY, MARKERS, Axes, Figure, over_seeds, styled
+from reproduce.report.report_data import ReportData
 from reproduce.report.tables import NAMES
 from reproduce.results.comparisons import Regrets
 from reproduce.study.trial import format_rate
 from reproduce.tracking.reader import Result
-
-# `figures` has to be the first that imports it.
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Of the grid's accuracies, from the fewest epochs to the most.
 DASHES = (":", "--", "-")
 
 
 @styled
-def draw(
-    models: Mapping[str, Sequence[Sequence[Result]]],
-    curves: Mapping[int, Curve],
-    smoothing: float,
-    proposals: Mapping[int, Suggestion],
-    regrets: Regrets | None,
-) -> Figure:
+def draw(models: Mapping[str, Sequence[Sequence[Result]]], data: ReportData) -> Figure:
     """Draw final accuracies by initial rate, the grid with each rule's proposal, and the range test's loss.
 
-    All are on one axis of rates. Without a grid its panel is left out.
-
-    Args:
-        models: The runs of every model, one a seed, by their schedule.
-        curves: The range tests, by seed.
-        smoothing: The weight of the past in the average that smooths their loss.
-        proposals: What they propose, by seed.
-        regrets: The grid and what the rules' proposals came to.
+    All are on one axis of rates. Without a grid its panel is left out. `models` are the runs of every model, one a
+    seed, by their schedule.
     """
-    heights = (3, 3, 2) if regrets else (3, 2)
-    figure = new_figure(9, 4 * len(heights))
+    heights = (3, 3, 2) if data.regrets else (3, 2)
+    figure = Figure(figsize=(9, 4 * len(heights)))
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     _models(panels[0], models)
-    if regrets:
-        _grid(panels[1], regrets)
-    _range_test(panels[-1], curves, smoothing)
-    proposed = [proposal.learning_rate for proposal in proposals.values() if proposal]
+    if data.regrets:
+        _grid(panels[1], data.regrets)
+    _range_test(panels[-1], data.curves, data.collection.smoothing)
+    proposed = [proposal.learning_rate for proposal in data.proposed.values() if proposal]
     if proposed:
         middle, low, high = intervals.mean_rate_interval(proposed)
         for axes in panels:

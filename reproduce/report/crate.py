@@ -1,14 +1,11 @@
-"""A report's folder as an RO-Crate: what each file is, what made it, and from what. Knows nothing of torch or MLflow.
+"""A report's folder as an RO-Crate: what each file is, what made it, and from what.
 
 The crate is of version 1.1 and keeps to the Process Run Crate profile 0.5, which knows no newer base. The same inputs
 give the same bytes: nothing in it comes from the clock, the machine or the place of the folder.
 """
 
-import hashlib
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,10 +16,14 @@ from rocrate.model.contextentity import ContextEntity
 from rocrate.model.entity import Entity
 from rocrate.rocrate import ROCrate
 
+from reproduce.data.datasets import SHA256
+from reproduce.files import file_sha256
+from reproduce.report.output_folder import DESCRIPTIONS, METADATA
+from reproduce.results.archive import finite
 from reproduce.study.schema import PAPER_FILE, Publication
+from reproduce.tracking.reader import Result
 from reproduce.training.checkout import ROOT
 
-METADATA = "ro-crate-metadata.json"
 CITATION = ROOT / "CITATION.cff"
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 # RO-Crate 1.1's own context has no word for a SHA-256.
@@ -35,18 +36,6 @@ HOMES = {
 COMPLETED = "http://schema.org/CompletedActionStatus"
 # A report on no runs has no date, and the format demands one.
 UNDATED = datetime(1970, 1, 1, tzinfo=UTC)
-DESCRIPTIONS = {
-    "runs.json": "Every run behind the report, from which it can be made again",
-    "index.html": "The report, as a page",
-    "report.md": "The report: tables, figures and what they say of the paper's claims",
-    "claims.json": "The verdict on each of the paper's claims, with the rule and the runs behind it",
-    "summary.csv": "The final values of every training run",
-    "summary.md": "The paper's final values and those measured, side by side",
-    "summary.json": "Every training run and range test with its parameters, and the paper's values beside",
-    "range-test.csv": "Rate, loss and smoothed loss at every step of every range test",
-    "environment.json": "The code, versions and hardware that the runs were made with",
-    "figure": "A figure of the report",
-}
 # Not mimetypes: what that answers depends on the machine's own tables.
 FORMATS = {
     ".csv": "text/csv", ".html": "text/html", ".json": "application/json", ".md": "text/markdown", ".png": "image/png",
@@ -54,81 +43,53 @@ FORMATS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Action:
-    """One run that made numbers: a training run as the tracking store has it.
-
-    `started_at` and `ended_at` know their time zone. `metrics` are final values; they may be infinite or NaN. `outcome`
-    is finished or diverged.
-    """
-
-    name: str
-    run_id: str
-    started_at: datetime
-    ended_at: datetime
-    parameters: Mapping[str, str]
-    metrics: Mapping[str, float]
-    outcome: str
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """How a report came about.
-
-    `command` is what was typed for it, `commit` a hash or `unknown`, `uncommitted_changes` what the runs say of them
-    (yes, no, unknown). `versions` maps packages to theirs, `dataset` the data's files to their SHA-256 in hex.
-    """
-
-    command: str
-    commit: str
-    uncommitted_changes: str
-    versions: Mapping[str, str]
-    dataset: Mapping[str, str]
-    dataset_name: str
-
-
-def write(folder: Path, actions: Sequence[Action], provenance: Provenance, publication: Publication) -> None:
+def write(
+    folder: Path,
+    runs: Iterable[Result],
+    publication: Publication,
+    command: str,
+    environment: Mapping[str, Sequence[str]],
+    dataset: str,
+) -> None:
     """Describe every file that `folder` holds, in a new `ro-crate-metadata.json` in it.
-
-    FileNotFoundError where there is no folder.
 
     Args:
         folder: The report's.
-        actions: The runs behind it.
-        provenance: How it came about.
+        runs: The runs behind it.
         publication: The paper that it is about.
+        command: What was typed for it.
+        environment: What the runs were made with, by name, more than one value where they differ.
+        dataset: The name of their data set.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder to describe: {folder}")
-    ordered = sorted(actions, key=lambda action: (action.started_at, action.run_id))
-    last = _time(max((action.ended_at for action in ordered), default=UNDATED))
+    ordered = sorted(runs, key=lambda run: (run.started_at, run.run_id))
+    last = _time(max((run.ended_at for run in ordered), default=UNDATED))
     citation = yaml.safe_load(CITATION.read_text(encoding="utf-8"))
     crate = ROCrate(version="1.1")
     crate.metadata.extra_terms["sha256"] = SHA256_TERM
-    package = _package(crate, citation, provenance)
-    name = provenance.dataset_name
+    package = _package(crate, citation, {name: ", ".join(values) for name, values in environment.items()})
     data = [
-        _add(crate, _id("dataset", name, file), "File", **_about(file, sha256, f"A file of {name}"))
-        for file, sha256 in sorted(provenance.dataset.items())
+        _add(crate, _id("dataset", dataset, file), "File", **_about(file, sha256, f"A file of {dataset}"))
+        for file, sha256 in sorted(SHA256[dataset].items())
     ]
-    dataset = _add(crate, _id("dataset", name), "Dataset", name=name, hasPart=data)
-    about = _about(PAPER_FILE.name, _sha256(PAPER_FILE), "The paper's study, as data")
+    data_set = _add(crate, _id("dataset", dataset), "Dataset", name=dataset, hasPart=data)
+    about = _about(PAPER_FILE.name, file_sha256(PAPER_FILE) or "", "The paper's study, as data")
     study = _add(crate, "#study.yaml", "File", **about)
     files = []
     for file, sha256 in sorted(_hashes(folder).items()):
         size_in_bytes = {"contentSize": str((folder / file).stat().st_size)}
         about = _about(file, sha256, description(file))
         files.append(crate.add_file(folder / file, file, properties=about | size_in_bytes))
-    runs = [_run(crate, action, package, [*data, study]) for action in ordered]
+    actions = [_run(crate, run, package, [*data, study]) for run in ordered]
+    results = [result for action in actions for result in action["result"]]
     report = _add(
         crate, "#report", "CreateAction",
         name="report",
         # With its true time the same runs would give another crate every time.
-        description=f"Made by `{provenance.command}`; it has the time of the last training run",
-        instrument=package, object=[study, *(result for run in runs for result in run["result"])], result=files,
+        description=f"Made by `{command}`; it has the time of the last training run",
+        instrument=package, object=[study, *results], result=files,
         endTime=last, actionStatus=COMPLETED,
     )  # fmt: skip
-    mentions = [*runs, report, dataset]
+    mentions = [*actions, report, data_set]
     _describe_root(crate, publication, package, name=citation["title"], datePublished=last, mentions=mentions)
     # RO-Crate wants the only item of a list without the list.
     for properties in (entity.properties() for entity in crate.get_entities()):
@@ -159,12 +120,8 @@ def stale(folder: Path) -> list[str]:
 
 def _hashes(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file below the folder, by its path from there; without the crate's own."""
-    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return {name: _sha256(path) for name, path in paths.items() if name != METADATA}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    found = {path.relative_to(folder).as_posix(): file_sha256(path) for path in folder.rglob("*")}
+    return {name: sha256 for name, sha256 in found.items() if sha256 and name != METADATA}
 
 
 def _id(*parts: str) -> str:
@@ -188,32 +145,32 @@ def _add(crate: ROCrate, entity_id: str, kind: str | list[str], **properties: An
     return crate.add(ContextEntity(crate, entity_id, {"@type": kind} | given))
 
 
-def _run(crate: ROCrate, action: Action, package: Entity, used: list[Entity]) -> Entity:
+def _run(crate: ROCrate, run: Result, package: Entity, used: list[Entity]) -> Entity:
     """Add a training run. One that diverged is completed too: that it did is its result."""
-    numbers = {name: value if math.isfinite(value) else str(value) for name, value in action.metrics.items()}
+    final = {name: finite(values[-1]) for name, values in run.epochs.items()}
     results = [
-        _add(crate, _id("run", action.run_id, name), "PropertyValue", name=name, value=value)
-        for name, value in sorted((numbers | {"outcome": action.outcome}).items())
+        _add(crate, _id("run", run.run_id, name), "PropertyValue", name=name, value=value)
+        for name, value in sorted((final | {"outcome": run.outcome}).items())
     ]
     # There is one entity for the same value, however many runs had it.
     parameters = [
         _add(crate, _id("parameter", name, value), "PropertyValue", name=name, value=value)
-        for name, value in sorted(action.parameters.items())
+        for name, value in sorted((name, str(value)) for name, value in run.trial.parameters().items())
     ]
     return _add(
-        crate, _id("run", action.run_id), "CreateAction",
-        name=action.name, description=f"A training run of the study; it {action.outcome}", identifier=action.run_id,
+        crate, _id("run", run.run_id), "CreateAction",
+        name=run.trial.label, description=f"A training run of the study; it {run.outcome}", identifier=run.run_id,
         instrument=package, object=[*used, *parameters], result=results,
-        startTime=_time(action.started_at), endTime=_time(action.ended_at), actionStatus=COMPLETED,
+        startTime=_time(run.started_at), endTime=_time(run.ended_at), actionStatus=COMPLETED,
     )  # fmt: skip
 
 
-def _package(crate: ROCrate, citation: dict[str, Any], provenance: Provenance) -> Entity:
+def _package(crate: ROCrate, citation: dict[str, Any], environment: Mapping[str, str]) -> Entity:
     """Add what ran: this package, as CITATION.cff has it, and the versions that it ran on.
 
     A commit that is not known is left out; that the files may not be the commit's is said.
     """
-    changes, commit = provenance.uncommitted_changes, provenance.commit
+    changes, commit = environment["uncommitted changes"], environment["commit"]
     caveat = "" if changes in ("no", "") else f" (changes that are not in the commit: {changes})"
     address, licence = citation.get("repository-code"), citation["license"]
     names = [author["name"] for author in citation["authors"]]
@@ -225,8 +182,9 @@ def _package(crate: ROCrate, citation: dict[str, Any], provenance: Provenance) -
         url=address, codeRepository=address, author=authors,
         license=_add(crate, f"https://spdx.org/licenses/{licence}", "CreativeWork", name=licence),
         softwareRequirements=[
-            _add(crate, HOMES[name], "SoftwareApplication", name=name, softwareVersion=version, url=HOMES[name])
-            for name, version in sorted(provenance.versions.items())
+            _add(crate, home, "SoftwareApplication", name=name, softwareVersion=environment[name], url=home)
+            for name, home in HOMES.items()
+            if name in environment
         ],
     )  # fmt: skip
 

@@ -3,7 +3,7 @@
 Colours are Okabe and Ito's, told apart by colour-blind eyes too; every line also has a marker or a dash of its own.
 """
 
-# ruff: noqa: E402  (what the user has set is set aside before matplotlib is imported)
+# ruff: noqa: E402  (what the user has set is set aside before matplotlib is imported, here first of all)
 
 import logging
 import os
@@ -25,8 +25,8 @@ except UnicodeDecodeError as error:
     raise UserError(f"{settings}, settings of matplotlib's, is not in UTF-8: rename it, or correct it") from error
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes as Axes
+from matplotlib.figure import Figure as Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
@@ -46,6 +46,7 @@ BAND_ALPHA = 0.2
 STYLE: dict[RcKeyType, Any] = {
     # The defaults, not the user's settings.
     **{name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"},
+    "figure.constrained_layout.use": True,
     "font.size": 10,
     "axes.grid": True,
     "grid.color": "#dddddd",
@@ -60,11 +61,6 @@ STYLE: dict[RcKeyType, Any] = {
 }
 # Decorates what draws.
 styled = matplotlib.rc_context(STYLE)
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of that size, in inches."""
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 @styled
@@ -82,7 +78,7 @@ def trial(trial: Trial, history: Sequence[EpochRecord]) -> Figure:
     rates = np.concatenate([record.step_learning_rates for record in history])
     epochs = np.arange(1, len(history) + 1)
     at_step = np.arange(1, len(losses) + 1) / trial.steps_per_epoch
-    figure = new_figure(8, 8)
+    figure = Figure(figsize=(8, 8))
     loss, accuracy, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 2))
     loss.plot(at_step, losses, color=COLOURS[5], linewidth=0.4, label="each batch")
     loss.plot(
@@ -124,7 +120,7 @@ def range_test(
         validation: (times, 3), step, loss and accuracy on held-out images, for its loss and a panel for its accuracy.
     """
     judged = validation is not None and len(validation) > 0
-    figure = new_figure(9, 5 + 2.5 * judged)
+    figure = Figure(figsize=(9, 5 + 2.5 * judged))
     panels = figure.subplots(1 + judged, 1, sharex=True, squeeze=False, height_ratios=(2, 1)[: 1 + judged])
     axes = panels[0, 0]
     smoothed = {seed: smooth(curve.losses, smoothing) for seed, curve in curves.items()}
@@ -170,7 +166,7 @@ def range_test(
 @styled
 def rules(curves: Mapping[int, Curve], smoothing: float, suggested: Mapping[str, Mapping[int, Suggestion]]) -> Figure:
     """Draw what each rule suggests, a colour and a marker a rule, on the smoothed curve of every seed."""
-    figure = new_figure(9, 5)
+    figure = Figure(figsize=(9, 5))
     axes = figure.subplots()
     smoothed = {seed: smooth(curve.losses, smoothing) for seed, curve in curves.items()}
     for seed, curve in curves.items():
@@ -243,7 +239,7 @@ def _rate_axis(axes: Axes, curve: Curve) -> None:
 @styled
 def schedule(scheduler: str, models: Sequence[Sequence[Result]], paper: Paper) -> Figure:
     """Draw one schedule's loss and test accuracy by epoch: a colour a model, a band over seeds, the paper's values."""
-    figure = new_figure(11, 4.5)
+    figure = Figure(figsize=(11, 4.5))
     loss, accuracy = figure.subplots(1, 2)
     models = sorted(models, key=lambda of_model: -of_model[0].trial.learning_rate)
     results = [result for of_model in models for result in of_model]

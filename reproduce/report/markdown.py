@@ -2,45 +2,30 @@
 
 from collections.abc import Mapping
 
-import jinja2
-
-from reproduce import escaping
-from reproduce.report import tables, wording
+from reproduce.report import html, tables, wording
 from reproduce.report.report_data import ReportData
 from reproduce.results import comparisons, verdicts
 from reproduce.study.trial import format_rate
-from reproduce.training.checkout import ROOT
-
-TEMPLATE = ROOT / "report" / "report.md.j2"
 
 
 def render(data: ReportData, drawn: Mapping[str, str]) -> str:
     """Return report.md. `drawn` names the figures' files, without ending, by what they show."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATE.parent), trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False,
-    )  # fmt: skip
-    # For what the store has as text, which may be anything.
-    environment.filters["shown"] = escaping.markdown
     paper = data.paper
-    return environment.get_template(TEMPLATE.name).render(
+    return html.TEMPLATES.get_template("report.md.j2").render(
+        data=data,
         paper=paper,
         wording=wording,
         mean_proposal=wording.mean_proposal(data),
         seeds=wording.seed_count(data),
-        departures=data.departures,
         verdict=verdicts.sentence(data.judgements) if data.judgements else None,
         claims=verdicts.table(data.judgements).markdown() if data.judgements else None,
         contradictions=wording.contradictions(data),
-        trials=data.trials,
-        missing=[trial.label for trial in data.missing],
         readings=wording.curve_readings(data),
         rules=wording.rules_table(data).markdown() if data.suggested else None,
         regret=comparisons.regret_table(data.regrets).markdown() if data.regrets else None,
         costs=comparisons.cost_lines(data.regrets) if data.regrets else [],
         optimizers=data.optimizers.markdown() if len(data.optimizers.rows) > 1 else None,
         proposed_by_paper=format_rate(paper.range_test.reported.proposed_learning_rate),
-        smoothing=data.collection.smoothing,
         table=tables.models_table(data.rows).markdown() if data.rows else None,
         drawn=drawn,
         sections=[
@@ -48,7 +33,4 @@ def render(data: ReportData, drawn: Mapping[str, str]) -> str:
             for scheduler in data.collection.config.schedulers
             if scheduler in drawn
         ],
-        environment=data.environment,
-        differing=data.differing,
-        runs=data.collection.results_read(),
     )

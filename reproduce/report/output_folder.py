@@ -14,10 +14,20 @@ from reproduce.errors import UserError
 from reproduce.progress import say
 
 PAGE = "index.html"
-FILES = (
-    PAGE, "report.md", "claims.json", "summary.csv", "summary.md", "summary.json", "range-test.csv",
-    "environment.json", "runs.json", "ro-crate-metadata.json",
-)  # fmt: skip
+METADATA = "ro-crate-metadata.json"
+# What each file of a report is.
+DESCRIPTIONS = {
+    "runs.json": "Every run behind the report, from which it can be made again",
+    "index.html": "The report, as a page",
+    "report.md": "The report: tables, figures and what they say of the paper's claims",
+    "claims.json": "The verdict on each of the paper's claims, with the rule and the runs behind it",
+    "summary.csv": "The final values of every training run",
+    "summary.md": "The paper's final values and those measured, side by side",
+    "summary.json": "Every training run and range test with its parameters, and the paper's values beside",
+    "range-test.csv": "Rate, loss and smoothed loss at every step of every range test",
+    "environment.json": "The code, versions and hardware that the runs were made with",
+    "figure": "A figure of the report",
+}
 FIGURE_FORMATS = ("svg", "png")
 # How long to wait for another command that writes a report to the same folder.
 LOCK_SECONDS = 300
@@ -54,7 +64,7 @@ def _contents(folder: Path) -> list[Path]:
 
 def _is_of_report(path: Path) -> bool:
     is_figure = path.name.startswith("figure-") and path.suffix.removeprefix(".") in FIGURE_FORMATS
-    return not path.is_dir() and (path.name in FILES or is_figure)
+    return not path.is_dir() and (path.name in (*DESCRIPTIONS, METADATA) or is_figure)
 
 
 def holds_report(output: Path) -> bool:

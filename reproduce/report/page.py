@@ -1,13 +1,12 @@
 """The page put together from a report's data: its claims, figures and tables in the order in which they are shown."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import yaml
 
 from reproduce.analysis.claims import Judgement
-from reproduce.report import crate, html, tables, wording
-from reproduce.report.commands import commands
+from reproduce.report import crate, html, output_folder, tables, wording
 from reproduce.report.report_data import ReportData
 from reproduce.results import comparisons, verdicts
 from reproduce.results.table import Table
@@ -21,33 +20,32 @@ GRID_BETWEEN = (
 
 
 def render(data: ReportData, drawn: Mapping[str, str], folder: Path) -> str:
-    """Return index.html. `drawn` names the figures' files in `folder`, without ending, by what they show."""
+    """Return index.html. `drawn` names the figures' files in `folder`, without ending, by what they show.
+
+    The models are the first of the tables. A command follows what it gives; a file's name comes before what it is.
+    """
     publication = data.paper.publication
+    # What is beside the page, without figures. The crate is written last, as it describes the page too.
+    beside = [path.name for path in folder.iterdir() if path.suffix not in (".svg", ".png")]
     return html.render(
-        html.Page(
-            title=data.paper.title,
-            original=publication.citation,
-            original_url=publication.url,
-            verdict=verdicts.sentence(data.judgements) if data.judgements else None,
-            departures=tuple(data.departures),
-            missing=tuple(trial.label for trial in data.missing),
-            wanted=len(data.trials),
-            differing=tuple(data.differing),
-            claims=tuple(_claim_row(judgement, data, drawn) for judgement in data.judgements),
-            figures=tuple(_figures(data, drawn, folder)),
-            tables=tuple(_tables(data)),
-            environment=tuple((name, ", ".join(values)) for name, values in data.environment.items()),
-            commands=tuple(commands(data)),
-            citation=_citation(publication.citation),
-            files=tuple((path.name, crate.description(path.name)) for path in _files(folder)),
-        )
+        {
+            "title": data.paper.title,
+            "original": publication.citation,
+            "original_url": publication.url,
+            "verdict": verdicts.sentence(data.judgements) if data.judgements else None,
+            "departures": data.departures,
+            "missing": [trial.label for trial in data.missing],
+            "wanted": len(data.trials),
+            "differing": data.differing,
+            "claims": [_claim(judgement, data, drawn) for judgement in data.judgements],
+            "figures": _figures(data, drawn, folder),
+            "tables": _tables(data),
+            "environment": [(name, ", ".join(values)) for name, values in data.environment.items()],
+            "commands": wording.commands(data),
+            "citation": _citation(publication.citation),
+            "files": [(name, crate.description(name)) for name in sorted([*beside, output_folder.METADATA])],
+        }
     )
-
-
-def _files(folder: Path) -> list[Path]:
-    """Return what is beside the page, without figures. The crate is written last, as it describes the page too."""
-    written = [path for path in folder.iterdir() if path.suffix not in (".svg", ".png")]
-    return sorted([*written, folder / crate.METADATA])
 
 
 def _citation(original: str) -> str:
@@ -56,27 +54,40 @@ def _citation(original: str) -> str:
     return f"{names}: {own['title']}. Version {own['version']}. It reruns {original}."
 
 
-def _claim_row(judgement: Judgement, data: ReportData, drawn: Mapping[str, str]) -> html.ClaimRow:
+def _claim(judgement: Judgement, data: ReportData, drawn: Mapping[str, str]) -> dict[str, object]:
+    """Return a statement of the paper, its verdict, and all that the verdict rests on.
+
+    `reason` says why the tolerance is what it is, `command` makes this number again, `figure` is the key of the figure
+    that shows it, and `note` what contradicts it.
+    """
     claim = judgement.claim
-    interval = judgement.interval
-    notes = [found.says for found in data.paper.contradictions if claim.id in found.claims]
-    return html.ClaimRow(
-        id=claim.id,
-        says=claim.says,
-        where=claim.where,
-        paper_value=verdicts.paper_value(claim),
-        our_value=verdicts.our_value(judgement),
-        verdict=judgement.verdict,
-        rule=judgement.rule,
-        reason=claim.reason,
-        by_seed=tuple((str(seed), verdicts.one_value(claim, value)) for seed, value in judgement.values.items()),
-        runs=tuple(_run(label, run_id, data) for label, run_id in judgement.runs.items()),
-        missing=tuple(judgement.missing),
-        command=verdicts.command(judgement),
-        figure=_figure_key(judgement, drawn),
-        note=" ".join(notes) or None,
-        interval=html.Interval(judgement.allowed, interval.low, interval.mean, interval.high) if interval else None,
-    )
+    experiments = {result.run_id: result.experiment_id for result in data.collection.results_read()}
+    runs = [
+        {
+            "label": label,
+            "run_id": run_id,
+            "url": data.ui and f"{data.ui}/#/experiments/{experiments[run_id]}/runs/{run_id}",
+        }
+        for label, run_id in judgement.runs.items()
+    ]
+    return {
+        "id": claim.id,
+        "says": claim.says,
+        "where": claim.where,
+        "paper_value": verdicts.paper_value(claim),
+        "our_value": verdicts.our_value(judgement),
+        "verdict": judgement.verdict,
+        "rule": judgement.rule,
+        "reason": claim.reason,
+        "by_seed": [(seed, verdicts.one_value(claim, value)) for seed, value in judgement.values.items()],
+        "runs": runs,
+        "missing": list(judgement.missing),
+        "command": verdicts.command(judgement),
+        "figure": _figure_key(judgement, drawn),
+        "note": " ".join(found.says for found in data.paper.contradictions if claim.id in found.claims),
+        "interval": judgement.interval,
+        "allowed": judgement.allowed,
+    }
 
 
 def _figure_key(judgement: Judgement, drawn: Mapping[str, str]) -> str | None:
@@ -88,21 +99,14 @@ def _figure_key(judgement: Judgement, drawn: Mapping[str, str]) -> str | None:
     return key if key in drawn else None
 
 
-def _run(label: str, run_id: str, data: ReportData) -> html.Run:
-    if data.ui is None:
-        return html.Run(label, run_id)
-    experiments = {result.run_id: result.experiment_id for result in data.collection.results_read()}
-    return html.Run(label, run_id, f"{data.ui}/#/experiments/{experiments[run_id]}/runs/{run_id}")
-
-
-def _figures(data: ReportData, drawn: Mapping[str, str], folder: Path) -> list[html.Figure]:
-    """Return the figures that were drawn, the conclusion first."""
-    order = ["conclusion", *(key for key in drawn if key != "conclusion")]
-    return [
-        html.Figure(key, *_figure_words(key, data), svg=(folder / f"{drawn[key]}.svg").read_text(encoding="utf-8"))
-        for key in order
-        if key in drawn
-    ]
+def _figures(data: ReportData, drawn: Mapping[str, str], folder: Path) -> list[dict[str, str]]:
+    """Return the figures that were drawn, each as the text of an SVG under its key, the conclusion first."""
+    found = []
+    for key in sorted(drawn, key=lambda key: key != "conclusion"):
+        title, alt, caption = _figure_words(key, data)
+        svg = (folder / f"{drawn[key]}.svg").read_text(encoding="utf-8")
+        found.append({"key": key, "title": title, "alt": alt, "caption": caption, "svg": svg})
+    return found
 
 
 def _figure_words(key: str, data: ReportData) -> tuple[str, str, str]:
@@ -137,44 +141,45 @@ def _schedule_figure_words(scheduler: str, data: ReportData) -> tuple[str, str, 
     )
 
 
-def _tables(data: ReportData) -> list[html.Table]:
+def _tables(data: ReportData) -> list[dict[str, object]]:
     found = [_models(data)] if data.rows else []
-    if readings := wording.curve_readings(data):
-        found.append(_proposals(readings, data))
-        found.append(_plain("What other rules suggest", wording.RULES_INTRO, wording.rules_table(data)))
+    if data.test_results:
+        found.append(_table("What the range test proposes", "", _proposals(data)))
+        found.append(_table("What other rules suggest", wording.RULES_INTRO, wording.rules_table(data)))
     if data.regrets:
         costs = " ".join(f"{line}." for line in comparisons.cost_lines(data.regrets))
-        found.append(_plain("Regret", f"{wording.REGRET_INTRO} {costs}", comparisons.regret_table(data.regrets)))
+        found.append(_table("Regret", f"{wording.REGRET_INTRO} {costs}", comparisons.regret_table(data.regrets)))
     if len(data.optimizers.rows) > 1:
-        found.append(_plain("Optimizers", wording.OPTIMIZERS_INTRO, data.optimizers))
+        found.append(_table("Optimizers", wording.OPTIMIZERS_INTRO, data.optimizers))
     return found
 
 
-def _plain(title: str, intro: str, table: Table) -> html.Table:
-    return html.Table(
-        title, intro, tuple(table.head), tuple(map(tuple, table.rows)), numeric=(False,) * len(table.head)
-    )
+def _table(title: str, intro: str, table: Table, numeric: Collection[int] = ()) -> dict[str, object]:
+    """Return a table whose first column names the row. One with numbers, in the columns `numeric`, can be sorted."""
+    return {
+        "title": title,
+        "intro": intro,
+        "head": table.head,
+        "rows": table.rows,
+        "sortable": bool(numeric),
+        "numeric": [column in numeric for column in range(len(table.head))],
+    }
 
 
-def _models(data: ReportData) -> html.Table:
+def _models(data: ReportData) -> dict[str, object]:
     seeds = wording.seed_count(data)
     several = f" “±” is half the 95% interval of the mean over {seeds} seeds." if seeds > 1 else ""
     meaning = f"Values after the last epoch. An accuracy is {wording.ACCURACY_MEANING}"
     table = tables.models_table(data.rows)
-    return html.Table(
-        "Models",
-        f"{meaning}; “≈” is read off a plot.{several}",
-        tuple(table.head),
-        tuple(map(tuple, table.rows)),
-        sortable=True,
-        numeric=(False, True, True, True, True, True, True, False, False),
-    )
+    return _table("Models", f"{meaning}; “≈” is read off a plot.{several}", table, numeric=range(1, 7))
 
 
-def _proposals(readings: list[wording.CurveReading], data: ReportData) -> html.Table:
+def _proposals(data: ReportData) -> Table:
     reported, steps = data.paper.range_test.reported, data.paper.range_test_steps
     rows = [["the paper", format_rate(reported.proposed_learning_rate), f"around {reported.step}", str(steps)]]
-    rows += [[f"seed {reading.seed}", reading.rate, reading.step, str(reading.steps)] for reading in readings]
+    for result, proposal, steps in wording.curve_readings(data):
+        step = str(proposal.step) if proposal else "—"
+        rows.append([f"seed {result.trial.seed}", str(proposal), step, str(steps)])
     if mean := wording.mean_proposal(data):
         rows.append(["all seeds", f"{mean[0]} (95% interval {mean[1]} to {mean[2]})", "", ""])
-    return _plain("What the range test proposes", "", Table(["proposed by", "rate", "at step", "steps run"], rows))
+    return Table(["proposed by", "rate", "at step", "steps run"], rows)

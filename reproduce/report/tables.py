@@ -1,16 +1,15 @@
 """Every model and curve of a study as rows, CSV and data, with the paper's value beside ours."""
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reproduce.analysis import intervals, lr_range_test
-from reproduce.analysis.lr_range_test import PAPERS_RULE, Curve, Suggestion
+from reproduce.analysis.lr_range_test import Curve
+from reproduce.files import csv_text
 from reproduce.results.archive import finite
 from reproduce.results.table import Table
-from reproduce.study.schema import Reported, ReportedProposal
+from reproduce.study.schema import Reported
 from reproduce.study.trial import Trial, format_rate
 from reproduce.tracking.reader import Result
 
@@ -21,9 +20,9 @@ NAMES = {
     "onecycle": "OneCycleLR",
     "exponential": "ExponentialLR",
 }
+FINAL = ("train_loss", "test_accuracy", "test_accuracy_batch_mean")
 COLUMNS = (
-    "optimizer", "scheduler", "learning_rate", "seed", "protocol", "epochs", "engine", "train_loss", "test_accuracy",
-    "test_accuracy_batch_mean", "outcome", "run_id",
+    "optimizer", "scheduler", "learning_rate", "seed", "protocol", "epochs", "engine", *FINAL, "outcome", "run_id",
 )  # fmt: skip
 HEAD = (
     "schedule", "rate", "accuracy, paper", "accuracy, here", "over all images, here", "loss, paper", "loss, here",
@@ -56,9 +55,7 @@ class Row:
             "protocol": self.protocol,
             "epochs": trial.epochs,
             "engine": trial.engine,
-            "train_loss": result.last("train_loss") if result else None,
-            "test_accuracy": result.last("test_accuracy") if result else None,
-            "test_accuracy_batch_mean": result.last("test_accuracy_batch_mean") if result else None,
+            **{name: result.last(name) if result else None for name in FINAL},
             "outcome": result.outcome if result else "missing",
             "run_id": result.run_id if result else None,
         }
@@ -115,23 +112,17 @@ def _mean_text(results: Sequence[Result], metric: str) -> str:
 
 def models_csv(rows: Sequence[Row]) -> str:
     """Return every trial under COLUMNS."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row.values() for row in rows)
-    return text.getvalue()
+    return csv_text(COLUMNS, (row.values().values() for row in rows))
 
 
 def curves_csv(curves: Mapping[int, Curve], smoothing: float) -> str:
-    """Return every step of every range test, with the digits that give the same floats back."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["seed", "step", "learning_rate", "loss", "smoothed_loss"])
-    for seed, curve in curves.items():
-        columns = (curve.learning_rates, curve.losses, lr_range_test.smooth(curve.losses, smoothing))
-        for step, row in enumerate(zip(*(column.tolist() for column in columns), strict=True)):
-            writer.writerow([seed, step, *map(repr, row)])
-    return text.getvalue()
+    """Return every step of every range test."""
+    rows = (
+        [seed, step, *row]
+        for seed, curve in curves.items()
+        for step, row in enumerate(lr_range_test.curve_rows(curve, smoothing))
+    )
+    return csv_text(["seed", "step", "learning_rate", "loss", "smoothed_loss"], rows)
 
 
 def trials_data(rows: Sequence[Row]) -> list[dict[str, object]]:
@@ -141,28 +132,3 @@ def trials_data(rows: Sequence[Row]) -> list[dict[str, object]]:
         | {"paper": row.reported.model_dump() if row.reported else None, "parameters": row.trial.parameters()}
         for row in rows
     ]
-
-
-def range_test_data(
-    test: Trial, run_id: str | None, suggested: Mapping[str, Suggestion], smoothing: float, reported: ReportedProposal
-) -> dict[str, object]:
-    """Return a range test as data: what each rule suggests, and what the paper proposes.
-
-    Args:
-        test: The range test.
-        run_id: Its run; None where it is missing.
-        suggested: What each rule suggests; nothing where the run is missing.
-        smoothing: The weight of the past in the average that smooths the loss.
-        reported: What the paper proposes.
-    """
-    proposal = suggested.get(PAPERS_RULE.name)
-    return {
-        **test.parameters(),
-        "smoothing": smoothing,
-        "proposed_learning_rate": proposal.learning_rate if proposal else None,
-        "step": proposal.step if proposal else None,
-        "suggestions": {name: found.learning_rate if found else None for name, found in suggested.items()},
-        "doubts": {name: found.doubt for name, found in suggested.items() if found.doubt},
-        "paper": reported.model_dump(),
-        "run_id": run_id,
-    }

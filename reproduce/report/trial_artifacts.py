@@ -1,11 +1,12 @@
 """What a finished trial leaves in its run beside metrics: a picture, and for a range test the curves along its ramp."""
 
-import csv
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from reproduce.analysis import lr_range_test
+from reproduce.files import csv_text
 from reproduce.report import figures
 from reproduce.study.trial import Trial
 from reproduce.tracking.reader import proposal_tags
@@ -18,30 +19,24 @@ def leave_behind(trial: Trial, history: list[EpochRecord], folder: Path, smoothi
         figures.save(figures.trial(trial, history), folder / "curves.png")
         return {}
     found = lr_range_test.curve(history)
-    smoothed = lr_range_test.smooth(found.losses, smoothing)
-    rows = zip(found.learning_rates.tolist(), found.losses.tolist(), smoothed.tolist(), strict=True)
     _write(
         folder / "range_test.csv",
         ["step", "learning_rate", "loss", "smoothed_loss"],
-        [[step, *map(repr, row)] for step, row in enumerate(rows)],
+        ([step, *row] for step, row in enumerate(lr_range_test.curve_rows(found, smoothing))),
     )
     validation = lr_range_test.validation(history)
     if len(validation):
-        rates = np.concatenate([record.step_learning_rates for record in history])
+        rates = np.concatenate([record.step_learning_rates for record in history]).tolist()
         _write(
             folder / "validation.csv",
             ["step", "learning_rate", "validation_loss", "validation_accuracy"],
-            [[int(step), repr(float(rates[int(step)])), repr(loss), repr(accuracy)]
-             for step, loss, accuracy in validation.tolist() if step < len(rates)],
-        )  # fmt: skip
+            ([int(step), rates[int(step)], *both] for step, *both in validation.tolist() if step < len(rates)),
+        )
     proposal = lr_range_test.propose(found, smoothing)
     figure = figures.range_test({trial.seed: found}, smoothing, {trial.seed: proposal}, validation=validation)
     figures.save(figure, folder / "range_test.png")
     return proposal_tags(proposal, smoothing)
 
 
-def _write(path: Path, head: list[str], rows: list[list[object]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(head)
-        writer.writerows(rows)
+def _write(path: Path, head: list[str], rows: Iterable[Iterable[object]]) -> None:
+    path.write_text(csv_text(head, rows), encoding="utf-8")

@@ -1,12 +1,14 @@
-"""What report.md and the page say in the same words: sentences, and the rows of their small tables."""
-
-from dataclasses import dataclass
+"""What a report says in the same words wherever it does: sentences, the rows of small tables, what a user types."""
 
 from reproduce.analysis import intervals
+from reproduce.analysis.lr_range_test import Suggestion
 from reproduce.report.report_data import ReportData
 from reproduce.results import verdicts
 from reproduce.results.table import Table
+from reproduce.study.config import StudyConfig, command_line
+from reproduce.study.departures import main_trains
 from reproduce.study.trial import format_rate
+from reproduce.tracking.reader import Result
 
 ACCURACY_MEANING = (
     "the mean over test batches of each batch's accuracy, as the paper counts it, unless it says “over all images”"
@@ -28,23 +30,8 @@ RULES_INTRO = (
 )
 
 
-@dataclass(frozen=True)
-class CurveReading:
-    """What one range test proposes, as text: the rate, and the step it was read at, of how many."""
-
-    seed: int
-    run_id: str
-    rate: str
-    step: str
-    steps: int
-
-
-@dataclass(frozen=True)
-class ContradictionFound:
-    """Where the paper disagrees with itself, and what was found here."""
-
-    says: str
-    found: str
+# What is in the commands for runs that `main` does not make.
+BEYOND_MAIN = ("reproduce grid", "--optimizer", "as-written", "proposed")
 
 
 def seed_count(data: ReportData) -> int:
@@ -52,18 +39,11 @@ def seed_count(data: ReportData) -> int:
     return len({trial.seed for trial in data.trials})
 
 
-def curve_readings(data: ReportData) -> list[CurveReading]:
-    """Return what each range test proposes."""
+def curve_readings(data: ReportData) -> list[tuple[Result, Suggestion, int]]:
+    """Return the run of each range test, what it proposes, and how many steps it has."""
     return [
-        CurveReading(
-            result.trial.seed,
-            result.run_id,
-            str(proposal),
-            str(proposal.step) if proposal else "—",
-            len(data.curves[result.trial.seed].losses),
-        )
+        (result, data.proposed[result.trial.seed], len(data.curves[result.trial.seed].losses))
         for result in data.test_results
-        for proposal in [data.proposed[result.trial.seed]]
     ]
 
 
@@ -82,18 +62,49 @@ def rules_table(data: ReportData) -> Table:
     return Table(["rule", *(f"seed {seed}" for seed in data.suggested)], rows)
 
 
-def contradictions(data: ReportData) -> list[ContradictionFound]:
-    """Return the paper's contradictions and the verdicts between which they are; none where no claim was judged."""
+def contradictions(data: ReportData) -> list[tuple[str, str]]:
+    """Return the paper's contradictions, each with the verdicts that it is between; none where no claim was judged."""
     if not data.judgements:
         return []
     judged = {judgement.claim.id: judgement for judgement in data.judgements}
+    ours = {name: verdicts.our_value(judgement) for name, judgement in judged.items()}
     return [
-        ContradictionFound(
-            contradiction.says,
-            "; ".join(
-                f"{name}: {judged[name].verdict}, ours {verdicts.our_value(judged[name])}"
-                for name in contradiction.claims
-            ),
-        )
-        for contradiction in data.paper.contradictions
+        (found.says, "; ".join(f"{name}: {judged[name].verdict}, ours {ours[name]}" for name in found.claims))
+        for found in data.paper.contradictions
     ]
+
+
+def commands(data: ReportData) -> list[tuple[str, str]]:
+    """Return commands, each after what it gives: the runs, where one command gives them all, then this page."""
+    paper, config, smoothing = data.paper, data.collection.config, data.collection.smoothing
+    everything = f"the range test, all {paper.model_count} models and this page"
+    is_whole = main_trains(paper, config, smoothing)
+    if data.departures:
+        named = [("main", everything)] * is_whole + [("report", "the same page again")]
+        return [(gives, command_line(name, paper, config, smoothing)) for name, gives in named]
+    seeds = ",".join(map(str, sorted({row.trial.seed for row in data.rows})))
+
+    def with_seeds(name: str, config: StudyConfig) -> str:
+        """Return the command with its seeds named, even where they are the paper's."""
+        without = config.model_copy(update={"seeds": None})
+        return f"{command_line(name, paper, without, smoothing)} --seeds {seeds}"
+
+    further = _commands_beyond_main(data, seeds)
+    return [
+        *[(everything, with_seeds("main", config))] * is_whole,
+        *(
+            (f"what further claims rest on, {number} of {len(further)}", command)
+            for number, command in enumerate(further, 1)
+        ),
+        ("the verdicts alone", with_seeds("verify", StudyConfig(engine=config.engine))),
+        ("the same page again", with_seeds("report", config)),
+    ]
+
+
+def _commands_beyond_main(data: ReportData, seeds: str) -> list[str]:
+    """Return the commands for the other runs that the judged claims rest on, each once."""
+    found: dict[str, None] = {}
+    for judgement in data.judgements:
+        if judgement.runs and not judgement.missing:
+            found |= dict.fromkeys(verdicts.commands(judgement.claim.measure, seeds))
+    return [command for command in found if any(words in command for words in BEYOND_MAIN)]

@@ -5,7 +5,6 @@ the last bit; one that is not finite, which JSON does not have, is text: inf, -i
 """
 
 import json
-from collections.abc import Iterable, Mapping
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Annotated, Literal, Self, TypeVar
 import numpy as np
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from reproduce.analysis.lr_range_test import Curve
 from reproduce.errors import UserError, shown
+from reproduce.results.run_collection import RunCollection
 from reproduce.study.config import StudyConfig
 from reproduce.study.trial import MAX_EPOCHS, Frozen, Rate, Trial
 from reproduce.tracking.reader import METRICS, Result
@@ -162,28 +161,12 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def write(
-    path: Path,
-    config: StudyConfig,
-    smoothing: float,
-    ui: str | None,
-    results: Iterable[Result],
-    curves: Mapping[Trial, Curve],
-) -> None:
-    """Write the runs behind a report.
-
-    Args:
-        path: The file.
-        config: The study's configuration.
-        smoothing: The weight of the past in the average that smooths a range test's loss.
-        ui: The address of MLflow's UI.
-        results: The runs.
-        curves: The curves of the range tests among them.
-    """
+def write(path: Path, collection: RunCollection, ui: str | None) -> None:
+    """Write the runs behind a report, which are all that were read so far. `ui` is the address of MLflow's UI."""
     made_with: list[dict[str, str]] = []
     ramps: list[list[float]] = []
     runs = []
-    for result in sorted(results, key=lambda result: (result.started_at, result.run_id)):
+    for result in sorted(collection.results_read(), key=lambda result: (result.started_at, result.run_id)):
         tags = {key: value for key, value in sorted(result.tags.items())
                 if key in KEPT_TAGS or key.startswith("environment.")}  # fmt: skip
         run = {
@@ -198,12 +181,13 @@ def write(
             "made_with": _place(tags, made_with),
             "epochs": {name: [finite(value) for value in values] for name, values in result.epochs.items()},
         }
-        if (curve := curves.get(result.trial)) is not None:
+        if result.trial.is_range_test and (curve := collection.curve(result.trial)) is not None:
             run["ramp"] = _place(curve.learning_rates.tolist(), ramps)
             # The losses are float32: their shortest texts are half as long as those of the same numbers in float64.
             run["losses"] = [float(str(loss)) for loss in curve.losses.astype(np.float32)]
         runs.append(run)
-    content = {"format": FORMAT, "wishes": config.model_dump(mode="json"), "smoothing": smoothing, "ui": ui,
+    config = collection.config.model_dump(mode="json")
+    content = {"format": FORMAT, "wishes": config, "smoothing": collection.smoothing, "ui": ui,
                "made_with": made_with, "ramps": ramps, "runs": runs}  # fmt: skip
     path.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -41,16 +41,8 @@ class RunCollection:
 
     def __init__(self, source: RunSource[RunT], paper: Paper, config: StudyConfig, smoothing: float) -> None:
         self.paper, self.config, self.smoothing, self.source = paper, config, smoothing, source.source
-        finished = source.finished_runs()
-
-        def read(trial: Trial) -> Result | None:
-            run = finished.get(trial.config_hash)
-            return None if run is None else source.result(trial, run)
-
-        def read_curve(run_id: str) -> tuple[np.ndarray, np.ndarray]:
-            return source.curve(run_id)
-
-        self._read, self._read_curve, self._finished = read, read_curve, finished.keys()
+        self._runs: RunSource[Any] = source
+        self._finished = source.finished_runs()
         self._results: dict[Trial, Result | None] = {}
         self.curve = cache(self._curve)
         self.suggested = cache(self._suggested)
@@ -58,7 +50,8 @@ class RunCollection:
     def result(self, trial: Trial) -> Result | None:
         """Return the newest finished run of exactly that configuration."""
         if trial not in self._results:
-            self._results[trial] = self._read(trial)
+            run = self._finished.get(trial.config_hash)
+            self._results[trial] = None if run is None else self._runs.result(trial, run)
         return self._results[trial]
 
     def results_read(self) -> list[Result]:
@@ -84,7 +77,7 @@ class RunCollection:
     def trial_for(self, model: Model, seed: int) -> Trial | None:
         """Return the trial of a claim's model; None where it is at a proposed rate and nothing trains at one."""
         if model.learning_rate != PROPOSED:
-            return self.paper.trial_for(model, seed, self.config.engine)
+            return planning.trial_of(self.paper, model, seed, self.config.engine)
         proposal = self.proposal(self.range_test(model.optimizer, seed))
         return self.trial_at(model.optimizer, seed, proposal) if isinstance(proposal, Proposal) else None
 
@@ -110,7 +103,7 @@ class RunCollection:
         result = self.result(test)
         if result is None:
             return None
-        return lr_range_test.until_not_finite(*self._read_curve(result.run_id), result.outcome == DIVERGED)
+        return lr_range_test.until_not_finite(*self._runs.curve(result.run_id), result.outcome == DIVERGED)
 
     def _suggested(self, test: Trial) -> Mapping[str, Suggestion]:
         """Return what each rule reads off a range test's curve; nothing where it was not run."""

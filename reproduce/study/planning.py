@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from reproduce.errors import UserError, shown
+from reproduce.study.claim import Model
 from reproduce.study.config import StudyConfig, option_name
 from reproduce.study.schema import Paper
-from reproduce.study.trial import MAX_RATE, MIN_RATE, SIZES, Scheduler, Trial, can_be_held, format_rate
+from reproduce.study.trial import MAX_RATE, MIN_RATE, SIZES, Engine, Trial, can_be_held, format_rate
 
 Number = TypeVar("Number", int, float)
 # More trials would take days, and one list in MLflow's UI would show as many runs.
@@ -27,7 +28,9 @@ def trials(paper: Paper, config: StudyConfig) -> list[Trial]:
     seeds = _without_doubles("seeds", config.seeds or paper.protocol.seeds)
     result = []
     for scheduler in config.schedulers:
-        schedule = _schedule(paper, config, scheduler)
+        defaults = paper.schedules[config.protocol][scheduler]
+        own = {key: value for key, value in config.schedule_parameters.items() if key in defaults}
+        schedule = {"name": scheduler, **defaults, **own}
         rates = config.learning_rates or paper.sweep(scheduler).learning_rates
         of_seed = config.rates_by_seed or dict.fromkeys(seeds, _without_doubles("learning_rates", rates))
         if without := set(seeds) - of_seed.keys():
@@ -37,8 +40,21 @@ def trials(paper: Paper, config: StudyConfig) -> list[Trial]:
                 rate = of_seed[seed][position]
                 if not can_be_held(rate):
                     raise UserError(_describe_proposed_beyond(seed, rate))
-                result.append(_make_trial(Trial, **common, schedule=schedule, learning_rate=rate, seed=seed))
+                result.append(_make_trial(**common, schedule=schedule, learning_rate=rate, seed=seed))
     return result
+
+
+def trial_of(paper: Paper, model: Model, seed: int, engine: Engine) -> Trial:
+    """Return the paper's own trial of a model at a rate, which is not a proposed one."""
+    config = StudyConfig(
+        optimizer=model.optimizer,
+        seeds=(seed,),
+        engine=engine,
+        protocol=model.protocol,
+        schedulers=(model.scheduler,),
+        learning_rates=(float(model.learning_rate),),
+    )
+    return trials(paper, config)[0]
 
 
 def requested_trials(paper: Paper, config: StudyConfig) -> list[Trial]:
@@ -121,7 +137,7 @@ def range_tests(paper: Paper, config: StudyConfig) -> list[Trial]:
         raise UserError("--validation-interval has no effect without --validation-size: give both, or neither")
     rate = config.lr_start or paper.range_test.lr_start
     seeds = _without_doubles("seeds", config.seeds or paper.protocol.seeds)
-    return [_make_trial(Trial, **common, schedule=ramp, learning_rate=rate, seed=seed) for seed in seeds]
+    return [_make_trial(**common, schedule=ramp, learning_rate=rate, seed=seed) for seed in seeds]
 
 
 def grid_config(paper: Paper, config: StudyConfig) -> StudyConfig:
@@ -165,12 +181,6 @@ def common_fields(paper: Paper, config: StudyConfig) -> dict[str, Any]:
     }
 
 
-def _schedule(paper: Paper, config: StudyConfig, scheduler: Scheduler) -> dict[str, Any]:
-    defaults = paper.schedules[config.protocol][scheduler]
-    own = {key: value for key, value in config.schedule_parameters.items() if key in defaults}
-    return {"name": scheduler, **defaults, **own}
-
-
 def _describe_proposed_beyond(seed: int, rate: float) -> str:
     where = f"above the {MAX_RATE:g}" if rate > MAX_RATE else f"below the {MIN_RATE:g}"
     ramp = "--lr-end lower" if rate > MAX_RATE else "--lr-start higher"
@@ -188,9 +198,9 @@ def _without_doubles(name: str, values: tuple[Number, ...]) -> tuple[Number, ...
     return values
 
 
-def _make_trial(kind: type[Trial], **fields: Any) -> Trial:
+def _make_trial(**fields: Any) -> Trial:
     try:
-        return kind(**fields)
+        return Trial(**fields)
     except ValidationError as error:
         first = error.errors()[0]
         message = first["msg"].removeprefix("Value error, ")
@@ -201,11 +211,3 @@ def _make_trial(kind: type[Trial], **fields: Any) -> Trial:
         raise UserError(
             f"{option_name(field)}: got {shown(first['input'])}, {message[:1].lower()}{message[1:]}"
         ) from error
-
-
-def by_scheduler(items: Iterable[Trial]) -> dict[str, list[Trial]]:
-    """Trials grouped by schedule, both in the order given."""
-    groups: dict[str, list[Trial]] = {}
-    for trial in items:
-        groups.setdefault(trial.schedule.name, []).append(trial)
-    return groups

@@ -18,7 +18,6 @@ from reproduce.study.trial import (
     SIZES,
     Count,
     Dataset,
-    Engine,
     Epochs,
     Frozen,
     Optimizer,
@@ -165,24 +164,6 @@ class Paper(Frozen):
     def sweep(self, scheduler: str) -> Sweep:
         """Return the paper's sweep of that schedule."""
         return next(sweep for sweep in self.sweeps if sweep.scheduler == scheduler)
-
-    def trial_for(self, model: Model, seed: int, engine: Engine) -> Trial:
-        """Return the paper's own trial of a model. ValueError for one at a proposed rate, which no paper has."""
-        if model.learning_rate == PROPOSED:
-            raise ValueError(f"{model.scheduler} is at a proposed rate, which only a range test can say")
-        stated = self.protocol
-        parameters = self.schedules[model.protocol][model.scheduler]
-        return Trial(
-            dataset=stated.dataset,
-            train_size=stated.train_size,
-            optimizer=model.optimizer,
-            schedule=SCHEDULE.validate_python({**parameters, "name": model.scheduler}),
-            learning_rate=model.learning_rate,
-            epochs=stated.epochs,
-            batch_size=stated.batch_size,
-            seed=seed,
-            engine=engine,
-        )
 
     def reported(self, trial: Trial) -> Reported | None:
         """Return what the paper reports for that schedule and rate; None where it is silent."""

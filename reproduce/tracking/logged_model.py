@@ -15,7 +15,10 @@ from reproduce.data import datasets
 
 MODEL_NAME = "model"
 MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
-NETWORK = "studies/lenet5_mnist/network.py"
+# The network's module and the packages around it.
+NETWORK = (
+    "__init__.py", "studies/__init__.py", "studies/lenet5_mnist/__init__.py", "studies/lenet5_mnist/network.py",
+)  # fmt: skip
 # What the model's code imports.
 REQUIREMENTS = ("mlflow", "torch", "numpy", "safetensors")
 
@@ -28,8 +31,10 @@ def log_model(client: MlflowClient, run_id: str, weights: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id), warnings.catch_warnings():
         # The signature is given.
         warnings.filterwarnings("ignore", message=".*input example was not provided")
-        code = Path(folder) / "reproduce"
-        _copy_network(code)
+        code, package = Path(folder) / "reproduce", MODEL_CODE.parent.parent
+        for file in NETWORK:
+            (code / file).parent.mkdir(parents=True, exist_ok=True)
+            (code / file).write_bytes((package / file).read_bytes())
         logged = mlflow.pyfunc.log_model(
             name=MODEL_NAME,
             python_model=str(MODEL_CODE),
@@ -47,12 +52,3 @@ def _delete_models(client: MlflowClient, run_id: str, kept: str | None = None) -
     for model in client.search_logged_models([experiment_id], filter_string=f"source_run_id = '{run_id}'"):
         if model.model_id != kept:
             client.delete_logged_model(model.model_id)
-
-
-def _copy_network(folder: Path) -> None:
-    """Copy the network's module and the packages around it."""
-    package = MODEL_CODE.parent.parent
-    for name in ("__init__.py", "studies/__init__.py", "studies/lenet5_mnist/__init__.py", NETWORK):
-        copy = folder / name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes((package / name).read_bytes())

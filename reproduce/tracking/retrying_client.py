@@ -16,9 +16,10 @@ from functools import cached_property
 from typing import ParamSpec, TypeVar
 
 from mlflow import MlflowClient
-from mlflow.entities import Run, RunTag, ViewType
+from mlflow.entities import Run, RunTag
 from mlflow.store.entities import PagedList
 from mlflow.tracking.context.git_context import GitRunContext
+from mlflow.utils import get_results_from_paginated_fn
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from reproduce.errors import StoreAwayError, TrackingError, UserError
@@ -142,23 +143,18 @@ class RetryingClient:
 
     def search_runs(self, condition: str) -> list[Run]:
         """Return all runs that meet the condition, in every experiment, the newest first."""
-        mlflow = self.mlflow
-        experiments = self._fetch_pages(lambda token: mlflow.search_experiments(max_results=PAGE, page_token=token))
+        experiments = self._fetch_pages(self.mlflow.search_experiments)
         ids, newest_first = [found.experiment_id for found in experiments], ["attributes.start_time DESC"]
-        return self._fetch_pages(
-            lambda token: mlflow.search_runs(ids, condition, ViewType.ACTIVE_ONLY, PAGE, newest_first, token)
-        )
+        return self._fetch_pages(self.mlflow.search_runs, ids, condition, order_by=newest_first)
 
-    def _fetch_pages(self, fetch: "Callable[[str | None], PagedList[T]]") -> list[T]:
+    def _fetch_pages(self, search: "Callable[..., PagedList[T]]", *args: object, **kwargs: object) -> list[T]:
         """Return all that a search finds. It gives one page, with a token for the next."""
-        found: list[T] = []
-        token: str | None = None
-        while True:
-            page = self.call(fetch, token)
-            found += page
-            token = page.token
-            if not token:
-                return found
+
+        def fetch(size: int, token: str | None) -> PagedList[T]:
+            return self.call(search, *args, **kwargs, max_results=size, page_token=token)
+
+        found: list[T] = get_results_from_paginated_fn(fetch, PAGE)  # type: ignore[no-untyped-call]
+        return found
 
     def set_tags(self, run_id: str, tags: dict[str, str]) -> None:
         """Set tags of a run, all in one request."""

@@ -4,23 +4,22 @@ All writing goes by run id, never by an active run of the process: several trial
 once. A write that fails is repeated while the store is away, and raises in the end: nothing is left out in silence.
 """
 
-import csv
 import json
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec
 
 import numpy as np
 from mlflow.entities import Dataset as DatasetInfo
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
+from tenacity import Retrying, retry_if_exception_type, retry_if_not_exception_type, stop_after_attempt
 
 from reproduce.analysis.lr_range_test import Suggestion
 from reproduce.data import datasets
 from reproduce.errors import StoreAwayError, TrackingError
+from reproduce.files import csv_text
 from reproduce.study.trial import SIZES, Trial
 from reproduce.tracking import reader
 from reproduce.tracking.heartbeat import Heartbeat
@@ -34,10 +33,13 @@ from reproduce.training.epoch_record import EpochRecord
 LAST_LOGGED = reader.METRICS[0]
 # Metrics that MLflow takes in one request.
 BATCH = 1000
-# With others, or with an earlier attempt of one's own, before a refusal counts as one.
-COLLISIONS = 2
-
-P = ParamSpec("P")
+# Repeats a call that the store refuses, as it does where the row to be added exists already: a call may collide with
+# others, or with an earlier attempt of one's own, twice before a refusal counts as one.
+DESPITE_COLLISIONS = Retrying(
+    retry=retry_if_exception_type(TrackingError) & retry_if_not_exception_type(StoreAwayError),
+    stop=stop_after_attempt(3),
+    reraise=True,
+)
 
 
 class RunWriter:
@@ -101,18 +103,7 @@ class RunWriter:
     def log_dataset(self, run_id: str, name: str) -> None:
         """Log which data set a run uses, with its full hash."""
         # Two runs that are the first with a data set collide. A second try finds the other's.
-        self._call_despite_collisions(self.client.mlflow.log_inputs, run_id, [_dataset_input(name)])
-
-    def _call_despite_collisions(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Repeat a call that the store refuses, as it does where the row to be added exists already."""
-        for left in reversed(range(COLLISIONS + 1)):
-            try:
-                self.client.call(function, *args, **kwargs)
-            except TrackingError as error:
-                if isinstance(error, StoreAwayError) or not left:
-                    raise
-            else:
-                return
+        DESPITE_COLLISIONS(self.client.call, self.client.mlflow.log_inputs, run_id, [_dataset_input(name)])
 
     def logged_epochs(self, run_id: str) -> set[int]:
         """Return the epochs that the run has already."""
@@ -165,7 +156,7 @@ class RunWriter:
         self.client.call(self.client.mlflow.log_artifacts, run_id, str(files))
         if weights is not None:
             # MLflow refuses to log a run's network again, as after an answer that was lost.
-            self._call_despite_collisions(log_model, self.client.mlflow, run_id, weights)
+            DESPITE_COLLISIONS(self.client.call, log_model, self.client.mlflow, run_id, weights)
         outcome = reader.DIVERGED if history[-1].diverged else "finished"
         self.client.set_tags(run_id, tags | {"outcome": outcome})
         self.client.call(self.client.mlflow.set_terminated, run_id, "FINISHED")
@@ -200,15 +191,14 @@ class RunWriter:
 
 
 def write_curve(path: Path, history: list[EpochRecord]) -> None:
-    """Write every step's number, rate and raw loss as CSV, with the digits that give the same floats back."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["step", "learning_rate", "loss"])
-        step = 0
-        for record in history:
-            for rate, loss in zip(record.step_learning_rates.tolist(), record.step_losses.tolist(), strict=True):
-                writer.writerow([step, repr(rate), repr(loss)])
-                step += 1
+    """Write every step's number, rate and raw loss as CSV."""
+    steps = [
+        step
+        for record in history
+        for step in zip(record.step_learning_rates.tolist(), record.step_losses.tolist(), strict=True)
+    ]
+    rows = ([number, *step] for number, step in enumerate(steps))
+    path.write_text(csv_text(["step", "learning_rate", "loss"], rows), encoding="utf-8")
 
 
 def provenance_tags() -> dict[str, str]:

@@ -16,6 +16,7 @@ import json
 import re
 import shutil
 import stat
+import uuid
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -26,7 +27,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from reproduce.files import file_sha256
-from reproduce.paths import is_real_folder, make_unique_folder, remove
+from reproduce.paths import is_real_folder, remove
 from reproduce.training.data_parallel import Stateful
 from reproduce.training.epoch_record import EpochRecord
 
@@ -74,7 +75,9 @@ class Checkpoints:
     def save(self, history: list[EpochRecord], state: TrainingState) -> None:
         """Write the state after the last epoch of `history`, which has the records from the first epoch on."""
         target = _folder(self.directory, len(history))
-        folder = make_unique_folder(self.directory, ".epoch-")
+        # Not of `tempfile`, whose folders are private, whatever the umask.
+        folder = self.directory / f".epoch-{uuid.uuid4().hex}"
+        folder.mkdir()
         try:
             self.booster.save_model(state.model, str(folder / WEIGHTS), use_safetensors=True)
             _save_optimizer(folder / OPTIMIZER, state.optimizer)

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Literal
 
 import joblib
@@ -24,6 +23,7 @@ import psutil
 from reproduce.errors import UserError, shown
 from reproduce.escaping import printable
 from reproduce.training.checkout import DIRTY, ROOT, UNKNOWN, Checkout, run_program
+from reproduce.training.fused import library
 
 # The modules that decide a trial's numbers; trial.py only says which trial it is, and that is hashed by itself.
 DECIDING_MODULES = (
@@ -139,7 +139,7 @@ def environment() -> dict[str, str]:
         "python": platform.python_version,
         **{name: functools.partial(version, name) for name in PACKAGES},
         "system": lambda: f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_model,
+        "cpu": lambda: next(iter(library.cpu_lines("model name")), platform.processor()),
         "cores": lambda: str(cores()),
         "memory": lambda: f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
         "gpu": _gpu_model,
@@ -171,13 +171,6 @@ def cores() -> int:
     except ValueError as error:
         named = shown(os.environ.get("LOKY_MAX_CPU_COUNT"))
         raise UserError(f"LOKY_MAX_CPU_COUNT is {named}, expected a whole number: correct or unset it") from error
-
-
-def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="backslashreplace").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2]
-    return platform.processor()
 
 
 def _gpu_model() -> str:

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from reproduce.analysis import claims, regret
 from reproduce.analysis.lr_range_test import Curve
+from reproduce.study import planning
 from reproduce.study.claim import Claim, Measure, Model
 
 T2 = 4.302652729911275  # Student's t, 2 degrees of freedom, 97.5%
@@ -247,7 +248,7 @@ def test_the_expected_values_are_those_of_the_papers_table(paper):
         measure = found.measure
         plain = measure.kind == "final_accuracy" and measure.minus is None and found.expected[0] == found.expected[1]
         if plain and found.id != "C4b":  # the text's own, which is not the output's
-            trial = paper.trial_for(measure.of, 0, "torch")
+            trial = planning.trial_of(paper, measure.of, 0, "torch")
             assert found.expected[0] == pytest.approx(paper.reported(trial).test_accuracy, abs=5e-5), found.id
 
 

@@ -18,7 +18,7 @@ from helpers import ROOT
 from helpers.commands import typed
 from helpers.small import small_config
 from reproduce import paths
-from reproduce.cli import main, option_types, process, proposals, run_command, terminal
+from reproduce.cli import main, option_types, process, proposals, run_command
 from reproduce.cli.options import COMMANDS
 from reproduce.errors import UserError
 from reproduce.execution import local
@@ -90,7 +90,7 @@ def bad_values(option):
     """What an option of that type cannot be. KeyError for a type that nobody has thought about here."""
     if isinstance(option.type, option_types.Named):
         return BAD_NAMES
-    if isinstance(option.type, option_types.Switch):
+    if option.type is option_types.SWITCH:
         return BAD_SWITCHES
     if option.name == "ui_url":
         return BAD_ADDRESSES
@@ -401,7 +401,7 @@ def test_an_output_that_nobody_reads_is_no_traceback(own_home, arguments):
 def test_outputs_that_are_closed_take_everything(monkeypatch):
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, None)
-    terminal.have_streams()
+    process.have_streams()
     for stream in (sys.stdout, sys.stderr):
         assert not stream.isatty()
         stream.write("9 ± 1\n")
@@ -432,7 +432,7 @@ def test_letters_that_an_encoding_has_not_are_written_plainly(monkeypatch):
     ):
         written = io.BytesIO()
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
-        terminal.have_streams()
+        process.have_streams()
         print("9 ± 1 × 2, ≈ 3… ü", flush=True)
         assert written.getvalue() == expected
 

@@ -3,40 +3,48 @@
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 from reproduce.report import crate
 from reproduce.study.schema import load_paper
+from reproduce.tracking.reader import Result
+
+
+def trial(label, **parameters):
+    """What a crate says of a trial."""
+    return SimpleNamespace(label=label, parameters=lambda: parameters)
+
 
 STARTED = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
-FINISHED = crate.Action(
-    name="step 6e-4 seed 0",
+FINISHED = Result(
+    trial=trial("step 6e-4 seed 0", optimizer="adam", learning_rate=0.0006, milestones="[2500, 7500]"),
     run_id="872b13166bb74f81893590b33e890a52",
     started_at=STARTED,
     ended_at=STARTED + timedelta(seconds=90),
-    parameters={"optimizer": "adam", "learning_rate": "0.0006", "milestones": "[2500, 7500]"},
-    metrics={"test_accuracy_batch_mean": 0.9885, "train_loss": 0.0312},
+    experiment_id="1",
+    epochs={"test_accuracy_batch_mean": [0.9, 0.9885], "train_loss": [0.3, 0.0312]},
+    tags={},
     outcome="finished",
 )
 DIVERGED = replace(
     FINISHED,
-    name="none 0.6 seed 0",
+    trial=trial("none 0.6 seed 0", optimizer="adam", learning_rate=0.6),
     run_id="d54f6f04d1f64795a5484e12f28c6d74",
     started_at=STARTED + timedelta(seconds=5),
     ended_at=STARTED + timedelta(seconds=30),
-    parameters={"optimizer": "adam", "learning_rate": "0.6"},
-    metrics={"test_accuracy_batch_mean": 0.0, "train_loss": float("nan")},
+    epochs={"test_accuracy_batch_mean": [0.0], "train_loss": [float("nan")]},
     outcome="diverged",
 )
 COMMIT = "6f7dd0fc0aac8a03e6f443a775af62cc4bf087cd"
-DATASET = {"train-images-idx3-ubyte": "a" * 64, "t10k-labels-idx1-ubyte": "b" * 64}
-GIVEN = crate.Provenance(
-    command="reproduce main --seeds 0,1,2",
-    commit=COMMIT,
-    uncommitted_changes="no",
-    versions={"python": "3.11.7", "torch": "2.5.1+cpu", "colossalai": "0.5.0"},
-    dataset=DATASET,
-    dataset_name="mnist",
-)
+ENVIRONMENT = {
+    "commit": [COMMIT],
+    "uncommitted changes": ["no"],
+    "python": ["3.11.7"],
+    "torch": ["2.5.1+cpu"],
+    "colossalai": ["0.5.0"],
+    "cpu": ["this"],
+}
+GIVEN = {"command": "reproduce main --seeds 0,1,2", "environment": ENVIRONMENT, "dataset": "mnist"}
 PUBLICATION = load_paper().publication
 
 

@@ -1,13 +1,22 @@
 """Pages made up for the tests: one that has everything, and what it is made of."""
 
 import math
-from dataclasses import replace
+from types import SimpleNamespace
 
-from reproduce.report import html
+from reproduce.analysis.intervals import Interval
 
-STEP = html.Run("step 6e-4 seed 0", "872b13166bb74f81893590b33e890a52", "http://127.0.0.1:5000/#/experiments/1/runs/8")
-NONE = html.Run("none 6e-2 seed 0", "d54f6f04d1f64795a5484e12f28c6d74")
-HELD = html.ClaimRow(
+
+def replace(made, **changes):
+    return SimpleNamespace(**vars(made) | changes)
+
+
+STEP = SimpleNamespace(
+    label="step 6e-4 seed 0",
+    run_id="872b13166bb74f81893590b33e890a52",
+    url="http://127.0.0.1:5000/#/experiments/1/runs/8",
+)
+NONE = SimpleNamespace(label="none 6e-2 seed 0", run_id="d54f6f04d1f64795a5484e12f28c6d74", url=None)
+HELD = SimpleNamespace(
     id="C1",
     says="StepLR at 6e-4 ends at an accuracy of 0.9885.",
     where="Table 2, p. 4",
@@ -21,7 +30,9 @@ HELD = html.ClaimRow(
     missing=(),
     command="reproduce verify --seeds 0,1,2 --schedulers step --learning-rates 6e-4 --optimizers adam --engine fused",
     figure="step",
-    interval=html.Interval((0.987, 0.99), 0.9878, 0.9881, 0.9884),
+    note="",
+    interval=Interval(0.9881, 0.9878, 0.9884),
+    allowed=(0.987, 0.99),
 )
 FAILED = replace(
     HELD,
@@ -35,7 +46,8 @@ FAILED = replace(
     missing=("none 6e-2 seed 1", "none 6e-2 seed 2"),
     figure=None,
     note="The paper's figure 3 shows that it does learn.",
-    interval=html.Interval((-math.inf, 0.2), -math.inf, 0.88, math.inf),
+    interval=Interval(0.88, -math.inf, math.inf),
+    allowed=(-math.inf, 0.2),
 )
 OPEN = replace(
     HELD,
@@ -50,7 +62,7 @@ OPEN = replace(
     figure=None,
     interval=None,
 )
-CURVE = html.Figure(
+CURVE = SimpleNamespace(
     key="step",
     title="Figure 4a: StepLR",
     alt="Training loss and test accuracy by epoch, a line for each initial rate.",
@@ -58,7 +70,7 @@ CURVE = html.Figure(
     svg='<svg xmlns="http://www.w3.org/2000/svg" width="600" height="200" viewBox="0 0 600 200">'
     '<path d="M20 20L580 180" stroke="#00609c"/></svg>',
 )
-MODELS = html.Table(
+MODELS = SimpleNamespace(
     title="Models",
     intro="Values after the last epoch; “≈” is read off a plot.",
     head=("schedule", "rate", "accuracy, paper", "accuracy, here", "loss, here", "outcome", "the paper's word"),
@@ -72,14 +84,15 @@ MODELS = html.Table(
     sortable=True,
     numeric=(False, True, True, True, True, False, False),
 )
-RULES = html.Table(
+RULES = SimpleNamespace(
+    sortable=False,
     title="What other rules suggest",
     intro="",
     head=("rule", "seed 0", "seed 1"),
     rows=(("steepest, by step", "6.23e-3", "none"), ("minimum / 10", "6e-3", "1.03e-2")),
     numeric=(False, False, False),
 )
-WHOLE = html.Page(
+WHOLE = SimpleNamespace(
     title="LeNet-5 on MNIST, run again",
     original="P. Manocha, “CS5260 Assignment 6”",
     original_url=None,

@@ -37,7 +37,9 @@ def show(browser, tmp_path):
 
         def opened(what=WHOLE, fragment="", **options):
             if not isinstance(what, Path):
-                (tmp_path / "index.html").write_text(what if isinstance(what, str) else html.render(what), "utf-8")
+                (tmp_path / "index.html").write_text(
+                    what if isinstance(what, str) else html.render(vars(what)), "utf-8"
+                )
                 what = tmp_path / "index.html"
             settings = {"viewport": {"width": WIDE, "height": 900}, "reduced_motion": "reduce"} | options
             window = windows.enter_context(contextlib.closing(browser.new_context(**settings))).new_page()
@@ -92,5 +94,5 @@ def archived_report(tmp_path):
 @pytest.fixture
 def described(archived_report):
     """That report, described."""
-    crate.write(archived_report, [FINISHED, DIVERGED], GIVEN, PUBLICATION)
+    crate.write(archived_report, [FINISHED, DIVERGED], PUBLICATION, **GIVEN)
     return archived_report

@@ -9,7 +9,8 @@ from datetime import timedelta, timezone
 import pytest
 
 from helpers import ROOT
-from helpers.crates import COMMIT, DATASET, DIVERGED, FINISHED, GIVEN, PUBLICATION, graph
+from helpers.crates import COMMIT, DIVERGED, ENVIRONMENT, FINISHED, GIVEN, PUBLICATION, graph, trial
+from reproduce.data.datasets import SHA256
 from reproduce.report import crate
 
 
@@ -51,8 +52,7 @@ def test_a_run_is_an_action_with_its_id_its_parameters_and_its_final_values(desc
         "identifier": FINISHED.run_id,
         "instrument": {"@id": "#package"},
         "object": [
-            {"@id": "#dataset/mnist/t10k-labels-idx1-ubyte"},
-            {"@id": "#dataset/mnist/train-images-idx3-ubyte"},
+            *({"@id": f"#dataset/mnist/{name}"} for name in sorted(SHA256["mnist"])),
             {"@id": "#study.yaml"},
             {"@id": "#parameter/learning_rate/0.0006"},
             {"@id": "#parameter/milestones/%5B2500%2C%207500%5D"},
@@ -98,7 +98,7 @@ def test_the_report_is_made_of_what_the_runs_gave_and_gives_every_file(described
 
 def test_what_went_in_is_named_by_its_hash_and_is_not_in_the_crate(described):
     entities = graph(described)
-    for name, sha256 in DATASET.items():
+    for name, sha256 in SHA256["mnist"].items():
         entity = entities[f"#dataset/mnist/{name}"]
         assert (entity["@type"], entity["name"], entity["sha256"]) == ("File", name, sha256)
     paper = (ROOT / "reproduce" / "studies" / "lenet5_mnist" / "study.yaml").read_bytes()
@@ -124,14 +124,15 @@ def test_the_package_is_named_with_its_commit_and_what_it_ran_on(described):
 
 
 def test_a_package_that_may_not_be_the_commits_says_so(archived_report):
-    def package(**provenance):
-        crate.write(archived_report, [FINISHED], replace(GIVEN, **provenance), PUBLICATION)
+    def package(**environment):
+        given = GIVEN | {"environment": ENVIRONMENT | environment}
+        crate.write(archived_report, [FINISHED], PUBLICATION, **given)
         return graph(archived_report)["#package"]
 
-    changed = package(uncommitted_changes="yes")
+    changed = package(**{"uncommitted changes": ["yes"]})
     assert changed["identifier"] == COMMIT
     assert changed["description"].endswith(" (changes that are not in the commit: yes)")
-    unknown = package(commit="unknown", uncommitted_changes="unknown")
+    unknown = package(**{"commit": ["unknown"], "uncommitted changes": ["unknown"]})
     assert "identifier" not in unknown
     assert unknown["description"].endswith(" (changes that are not in the commit: unknown)")
 
@@ -150,7 +151,7 @@ def test_the_whole_names_the_paper_and_is_dated_by_the_last_run(described):
 
 
 def test_a_report_on_no_runs_bears_the_date_of_nothing(archived_report):
-    crate.write(archived_report, [], GIVEN, PUBLICATION)
+    crate.write(archived_report, [], PUBLICATION, **GIVEN)
     assert graph(archived_report)["./"]["datePublished"] == "1970-01-01T00:00:00.000+00:00"
     assert crate.stale(archived_report) == []
 
@@ -166,11 +167,11 @@ def test_the_same_inputs_give_the_same_bytes_wherever_and_whenever(described, tm
     turned = replace(
         FINISHED,
         started_at=FINISHED.started_at.astimezone(singapore),
-        parameters=dict(reversed(FINISHED.parameters.items())),
-        metrics=dict(reversed(FINISHED.metrics.items())),
+        trial=trial("step 6e-4 seed 0", **dict(reversed(FINISHED.trial.parameters().items()))),
+        epochs=dict(reversed(FINISHED.epochs.items())),
     )
-    versions, dataset = (dict(reversed(value.items())) for value in (GIVEN.versions, GIVEN.dataset))
-    crate.write(elsewhere, [DIVERGED, turned], replace(GIVEN, versions=versions, dataset=dataset), PUBLICATION)
+    given = GIVEN | {"environment": dict(reversed(ENVIRONMENT.items()))}
+    crate.write(elsewhere, [DIVERGED, turned], PUBLICATION, **given)
     assert (elsewhere / crate.METADATA).read_bytes() == first
 
 
@@ -199,18 +200,12 @@ def test_without_a_crate_that_can_be_read_everything_is_stale(tmp_path, text):
     assert crate.stale(tmp_path) == ["report.md", crate.METADATA]
 
 
-def test_a_missing_folder_is_an_error_and_is_not_made(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no folder to describe"):
-        crate.write(tmp_path / "output", [FINISHED], GIVEN, PUBLICATION)
-    assert not (tmp_path / "output").exists()
-
-
 def test_what_runs_have_in_common_is_there_once_for_three_hundred(tmp_path):
     actions = [
-        replace(FINISHED, run_id=f"{number:032x}", parameters=FINISHED.parameters | {"seed": str(number)})
+        replace(FINISHED, run_id=f"{number:032x}", trial=trial("one", **FINISHED.trial.parameters(), seed=number))
         for number in range(300)
     ]
-    crate.write(tmp_path, actions, GIVEN, PUBLICATION)
+    crate.write(tmp_path, actions, PUBLICATION, **GIVEN)
     kinds = [entity["@type"] for entity in graph(tmp_path).values()]
     assert kinds.count("CreateAction") == 301
     assert kinds.count("PropertyValue") == 300 * 3 + 300 + 3  # results, seeds, and what all have in common

@@ -27,7 +27,7 @@ def findings(folder, profile, severity):
 @pytest.mark.parametrize("profile", ["ro-crate-1.1", "process-run-crate"])
 @pytest.mark.parametrize("actions", [[FINISHED, DIVERGED], []], ids=["two runs", "no run"])
 def test_the_validator_finds_nothing_that_is_required_missing(archived_report, profile, actions):
-    crate.write(archived_report, actions, GIVEN, PUBLICATION)
+    crate.write(archived_report, actions, PUBLICATION, **GIVEN)
     assert findings(archived_report, profile, "REQUIRED") == []
 
 
@@ -51,7 +51,7 @@ def test_of_what_is_recommended_only_who_ran_it_is_left_out_once_the_code_has_an
     citation = yaml.safe_load(crate.CITATION.read_text()) | {"repository-code": "https://example.org/code"}
     (tmp_path / "CITATION.cff").write_text(yaml.safe_dump(citation))
     monkeypatch.setattr(crate, "CITATION", tmp_path / "CITATION.cff")
-    crate.write(archived_report, [FINISHED, DIVERGED], GIVEN, PUBLICATION)
+    crate.write(archived_report, [FINISHED, DIVERGED], PUBLICATION, **GIVEN)
     actions = ["./#report", f"./#run/{FINISHED.run_id}", f"./#run/{DIVERGED.run_id}"]
     expected = [NO_PUBLISHER, *(["RECOMMENDED", action, NO_AGENT] for action in actions)]
     assert findings(archived_report, "process-run-crate", "RECOMMENDED") == expected

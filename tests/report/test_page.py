@@ -1,10 +1,8 @@
 """What a reader does with the page: open claims, filter them, follow links, sort, copy."""
 
-from dataclasses import replace
-
 import pytest
 
-from helpers.pages import CURVE, FAILED, HELD, MODELS, NONE, STEP, TASTE, WHOLE, at, open_all, rule_of
+from helpers.pages import CURVE, FAILED, HELD, MODELS, NONE, STEP, TASTE, WHOLE, at, open_all, replace, rule_of
 
 
 def shown(window):

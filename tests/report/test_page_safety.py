@@ -3,11 +3,10 @@
 import contextlib
 import re
 import sqlite3
-from dataclasses import replace
 
 import pytest
 
-from helpers.pages import CURVE, HELD, WHOLE, at, open_all
+from helpers.pages import CURVE, HELD, STEP, WHOLE, at, open_all, replace
 from helpers.small import run, small_config
 from reproduce.report import build, html
 from reproduce.results.run_collection import RunCollection
@@ -24,7 +23,10 @@ HOSTILE = replace(
             HELD,
             says=SCRIPT,
             rule=IMAGE,
-            runs=(html.Run(SCRIPT + "label", '"><script>', "https://example.org/"), html.Run("a run", "abc", ADDRESS)),
+            runs=(
+                replace(STEP, label=SCRIPT + "label", run_id='"><script>', url="https://example.org/"),
+                replace(STEP, label="a run", run_id="abc", url=ADDRESS),
+            ),
             missing=(IMAGE,),
             command=SCRIPT,
         ),
@@ -114,7 +116,7 @@ def test_a_store_full_of_hostile_text_gives_a_page_in_which_nothing_runs(show, s
     ids=["script", "handler", "style", "address"],
 )  # fmt: skip
 def test_the_policy_refuses_what_the_template_did_not_write(show, injected):
-    window = show(html.render(WHOLE).replace("</main>", f"{injected}</main>"))
+    window = show(html.render(vars(WHOLE)).replace("</main>", f"{injected}</main>"))
     window.wait_for_load_state("networkidle")
     assert window.evaluate("window.ran") is None
     assert window.locator("h1").is_visible()

@@ -10,6 +10,7 @@ from mlflow.entities import Metric
 from reproduce.cli.main import cli
 from reproduce.results import verdicts
 from reproduce.results.run_collection import RunCollection
+from reproduce.study import planning
 from reproduce.study.claim import Model
 from reproduce.study.config import StudyConfig
 
@@ -24,7 +25,7 @@ def add(store, paper):
     def add(model, accuracies, seeds=SEEDS):
         ids = []
         for seed in seeds:
-            trial = paper.trial_for(model, seed, "fused")
+            trial = planning.trial_of(paper, model, seed, "fused")
             tags = {
                 "specification": trial.config_hash, "outcome": "finished", "seed": str(trial.seed), "kind": "trial",
             }  # fmt: skip

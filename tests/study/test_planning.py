@@ -10,7 +10,7 @@ from reproduce.errors import UserError
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig, option_words
 from reproduce.study.departures import MAIN_FIELDS, fits_main, list_departures
-from reproduce.study.trial import StepDecay, format_rate
+from reproduce.study.trial import SCHEDULERS, StepDecay, format_rate
 
 
 def test_the_paper_is_fifteen_models_in_its_order(paper):
@@ -29,7 +29,7 @@ def test_a_range_test_of_the_paper_has_2345_steps(paper):
 
 def test_the_two_protocols_differ_in_step_and_multistep_alone(paper):
     drawn, written = (
-        planning.by_scheduler(planning.trials(paper, StudyConfig(protocol=protocol)))
+        {name: planning.trials(paper, StudyConfig(protocol=protocol, schedulers=(name,))) for name in SCHEDULERS}
         for protocol in ("as-drawn", "as-written")
     )
     assert [name for name in drawn if drawn[name] != written[name]] == ["step", "multistep"]

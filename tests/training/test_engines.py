@@ -32,7 +32,7 @@ def test_without_the_kernel_auto_falls_back_in_one_line_and_fused_is_refused(tmp
         monkeypatch.setenv("CXX", "false")
         reason = "/false cannot compile it: "
     else:
-        monkeypatch.setattr(library, "_cpu_lines", lambda start: [" fpu sse2 avx avx2 bmi1 bmi2 movbe"])
+        monkeypatch.setattr(library, "cpu_lines", lambda start: [" fpu sse2 avx avx2 bmi1 bmi2 movbe"])
         reason = "this CPU has no f16c, fma"
     said = []
     assert engines.resolve("auto", "cpu", tmp_path, said.append) == ("torch", None)

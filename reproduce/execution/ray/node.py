@@ -49,24 +49,13 @@ class NodeEnvironment:
     messages: tuple[str, ...]
 
 
-def prepare(request: NodeRequest, is_known: bool = False) -> NodeEnvironment:
-    """Make this node ready, and return what it trains with. UserError where it cannot train for the command.
-
-    `is_known` is that of `shared_storage.check`.
-    """
-    os.environ.update(request.variables)
-    # Where the directory is not there, nothing relative is found, and the check of the storage says so.
-    with suppress(OSError):
-        os.chdir(request.directory)
-    return _prepare(request, is_known)
-
-
 def run_trial(request: NodeRequest, expected: NodeEnvironment, task: TrialTask) -> Iterator[int | TrialOutcome]:
     """Yield what the trial's worker does. UnfitNodeError where this node cannot train as the others do.
 
     TrackingError, which ends the whole command, where the store stays away.
     """
     import ray
+    import torch
 
     from reproduce.execution import worker
 
@@ -77,7 +66,9 @@ def run_trial(request: NodeRequest, expected: NodeEnvironment, task: TrialTask) 
         differing = [key for key, value in ours.deciding.items() if expected.deciding.get(key) != value]
         if differing:
             raise UserError(f"it differs from the other nodes in {', '.join(differing)}")
-        _check_gpu(request.options.device)
+        if request.options.device == "cuda" and not torch.cuda.is_available():
+            # It would compute on the CPU, and be recorded as of a GPU.
+            raise UserError("its PyTorch sees no GPU, although Ray offers one: install a PyTorch that does")
     except UserError as error:
         raise UnfitNodeError(node_id, str(error)) from error
     name = next((node_name(node) for node in ray.nodes() if node["NodeID"] == node_id), node_id)
@@ -100,10 +91,18 @@ def package_sha256() -> str:
 
 
 @functools.cache
-def _prepare(request: NodeRequest, is_known: bool) -> NodeEnvironment:
-    """Check package and storage, and make data and kernel ready in this node's home; once a process."""
+def prepare(request: NodeRequest, is_known: bool = False) -> NodeEnvironment:
+    """Make this node ready, once a process, and return what it trains with. UserError where it cannot.
+
+    Package and storage are checked, and data and kernel made ready in this node's home. `is_known` is that of
+    `shared_storage.check`.
+    """
     from reproduce.execution import local
 
+    os.environ.update(request.variables)
+    # Where the directory is not there, nothing relative is found, and the check of the storage says so.
+    with suppress(OSError):
+        os.chdir(request.directory)
     options = request.options
     if package_sha256() != request.package_sha256:
         raise UserError("its version of this package is not the command's: install the same version there")
@@ -120,12 +119,3 @@ def _prepare(request: NodeRequest, is_known: bool) -> NodeEnvironment:
     processor = ", ".join([hardware["cpu"], *gpus])
     shares_home = shared_storage.shares_home(request.storage)
     return NodeEnvironment(engine, kernel, deciding, processor, shares_home, tuple(messages))
-
-
-def _check_gpu(device: str) -> None:
-    """Refuse a node whose PyTorch would compute on the CPU, and be recorded as of a GPU."""
-    if device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise UserError("its PyTorch sees no GPU, although Ray offers one: install a PyTorch that does")

@@ -54,7 +54,7 @@ def best_target() -> str:
     """Return what to compile for: an instruction that this CPU does not have would end the process."""
     if platform.machine() != "x86_64":
         return "native"
-    flags = _cpu_lines("flags")
+    flags = cpu_lines("flags")
     has = set(flags[0].split()) if flags else set()
     for target, needs in X86_TARGETS.items():
         if needs <= has:
@@ -150,7 +150,7 @@ def file_name(target: str) -> str:
     """Return the kernel's file name, with a hash of the source, the flags and, for the target `native`, the CPU."""
     hashed = SOURCE.read_bytes() + " ".join(_flags(target)).encode()
     if target == "native":
-        hashed += "".join(sorted({*_cpu_lines("CPU"), *_cpu_lines("model name")})).encode()
+        hashed += "".join(sorted({*cpu_lines("CPU"), *cpu_lines("model name")})).encode()
     return f"lenet5-{target}-{hashlib.sha256(hashed).hexdigest()[:16]}.so"
 
 
@@ -159,7 +159,8 @@ def _flags(target: str) -> list[str]:
     return ["-O3", architecture, "-std=c++17", "-fPIC", "-shared"]
 
 
-def _cpu_lines(start: str) -> list[str]:
+def cpu_lines(start: str) -> list[str]:
+    """Return what Linux says of each of the CPUs under names that begin so."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="backslashreplace").splitlines()
     return [line.partition(":")[2] for line in lines if line.startswith(start)]
 
