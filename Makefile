@@ -57,7 +57,7 @@ ui: env
 image:
 	docker build $(IMAGE_OPTIONS) --build-arg COMMIT=$(COMMIT) --tag lenet5-reproduction:0.1.0 --tag lenet5-reproduction .
 
-test: env lint tests/validator/.venv/installed .venv/browser
+test: env tests/validator/.venv/installed .venv/browser
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 -m "not (system or image or faults)"
 
 test-system: env .venv/postgresql

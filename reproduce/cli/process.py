@@ -33,7 +33,7 @@ PLAIN = {"±": "+-", "×": "x", "≈": "~", "…": "...", "–": "-", "—": "-"
 
 def run(commands: click.Group) -> None:
     """Run the command that was typed, and turn every expected error into one line and an exit code."""
-    _told_to_stop.clear()
+    _terminated.clear()
     signal.signal(signal.SIGTERM, _terminate)
     # `__main__` set it for the imports.
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
@@ -56,11 +56,12 @@ def run(commands: click.Group) -> None:
     except (UserError, click.ClickException) as error:
         _leave(error.format_message() if isinstance(error, click.ClickException) else str(error), EXIT_USER)
     except KeyboardInterrupt as stop:
-        click.echo(err=True)  # the terminal has written ^C
+        # The terminal has written ^C.
+        click.echo(err=True)
         _leave(f"interrupted: {suggest_after(stop, command)}", EXIT_INTERRUPTED)
     except SystemExit as stop:
         # Ray raises one of its own in place of ours, where the signal comes while it waits.
-        if not _told_to_stop.is_set():
+        if not _terminated.is_set():
             raise
         _leave(f"terminated: {suggest_after(stop, command)}", EXIT_TERMINATED)
     # This happens in `reproduce verify | head -1`, for example.
@@ -91,11 +92,11 @@ class Terminated(SystemExit):
     """SIGTERM came."""
 
 
-_told_to_stop = threading.Event()
+_terminated = threading.Event()
 
 
 def _terminate(signum: int, frame: object) -> None:
-    _told_to_stop.set()
+    _terminated.set()
     raise Terminated
 
 
@@ -130,7 +131,7 @@ class Commands(click.Group):
 
 
 def have_streams() -> None:
-    """Have both outputs take every letter: closed ones to nowhere, those whose encoding has none for it plainly."""
+    """Make both outputs take every letter: a closed one drops it, one whose encoding lacks it writes it plainly."""
     codecs.register_error("plain", plainly)
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -141,7 +142,7 @@ def have_streams() -> None:
 
 
 def plainly(error: UnicodeError) -> tuple[str, int]:
-    """An error handler for encodings: the nearest in ASCII, or the letter's number."""
+    """Return the nearest letters in ASCII, or their numbers, as a handler of errors of an encoding does."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     letters = error.object[error.start : error.end]
@@ -149,7 +150,7 @@ def plainly(error: UnicodeError) -> tuple[str, int]:
 
 
 def let_go_of_output() -> None:
-    """Have Python's last flush go nowhere instead of fail, once nobody reads."""
+    """Let Python's last flush go nowhere instead of fail, once nobody reads."""
     for stream in (sys.stdout, sys.stderr):
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -159,6 +160,6 @@ def let_go_of_output() -> None:
 
 
 def one_line(message: str) -> str:
-    """The message as one line of bearable length that does nothing to a"""
+    """Return the message as one line, shortened, without characters that control a terminal."""
     line = printable(message)
     return line if len(line) <= LONGEST else line[:LONGEST] + "…"

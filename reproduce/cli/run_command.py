@@ -122,10 +122,10 @@ def _record_outcomes(store: TrackingStore, parent_id: str, outcomes: list[TrialO
 
 def _with_environment(options: RunOptions) -> RunOptions:
     """Return the options with what the environment says where nothing was typed. UserError where that is wrong."""
-    found: dict[str, object] = {"data_dir": options.data_dir or paths.default_data_dir()}
+    # The nodes of a cluster each have their own place for the images.
     if options.executor == "ray":
-        found["ray_address"] = ray_address(options.ray_address)
-    return options.model_copy(update=found)
+        return options.model_copy(update={"ray_address": ray_address(options.ray_address)})
+    return options.model_copy(update={"data_dir": options.data_dir or paths.default_data_dir()})
 
 
 def _check_ranks(options: RunOptions, planned: list[Trial]) -> None:

@@ -99,7 +99,7 @@ def _train_and_record(task: TrialTask, store: TrackingStore) -> Iterator[int | T
                 if task.node:
                     tags["node"] = task.node
                 weights = None if trial.is_range_test else last_weights(task.directory)
-                store.writer.finish_trial(run_id, trial, history, Path(folder), weights, tags)
+                store.writer.finish_trial(run_id, history, Path(folder), weights, tags)
     except TrackingError:
         raise
     except Exception as error:

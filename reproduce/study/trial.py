@@ -193,7 +193,7 @@ class Trial(Frozen):
 
     @property
     def label(self) -> str:
-        """A name to read, unique within one sweep: `step 6e-04 seed 0`."""
+        """A name to read, unique within one sweep: `step 6e-4 seed 0`."""
         if self.is_range_test:
             return f"range_test {self.optimizer} seed {self.seed}"
         name = f"{self.schedule.name} {format_rate(self.learning_rate)} seed {self.seed}"

@@ -14,7 +14,7 @@ from filelock import Timeout
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from reproduce.errors import TrackingError
+from reproduce.errors import StoreAwayError, TrackingError
 from reproduce.progress import say
 from reproduce.tracking.locks import parent_lock, trial_lock
 from reproduce.tracking.reader import search_trial_runs
@@ -61,11 +61,14 @@ class Heartbeat:
         while not ended.wait(HEARTBEAT_SECONDS):
             try:
                 self.client.no_wait.set_tags(run_id, self.tags())
-            except TrackingError as error:
+            except StoreAwayError as error:
                 # The next heartbeat will do.
                 if announce_outage and not is_away:
                     say(f"{error}; the trials wait for it, each for up to {self.client.timeout:g} s")
                 is_away = True
+            except TrackingError:
+                # A store that refuses tells the trials themselves.
+                continue
             else:
                 if announce_outage and is_away:
                     say(f"the tracking store {self.client.shown_uri} is back")

@@ -63,7 +63,7 @@ def open_parent_run(
         except BaseException as error:
             status = "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
             # What cannot be closed now, the next command closes.
-            with suppress(TrackingError):
+            with suppress(TrackingError, OSError):
                 _close(client.no_wait, run_id, status, lock.lock_file)
             raise
         _close(client, run_id, "FINISHED", lock.lock_file)

@@ -50,7 +50,7 @@ def describe_error(error: BaseException) -> str:
     """Return what an error says, in one line that can be shown and recorded."""
     # SQLAlchemy adds its statements.
     said = _system_message(error) or str(error).partition("[SQL:")[0]
-    return sentences(printable(without_credentials(said)))
+    return sentences(printable(without_credentials(said))) or type(error).__name__
 
 
 def _system_message(error: object) -> str | None:

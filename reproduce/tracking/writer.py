@@ -127,19 +127,12 @@ class RunWriter:
         self.client.call(self.client.mlflow.log_batch, run_id, metrics=metrics)
 
     def finish_trial(
-        self,
-        run_id: str,
-        trial: Trial,
-        history: list[EpochRecord],
-        files: Path,
-        weights: Path | None,
-        tags: dict[str, str],
+        self, run_id: str, history: list[EpochRecord], files: Path, weights: Path | None, tags: dict[str, str]
     ) -> None:
         """Log everything of a trial that is not logged yet, and mark its run as finished.
 
         Args:
             run_id: the trial's run.
-            trial: the trial.
             history: the records of all its epochs. An epoch that the store does not have is logged again.
             files: a folder whose files are logged; the curve and the provenance are written into it.
             weights: the weights of the network, a safetensors file; None for a trial whose network is not kept.

@@ -411,20 +411,6 @@ def test_outputs_that_are_closed_take_everything(monkeypatch):
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
 
 
-def test_a_check_names_what_differs_and_what_to_do(monkeypatch, capsys, tmp_path):
-    shutil.copytree(ROOT / "report" / "reference", tmp_path / "report")
-    (tmp_path / "report" / "summary.md").unlink()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["reproduce", "report", "--check", "--output", "report"])
-    with pytest.raises(SystemExit) as left:
-        main.main()
-    assert (left.value.code, capsys.readouterr().out) == (1, (
-        "summary.md: missing\n"
-        "report: 1 file differs from what its runs give: restore what was changed or is missing and remove what was "
-        "added, or write it again with reproduce report --seeds 0-2 --output report\n"
-    ))  # fmt: skip
-
-
 def test_letters_that_an_encoding_has_not_are_written_plainly(monkeypatch):
     for encoding, expected in (
         ("ascii", b"9 +- 1 x 2, ~ 3... \\xfc\n"),

@@ -177,6 +177,11 @@ def admitted(monkeypatch, listed, store):
     return admit
 
 
+def test_ray_takes_what_is_submitted_to_it():
+    assert ray.remote(node.prepare)
+    assert ray.remote(node.run_trial)
+
+
 def test_processors_that_differ_are_told(admitted, capsys):
     environment = node.NodeEnvironment("fused", None, {"numpy": "2"}, "A", True, ("fetching mnist",))
     assert admitted(one=environment, two=replace(environment, processor="B", shares_home=False)) == environment

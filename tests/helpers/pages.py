@@ -109,7 +109,7 @@ WHOLE = SimpleNamespace(
     citation="A. Author: LeNet-5, run again. Version 0.1.0.",
     files=(("report.md", "The report, as Markdown"), ("claims.json", "The verdicts")),
 )
-TASTE = replace(WHOLE, verdict=None, claims=(), figures=(), missing=(), differing=(),
+SHORTER = replace(WHOLE, verdict=None, claims=(), figures=(), missing=(), differing=(),
                 departures=("1 epoch", "10,000 images"))  # fmt: skip
 
 

@@ -82,7 +82,7 @@ def write(directory: Path, uri: str, number: int, mine: list[Trial], all_here: m
                 if trial.is_range_test:
                     tags = trial_artifacts.leave_behind(trial, records, Path(folder), SMOOTHING)
                 weights = None if trial.is_range_test else directory / "weights.safetensors"
-                store.writer.finish_trial(run_id, trial, records, Path(folder), weights, tags)
+                store.writer.finish_trial(run_id, records, Path(folder), weights, tags)
             written.append(run_id)
         log_outcomes(
             store, parent_id, [(trial, run_id, "trained") for trial, run_id in zip(mine, written, strict=True)]

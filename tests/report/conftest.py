@@ -19,7 +19,7 @@ QUIET = ("--disable-background-networking", "--disable-component-update", "--dis
 WIDE = 1440
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser():
     with sync_playwright() as playwright:
         own = playwright.chromium.executable_path

@@ -2,7 +2,7 @@
 
 import pytest
 
-from helpers.pages import CURVE, FAILED, HELD, MODELS, NONE, STEP, TASTE, WHOLE, at, open_all, replace, rule_of
+from helpers.pages import CURVE, FAILED, HELD, MODELS, NONE, STEP, SHORTER, WHOLE, at, open_all, replace, rule_of
 
 
 def shown(window):
@@ -27,9 +27,9 @@ def test_the_page_asks_for_nothing_but_itself(show, any_page):
     assert [url for url in window.asked if not url.startswith("data:")] == [window.url]
 
 
-def test_a_taste_says_that_it_is_one(show):
-    window = show(TASTE)
-    note = "This is a taste, not the reproduction. It was run with 1 epoch; 10,000 images."
+def test_a_shorter_run_says_that_it_is_one(show):
+    window = show(SHORTER)
+    note = "This is a shorter run, not the reproduction. It was run with 1 epoch; 10,000 images."
     assert note in window.get_by_role("note").inner_text()
 
 

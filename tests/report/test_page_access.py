@@ -3,7 +3,7 @@
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from helpers.pages import FAILED, TASTE, WHOLE, at, open_all, rule_of
+from helpers.pages import FAILED, SHORTER, WHOLE, at, open_all, rule_of
 
 NARROW, WIDE = 360, 1440
 
@@ -72,6 +72,6 @@ def test_without_scripts_nothing_is_offered_that_needs_them(show):
 
 
 def test_a_page_without_claims_opens_in_silence_and_keeps_no_reader_out(show):
-    window = show(TASTE)
+    window = show(SHORTER)
     found = Axe().run(window)
     assert (window.heard, found.violations_count) == ([], 0), found.generate_report()

@@ -51,12 +51,12 @@ def test_the_papers_value_and_ours_stand_side_by_side(finished, paper, tmp_path)
     assert first["parameters"]["decay_steps"] == 4500
 
 
-def test_a_taste_says_so_on_its_face_and_names_what_is_missing(finished, paper, tmp_path):
+def test_a_shorter_run_says_so_at_the_top_and_names_what_is_missing(finished, paper, tmp_path):
     store, _, done = finished
     store.mlflow.delete_run(done[2].run_id)
     assert write_report(store, paper, tmp_path / "output") == 1
     lines = (tmp_path / "output" / "report.md").read_text().splitlines()
-    assert lines[2].startswith("> **This is a taste, not the reproduction.** It was run with 640 training images")
+    assert lines[2].startswith("> **This is a shorter run, not the reproduction.** It was run with 640 training images")
     assert "> **1 of 3 runs are missing:** multistep 6e-4 seed 0." in lines
     assert "multistep,0.0006,0,as-drawn,2,fused,,,,missing," in (tmp_path / "output" / "summary.csv").read_text()
     page = (tmp_path / "output" / "index.html").read_text()
@@ -84,7 +84,7 @@ def test_a_taste_says_so_on_its_face_and_names_what_is_missing(finished, paper, 
         ({"schedulers": ("step",)}, ["reproduce report --epochs 2 --seeds 4 --train-size 640 --scheduler step"]),
     ],
 )
-def test_a_taste_names_the_commands_that_make_it(store, paper, tmp_path, own, commands):
+def test_a_shorter_run_names_the_commands_that_make_it(store, paper, tmp_path, own, commands):
     config = StudyConfig(**{"epochs": 2, "train_size": 640, "seeds": (4,), "engine": "fused"} | own)
     build.write(RunCollection(store.reader, paper, config, 0.98), tmp_path / "output")
     page = (tmp_path / "output" / "index.html").read_text()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from jsonschema import Draft202012Validator
 
 from helpers import ROOT
 from helpers.reports import SMALL_STUDY
+from reproduce.cli import main
 from reproduce.errors import UserError
 from reproduce.report import build, crate
 from reproduce.results.archive import Archive
@@ -43,6 +45,23 @@ def test_falsified_files_are_found_even_if_the_crate_was_made_to_agree(written):
     assert build.check(written) == dict.fromkeys(names, "changed")
     (written / crate.METADATA).write_text(graph)
     assert build.check(written) == dict.fromkeys(names, "changed")
+
+
+def test_the_command_names_what_differs_and_what_to_do(written, monkeypatch, capsys):
+    (written / "summary.md").unlink()
+    monkeypatch.chdir(written.parent)
+    monkeypatch.setattr(sys, "argv", ["reproduce", "report", "--check", "--output", "output"])
+    with pytest.raises(SystemExit) as left:
+        main.main()
+    again = (
+        "reproduce report --epochs 2 --train-size 640 --learning-rates 0.0006 --range-test-epochs 2 --smoothing 0.9 "
+        "--output output"
+    )
+    assert (left.value.code, capsys.readouterr().out) == (1, (
+        "summary.md: missing\n"
+        "output: 1 file differs from what its runs give: restore what was changed or is missing and remove what was "
+        f"added, or write it again with {again}\n"
+    ))  # fmt: skip
 
 
 def test_a_falsified_run_is_found(written):
@@ -100,7 +119,7 @@ SCHEMA = json.loads((ROOT / "docs" / "report.schema.json").read_text())
 def test_every_json_file_is_as_its_schema_documents_it(of, written):
     folder = written if of == "written" else ROOT / "report" / "reference"
     names = {path.name for path in folder.glob("*.json")} - {crate.METADATA}
-    files = {"summary.json", "environment.json", "runs.json"}  # a taste has no verdicts
+    files = {"summary.json", "environment.json", "runs.json"}  # a shorter run has no verdicts
     assert names == (files if of == "written" else files | {"claims.json"})
     for name in names:
         validator = Draft202012Validator({**SCHEMA, "$ref": f"#/$defs/{name}"})

@@ -21,6 +21,7 @@ from reproduce.tracking.retrying_client import RetryingClient
 from reproduce.tracking.store import open_store, reopen_store
 
 
+@pytest.mark.system
 def test_processes_that_start_at_once_on_a_new_store_do_not_collide(tmp_path):
     program = (
         "from pathlib import Path\nfrom reproduce.tracking.store import open_store\n"

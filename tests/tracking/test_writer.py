@@ -256,7 +256,7 @@ def test_an_epoch_that_the_store_has_lost_is_written_again_at_the_end(store, sma
     run_id, _ = store.writer.open_trial(small_trial, "fingerprint", "parent")
     store.writer.log_epoch(run_id, history[1])
     (tmp_path / "files").mkdir()
-    store.writer.finish_trial(run_id, small_trial, history, tmp_path / "files", None, {})
+    store.writer.finish_trial(run_id, history, tmp_path / "files", None, {})
     losses = {m.step: m.value for m in store.mlflow.get_metric_history(run_id, "train_loss")}
     assert losses == {record.epoch: record.train_loss for record in history}
 

@@ -3,6 +3,7 @@
 That is the nodes', not this process's: all of them are asked before any trial, and have to agree.
 """
 
+import time
 from collections import defaultdict
 from textwrap import shorten
 
@@ -56,7 +57,8 @@ def admit_nodes(request: node.NodeRequest, head: str) -> node.NodeEnvironment:
             f"no node of the Ray cluster at {head} offers a CPU: start one with ray start --address=…, or, "
             "if nodes start on demand, keep one of them"
         )
-    answers = {name: _wait_for(probe, name) for name, probe in probes.items()}
+    deadline = time.monotonic() + READY_SECONDS
+    answers = {name: _wait_for(probe, name, deadline - time.monotonic()) for name, probe in probes.items()}
     environments = {name: answer for name, answer in answers.items() if answer}
     if not environments:
         raise UserError(f"all nodes of the Ray cluster at {head} are gone: start at least one")
@@ -73,12 +75,12 @@ def admit_nodes(request: node.NodeRequest, head: str) -> node.NodeEnvironment:
     return next(iter(environments.values()))
 
 
-def _wait_for(probe: object, name: str) -> node.NodeEnvironment | None:
+def _wait_for(probe: "ray.ObjectRef[node.NodeEnvironment]", name: str, seconds: float) -> node.NodeEnvironment | None:
     """Return what that node trains with; None where it is gone. UserError where it cannot train."""
     called = f"node {name} of the Ray cluster"
     try:
         with say_if_slow(f"waiting for {called} to have data and kernel ready, for up to an hour"):
-            environment: node.NodeEnvironment = ray.get(probe, timeout=READY_SECONDS)
+            environment: node.NodeEnvironment = ray.get(probe, timeout=max(seconds, 0))
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise UserError(f"{called}: {error.cause}") from error

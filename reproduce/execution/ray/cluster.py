@@ -31,7 +31,7 @@ CANCEL_SECONDS = 10
 # So many trials are submitted at a time: an autoscaler sees what there is to do, and polling them stays cheap.
 SUBMITTED = 1000
 # Secrets are not among them, as Ray shows what is sent to workers: those are in the nodes' own environment.
-SENT_VARIABLES = ("REPRODUCE_STORE_PATIENCE", "TORCHINDUCTOR_COMPILE_THREADS")
+SENT_VARIABLES = ("REPRODUCE_STORE_PATIENCE",)
 
 Loss = Literal["worker", "node"]
 # How often a trial may be lost before it is given up: to lose a node is not its own fault.
@@ -56,11 +56,14 @@ class Cluster:
         self._epochs: dict[Trial, int] = {}
         self._refused: set[str] = set()
         self._losses: Counter[tuple[Trial, Loss]] = Counter()
+        self._head_away_since: float | None = None
 
     @contextmanager
     def prepare(self, store: TrackingStore) -> Iterator[str]:
         """Make every node ready, and yield the engine. UserError where one cannot be: see `admission`."""
         variables = {name: os.environ[name] for name in SENT_VARIABLES if name in os.environ}
+        # Colossal-AI imports PyTorch's compiler, which would start a process for each core in every worker.
+        variables["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
         if self.device == "cpu":
             # Colossal-AI would take a GPU that it sees.
             variables["CUDA_VISIBLE_DEVICES"] = ""
@@ -88,7 +91,7 @@ class Cluster:
         """Train the trials, and yield what became of each as it ends. One that was lost goes first."""
         waiting = deque(tasks)
         running: dict[Iterator[object], TrialTask] = {}
-        self._head_checked_at = self._head_seen_at = time.monotonic()
+        self._head_checked_at, self._head_away_since = time.monotonic(), None
         try:
             while waiting or running:
                 while waiting and len(running) < (self._options.jobs or SUBMITTED):
@@ -133,8 +136,10 @@ class Cluster:
         if now - self._head_checked_at >= POLL_SECONDS:
             self._head_checked_at = now
             if why_unreachable(self._head) is None:
-                self._head_seen_at = now
-            elif now - self._head_seen_at >= HEAD_AWAY_SECONDS:
+                self._head_away_since = None
+            elif self._head_away_since is None:
+                self._head_away_since = now
+            elif now - self._head_away_since >= HEAD_AWAY_SECONDS:
                 raise ClusterLostError(f"the head of the Ray cluster, {self._head}, is gone")
         some, others = ray.wait(streams, timeout=POLL_SECONDS, fetch_local=False)
         if some and others:

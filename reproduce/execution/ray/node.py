@@ -90,13 +90,18 @@ def package_sha256() -> str:
     return digest.hexdigest()
 
 
-@functools.cache
 def prepare(request: NodeRequest, is_known: bool = False) -> NodeEnvironment:
     """Make this node ready, once a process, and return what it trains with. UserError where it cannot.
 
     Package and storage are checked, and data and kernel made ready in this node's home. `is_known` is that of
     `shared_storage.check`.
     """
+    # Ray submits no function that is cached.
+    return _prepare(request, is_known)
+
+
+@functools.cache
+def _prepare(request: NodeRequest, is_known: bool) -> NodeEnvironment:
     from reproduce.execution import local
 
     os.environ.update(request.variables)
