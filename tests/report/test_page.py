@@ -2,7 +2,7 @@
 
 import pytest
 
-from helpers.pages import CURVE, FAILED, HELD, MODELS, NONE, STEP, SHORTER, WHOLE, at, open_all, replace, rule_of
+from helpers.pages import CURVE, FAILED, HELD, MODELS, NONE, SHORTER, STEP, WHOLE, at, open_all, replace, rule_of
 
 
 def shown(window):
