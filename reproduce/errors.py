@@ -11,20 +11,20 @@ def shown(value: object) -> str:
 
 
 class UserError(Exception):
-    """What was wrong, what was expected and what to do; the command line exits with 2."""
+    """A user's error: what was wrong, what was expected and what to do; the command line exits with 2."""
 
 
 class TrialsFailedError(Exception):
-    """Some trials failed. Each was named when it did; the command line exits with 1."""
+    """The failure of some trials, each named when it failed; the command line exits with 1."""
 
 
 class TrackingError(Exception):
-    """Something measured could not be recorded. The checkpoints have it; the command line exits with 1."""
+    """A failure to record what was measured. The checkpoints have it; the command line exits with 1."""
 
 
 class StoreAwayError(TrackingError):
-    """The tracking store did not answer within the retry timeout."""
+    """The tracking store's silence for longer than the retry timeout."""
 
 
 class ClusterLostError(Exception):
-    """The cluster that trials ran on is gone. What is done is recorded; the command line exits with 1."""
+    """The loss of the cluster that trials ran on. What is done is recorded; the command line exits with 1."""

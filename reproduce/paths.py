@@ -132,7 +132,7 @@ def why_unreadable(path: Path, error: OSError) -> str:
 
 
 def check_port(host: str, port: int) -> None:
-    """UserError for an address on which a server could not listen."""
+    """Raise UserError for an address on which a server could not listen."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as listener:

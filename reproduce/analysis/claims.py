@@ -38,7 +38,7 @@ class Judgement:
 
     `values` are the measure's, one a seed; `interval` is that of their mean, None where none was taken, and `allowed`
     where it must lie to be reproduced. `runs` are the ids of those it rests on, by name; `missing` names those that it
-    wants and the store does not have, each with its seed.
+    needs and the store does not have, each with its seed.
     """
 
     claim: Claim
@@ -157,7 +157,7 @@ def judge(
         values: The claim's measure, by seed.
         reference: The same of the archived runs, for the spread between seeds.
         runs: Ids of the runs that the values are of, by name.
-        missing: Seeds of the runs that are wanted and not there, by name.
+        missing: Seeds of the runs that are needed and not there, by name.
     """
     beyond = tolerance(claim, reference)
     low, high = claim.expected[0] - beyond, claim.expected[1] + beyond

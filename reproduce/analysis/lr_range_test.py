@@ -60,7 +60,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class NoProposal:
-    """That there is no rate to propose, and why. It is false, so that `if proposal` asks whether there is a rate."""
+    """The absence of a rate to propose, and why. It is false, so that `if proposal` asks whether there is a rate."""
 
     reason: str
 
@@ -188,6 +188,12 @@ def _weakness(found: Curve, smoothed: np.ndarray, smoothing: float, step: int) -
 
     A reading is sound where the loss has fallen beyond its noise, not by one batch alone, and is on its way to a
     minimum inside the ramp.
+
+    Args:
+        found: The curve.
+        smoothed: (steps,), its smoothed losses.
+        smoothing: The weight of the past in them.
+        step: Where the rate was read, from 0.
     """
     lowest, last = int(np.argmin(smoothed)), len(smoothed) - 1
     doubts = []

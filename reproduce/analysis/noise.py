@@ -29,13 +29,18 @@ class Fall:
 
 
 def fall(losses: np.ndarray, smoothed: np.ndarray, factor: float, step: int) -> Fall:
-    """Return the largest fall, in standard errors, from any earlier smoothed loss to that of `step`, 1 or more.
+    """Return the largest fall, in standard errors, from any earlier smoothed loss to that of `step`.
 
-    `losses` and `smoothed` (steps,) are a whole curve, raw and as `lr_range_test.smooth` gives it with that `factor`.
     A smoothed loss at k is a weighted mean of that at j < k and of the average M of the k - j losses since, smoothed in
     the same way from a start of its own. M has the share (1 - b^(k-j)) / (1 - b^(k+1)), where b is the factor, and is
     independent of what was before. The fall is so that share of their difference, and its variance that share squared
     times the sum of their variances.
+
+    Args:
+        losses: (steps,), the raw losses of a whole curve.
+        smoothed: (steps,), the same as `lr_range_test.smooth` gives them with that factor.
+        factor: The weight of the past in the average, in [0, 1).
+        step: Where the fall ends, 1 or more.
     """
     earlier = np.arange(step)
     falls = smoothed[:step] - smoothed[step]

@@ -39,7 +39,7 @@ def _searched_first() -> list[str]:
 
 
 def _modules(folder: str) -> Iterator[tuple[str, str]]:
-    """List a folder's modules, by name and path; none of one into which packages were installed, which are wanted."""
+    """List a folder's modules, by name and path; none of a folder that packages were installed into."""
     try:
         entries = sorted(os.listdir(folder or "."))
     # The folder does not exist, or is an archive.
@@ -54,7 +54,7 @@ def _modules(folder: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_taken(name: str, path: str) -> bool:
-    """Tell whether an import of that name takes that file: some modules are within Python, or imported already."""
+    """Return whether an import of that name takes that file: some modules are within Python, or imported already."""
     try:
         found = find_spec(name)
     except (ImportError, ValueError):
@@ -71,18 +71,18 @@ def _without(folder: str) -> str:
 
 
 def read_text_as_utf8() -> None:
-    """Start this command anew in Python's UTF-8 mode, where its encoding has no letters beyond ASCII.
+    """Start this command again in Python's UTF-8 mode, where its encoding has no letters beyond ASCII.
 
     Python does so itself in such a locale, unless its variables forbid it; but nothing could record a path with other
     letters. Encodings that have letters stay.
     """
     # This flag comes before the user's own flags.
-    anew = ["-X", "utf8"]
-    if sys.getfilesystemencoding() != "ascii" or sys.orig_argv[1:3] == anew or not sys.executable:
+    flags = ["-X", "utf8"]
+    if sys.getfilesystemencoding() != "ascii" or sys.orig_argv[1:3] == flags or not sys.executable:
         return
     # This is for the programs that this process starts.
     os.environ["PYTHONUTF8"] = "1"
-    os.execv(sys.executable, [sys.executable, *anew, *sys.orig_argv[1:]])
+    os.execv(sys.executable, [sys.executable, *flags, *sys.orig_argv[1:]])
 
 
 def settle() -> None:

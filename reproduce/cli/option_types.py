@@ -47,7 +47,7 @@ Parsed = TypeVar("Parsed", int, float)
 
 
 class RefusedError(ValueError):
-    """Why a value is refused, if that is more than what was expected."""
+    """The reason why a value is refused, if that is more than what was expected."""
 
 
 class OrWord(click.ParamType[T | None, object], Generic[T]):

@@ -89,7 +89,7 @@ def _invoke(commands: click.Group) -> int:
 
 
 class Terminated(SystemExit):
-    """SIGTERM came."""
+    """The arrival of SIGTERM."""
 
 
 _terminated = threading.Event()
@@ -116,12 +116,15 @@ def _leave(message: str, code: int) -> None:
 
 
 class Commands(click.Group):
-    """Answers a wrong name with the nearest, as `range-test` with `range_test`."""
+    """The commands by name. The error for a wrong name suggests the nearest, `range_test` for `range-test`."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command of that name; where several ranks are to run it, those other than 0 only help to train."""
+        """Return the command of that name. Of several ranks, all but rank 0 leave here if it does not train.
+
+        UsageError for a wrong name.
+        """
         if args and args[0] not in self.commands:
             expected = f"expected one of {', '.join(self.commands)}{nearest(args[0], self.commands)}"
             raise click.UsageError(f"there is no command {shown(args[0])}, {expected}")

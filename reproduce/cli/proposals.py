@@ -23,7 +23,7 @@ AROUND = (1, 10, 0.1)
 
 
 def with_proposed_rates(store: TrackingStore, paper: Paper, config: StudyConfig) -> StudyConfig:
-    """Return the configuration with each seed's proposed rate, ten times it and a tenth of it, where that is asked for.
+    """Return the configuration with each seed's proposed rate, ten times it and a tenth of it, if requested.
 
     UserError where a seed's range test is not recorded, or proposes no rate.
     """

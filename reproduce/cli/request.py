@@ -50,7 +50,7 @@ def study_command(group: click.Group, name: str) -> Callable[[Callable[[Request]
 
 
 def read_request(command: str, context: click.Context, values: Values) -> Request:
-    """Read what click has parsed. What was typed and has no effect on the command is said, and left out."""
+    """Read what click has parsed. Options that have no effect on the command are named, and left out."""
     unused = WITHOUT_EFFECT.get(command, ())
     typed = [option_name(name) for name in unused if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     if typed:

@@ -107,7 +107,7 @@ def _train(
     from reproduce.execution import runner
     from reproduce.report import trial_artifacts
 
-    draw_artifacts = functools.partial(trial_artifacts.leave_behind, smoothing=options.smoothing)
+    draw_artifacts = functools.partial(trial_artifacts.write_artifacts, smoothing=options.smoothing)
     return runner.run(trials, store, parent_id, executor=executor, force=options.force, draw_artifacts=draw_artifacts)
 
 
@@ -129,7 +129,7 @@ def _with_environment(options: RunOptions) -> RunOptions:
 
 
 def _check_ranks(options: RunOptions, planned: list[Trial]) -> None:
-    """UserError where several ranks cannot train these trials together."""
+    """Raise UserError where several ranks cannot train these trials together."""
     distributed.check_batches(planned)
     if launcher.world_size() and options.executor == "ray":
         raise UserError(
@@ -143,7 +143,7 @@ def _train_as_other_rank(options: RunOptions) -> int:
     from reproduce.execution import local
 
     def ignore(line: str) -> None:
-        """Rank 0 says it."""
+        """Print nothing, as rank 0 prints it."""
 
     try:
         device, _ = local.choose_devices(options.device)

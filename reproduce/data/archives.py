@@ -43,7 +43,7 @@ class CutOffError(Exception):
 
 @dataclass(frozen=True)
 class Member:
-    """A file with its first bytes, or the error where it cannot be read. `path` goes on inside an archive."""
+    """A file with its first bytes, or the error where it cannot be read. `path` continues inside an archive."""
 
     path: str
     content: bytes = b""
@@ -56,14 +56,14 @@ class Member:
 
 
 class Reader:
-    """Reads files and archives, no file further than `max_file_bytes`, and MAX_READ_BYTES over all.
+    """A reader of files and archives: at most `max_file_bytes` of a file, and MAX_READ_BYTES over all.
 
-    Of an archive's members only those are read whose name and size in bytes `is_wanted` takes.
+    Of an archive's members only those are read whose name and size in bytes `is_needed` takes.
     """
 
-    def __init__(self, max_file_bytes: int, is_wanted: Callable[[str, int], bool]) -> None:
+    def __init__(self, max_file_bytes: int, is_needed: Callable[[str, int], bool]) -> None:
         self.max_file_bytes = max_file_bytes
-        self.is_wanted = is_wanted
+        self.is_needed = is_needed
         self.read_bytes = 0
 
     def read(self, path: Path) -> Iterator[Member]:
@@ -106,7 +106,7 @@ class Reader:
 
     def _read_members(self, members: Iterator[tuple[str, int, Opener]], shown: str, layer: int) -> Iterator[Member]:
         for name, size, open_member in islice(members, MAX_MEMBERS):
-            if self.is_wanted(name.rpartition("/")[2], size):
+            if self.is_needed(name.rpartition("/")[2], size):
                 yield from self._read(partial(self._open_in_memory, open_member), f"{shown}/{name}", layer)
 
     def _open_in_memory(self, open_member: Opener) -> io.BufferedIOBase:

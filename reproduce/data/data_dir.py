@@ -33,7 +33,7 @@ MAX_PROBLEMS = 6
 
 NAME = re.compile(r"(train|t10k|test)[^a-z0-9]{0,3}(image|label)")
 PACKED = re.compile(r"\.(gz|tgz|tar|zip|npz|npy)$")
-OF_THE_DATA = re.compile(r"mnist|train|test|archive")
+DATA_NAME = re.compile(r"mnist|train|test|archive")
 OTHER_FORM = re.compile(r"\.(csv|parquet|arrow|pkl|pickle|pt|mat|h5|hdf5|png|jpe?g|bmp)$")
 OTHER_ARCHIVE = re.compile(r"\.(7z|rar|xz|txz|bz2|tbz2?|zst|lz4)$")
 WEB_PAGE = re.compile(rb"\s*<(!doctype|html|head|\?xml)", re.IGNORECASE)
@@ -79,7 +79,7 @@ def intended_file(name: str) -> str | None:
 
 @dataclass
 class _Search:
-    """What has been found of one data set so far. A problem has the file's name, where it is known."""
+    """The files of one data set found so far, and the problems. A problem has the file's name, where it is known."""
 
     dataset: str
     place: Path
@@ -173,7 +173,7 @@ class _Search:
 
     def _keep_other_form(self, inside: str) -> None:
         name = inside.lower()
-        if OF_THE_DATA.search(name) and (OTHER_FORM.search(name) or OTHER_ARCHIVE.search(name)):
+        if DATA_NAME.search(name) and (OTHER_FORM.search(name) or OTHER_ARCHIVE.search(name)):
             self.other_forms.append(inside)
 
     def list_problems(self) -> Iterator[str]:

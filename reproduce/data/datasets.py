@@ -64,7 +64,7 @@ def data_sha256(name: str) -> str:
 
 
 def open_dataset(name: str, home: Path) -> Dataset:
-    """Map the files that `verified_cache.prepare` has checked. All processes share the mapped pages."""
+    """Open the files that `verified_cache.prepare` has checked. All processes share the mapped pages."""
     cache = home / "data" / name
 
     def split(images: str, labels: str) -> Split:

@@ -94,7 +94,14 @@ class Attempt:
     def _wait(
         self, has_ended: Callable[[float], bool], received: Callable[[], int], what: str, proxy: str = ""
     ) -> None:
-        """Wait for the end; SourceError once nothing comes, or after the attempt's whole time."""
+        """Wait for the end; SourceError once nothing comes, or after the attempt's whole time.
+
+        Args:
+            has_ended: Waits for so many seconds at most, and returns whether the end has come.
+            received: Returns how many bytes have come.
+            what: What is downloaded, for the line of progress.
+            proxy: The end of an error message that names the proxy.
+        """
         size, last_received = received(), time.monotonic()
         with progress.show_wait(self.say) as show:
             while not has_ended(POLL_SECONDS):

@@ -74,7 +74,7 @@ def _find(dataset: str, data_dir: Path, say: Callable[[str], None]) -> FoundFile
     for problem in found.problems:
         if not found.damage.startswith(problem):
             say(problem if found.damage else f"{problem}; trying other sources")
-    # Who names a directory wants its files. Others in their place would hide that these are damaged.
+    # A directory that the user names is there for its files. Others in their place would hide that these are damaged.
     if found.damage:
         raise UserError(f"{found.damage}: {found.remedy}, or name no data directory, to fetch them")
     return found
@@ -128,7 +128,15 @@ def _is_whole(path: Path, sha256: str, say: Callable[[str], None]) -> bool:
 
 
 def _fetch(dataset: str, missing: list[str], cache: Path, remedy: str, say: Callable[[str], None]) -> None:
-    """Get the missing files from the first sources that have them; UserError where none does."""
+    """Fetch the missing files from the first sources that have them; UserError where none does.
+
+    Args:
+        dataset: The name of the data set.
+        missing: The names of the files; what is fetched is removed from this list.
+        cache: The folder to put them into.
+        remedy: What the user can do where no source has them.
+        say: Gets the lines of progress.
+    """
     sources = mirrors.SOURCES[dataset]
     for title, source in sources.items():
         say(

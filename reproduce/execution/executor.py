@@ -1,4 +1,4 @@
-"""What is said between the runner, an executor and its workers: a trial to train, where, and what became of it."""
+"""The types that the runner, an executor and its workers exchange: a trial to train, where, and its outcome."""
 
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
@@ -20,7 +20,7 @@ DrawArtifacts = Callable[[Trial, list["EpochRecord"], Path], dict[str, str]]
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a trial's worker runs.
+    """The place where a trial's worker runs.
 
     The worker ends with the process `parent_pid`; None where a cluster ends it. `local_rank` is the number of its
     device on its machine, `kernel` the fused engine's compiled kernel there.
@@ -33,7 +33,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class TrialTask:
-    """All that a worker needs to know.
+    """All that a worker needs for a trial.
 
     `reuse` takes a finished run of the trial, `wait` waits for another command that trains it. `node` is the name of
     the cluster's node that the worker runs on.
@@ -53,13 +53,13 @@ class TrialTask:
 
     @property
     def directory(self) -> Path:
-        """Where the trial keeps its checkpoints."""
+        """The folder of the trial's checkpoints."""
         return self.home / "trials" / self.cache_key
 
 
 @dataclass(frozen=True)
 class TrialOutcome:
-    """What became of a trial. `run_id` is empty where no run was opened."""
+    """The outcome of a trial. `run_id` is empty where no run was opened."""
 
     trial: Trial
     run_id: str
@@ -71,7 +71,7 @@ class TrialOutcome:
 
 
 class Executor(Protocol):
-    """Trains trials, `device` being cpu or cuda: `local.Pool` or `ray.cluster.Cluster`."""
+    """The place where trials are trained, on `device`, cpu or cuda: `local.Pool` or `ray.cluster.Cluster`."""
 
     device: str
 

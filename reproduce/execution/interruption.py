@@ -40,7 +40,7 @@ def resend_swallowed(signals: dict[type[BaseException], int]) -> None:
     """Send a signal again where its exception, a key of `signals`, was raised where Python cannot raise.
 
     A signal's handler runs wherever the program just is. What it raises in a weak reference's callback, say, Python
-    only prints, and goes on.
+    only prints, and continues.
     """
 
     def resend(unraisable: "sys.UnraisableHookArgs") -> None:

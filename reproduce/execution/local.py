@@ -95,7 +95,7 @@ class Pool:
 def prepare_machine(options: RunOptions, tell: Callable[[str], None]) -> tuple[str, Path | None]:
     """Make data and kernel ready on this machine, and return the engine and the fused one's compiled kernel.
 
-    The `device` of the options is cpu or cuda here. What is done is told to `tell`.
+    The `device` of the options is cpu or cuda here. `tell` gets a line for each thing that is done.
     """
     with say_if_slow("compiling the kernel of engine fused, once for this machine, for up to 120 s"):
         engine, kernel = engines.resolve(options.engine, options.device, options.home, tell)
@@ -104,35 +104,42 @@ def prepare_machine(options: RunOptions, tell: Callable[[str], None]) -> tuple[s
 
 
 def numerics_environment(dataset: str, device: str, engine: str, kernel: Path | None) -> dict[str, str]:
-    """Return all that decides a trial's numbers on this machine beside its configuration."""
+    """Return all that decides a trial's numbers on this machine beside its configuration.
+
+    Args:
+        dataset: The name of the data set.
+        device: cpu or cuda.
+        engine: torch or fused.
+        kernel: The fused engine's compiled kernel.
+    """
     digest = engines.engine_id(engine, kernel)
     return provenance.numerics_environment(datasets.data_sha256(dataset), device, digest, bool(launcher.world_size()))
 
 
-def jobs_at_once(wanted: int | None) -> int:
-    """Return how many trials to train at once: as many as `wanted`, or as there are cores."""
+def jobs_at_once(requested: int | None) -> int:
+    """Return how many trials to train at once: as many as `requested`, or as there are cores."""
     cores = provenance.cores()
     if ranks := launcher.world_size():
-        if wanted is not None:
-            say(f"--jobs {wanted} has no effect: {ranks} ranks train the trials together, one after another")
+        if requested is not None:
+            say(f"--jobs {requested} has no effect: {ranks} ranks train the trials together, one after another")
         return 1
-    if wanted is not None and wanted > cores:
-        say(f"--jobs {wanted}: there are {cores} cores, so trials share them and none ends sooner")
-    return wanted or cores
+    if requested is not None and requested > cores:
+        say(f"--jobs {requested}: there are {cores} cores, so trials share them and none ends sooner")
+    return requested or cores
 
 
-def choose_devices(wanted: str) -> tuple[str, int]:
+def choose_devices(requested: str) -> tuple[str, int]:
     """Return the kind of device to train on, and how many of them there are. UserError where there is none.
 
     For the CPU, GPUs are hidden from this process and its workers: Colossal-AI takes one that it sees.
     """
-    if wanted == "cpu":
+    if requested == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return "cpu", 1
     import torch
 
     if torch.cuda.is_available():
         return "cuda", torch.cuda.device_count()
-    if wanted == "cuda":
+    if requested == "cuda":
         raise UserError("--device cuda: PyTorch sees no CUDA device here; leave out --device to compute on the CPU")
     return "cpu", 1

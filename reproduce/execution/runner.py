@@ -1,4 +1,4 @@
-"""Have the trials of a command finished, whoever trains them.
+"""Have the trials of a command finished, by this command or by another.
 
 Finished trials are reused, interrupted ones are resumed, and those that another command trains are waited for.
 """

@@ -136,7 +136,7 @@ def _summary(last: EpochRecord, is_range_test: bool) -> str:
 
 
 def _prepare_worker(parent_pid: int | None) -> None:
-    """Leave Ctrl-C to the parent, and end with it."""
+    """Make this process end with its parent, which alone handles Ctrl-C."""
     # It is the parent's run, which no trial may take for its own.
     os.environ.pop("MLFLOW_RUN_ID", None)
     if parent_pid is not None:

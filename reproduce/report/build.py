@@ -71,7 +71,7 @@ def _nothing_to_report(collection: RunCollection, output: Path) -> UserError:
 
 
 def command(output: Path) -> str:
-    """Return what to type to write the report in `output` anew. UserError where it has no record of its runs."""
+    """Return what to type to write the report in `output` again. UserError where it has no record of its runs."""
     recorded = Archive(output / archive.NAME)
     again = command_line("report", load_paper(), recorded.config, recorded.smoothing)
     return f"{again} --output {shlex.quote(str(output))}"
@@ -107,7 +107,7 @@ def _draw(data: ReportData, folder: Path) -> dict[str, str]:
 
     def save(key: str, name: str, draw: Callable[..., figures.Figure], *what: object) -> None:
         for ending in output_folder.FIGURE_FORMATS:
-            # Anew for each, as a figure is laid out where it is saved.
+            # Drawn again for each format, as saving a figure lays it out.
             figures.save(draw(*what), folder / f"figure-{name}.{ending}")
         drawn[key] = f"figure-{name}"
 
@@ -120,9 +120,9 @@ def _draw(data: ReportData, folder: Path) -> dict[str, str]:
     for rows in tables.group_by_model(data.rows):
         if results := [row.result for row in rows if row.result]:
             models.setdefault(results[0].trial.schedule.name, []).append(results)
-    for scheduler, of_schedule in models.items():
+    for scheduler, schedule_models in models.items():
         name = paper.sweep(scheduler).figure or scheduler
-        save(scheduler, name, figures.schedule, scheduler, of_schedule, paper)
+        save(scheduler, name, figures.schedule, scheduler, schedule_models, paper)
     if models and data.curves:
         save("conclusion", "conclusion", conclusion_figure.draw, models, data)
     return drawn

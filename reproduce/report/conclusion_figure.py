@@ -48,9 +48,9 @@ def draw(models: Mapping[str, Sequence[Sequence[Result]]], data: ReportData) -> 
 
 
 def _models(axes: Axes, models: Mapping[str, Sequence[Sequence[Result]]]) -> None:
-    for index, (scheduler, of_schedule) in enumerate(models.items()):
+    for index, (scheduler, schedule_models) in enumerate(models.items()):
         points = []
-        for results in of_schedule:
+        for results in schedule_models:
             finals = [result.last("test_accuracy_batch_mean") for result in results]
             rate = intervals.mean_rate_interval([result.trial.learning_rate for result in results]).mean
             points.append((rate, np.mean(finals), np.mean(finals) - min(finals), max(finals) - np.mean(finals)))

@@ -91,7 +91,7 @@ def write(
     )  # fmt: skip
     mentions = [*actions, report, data_set]
     _describe_root(crate, publication, package, name=citation["title"], datePublished=last, mentions=mentions)
-    # RO-Crate wants the only item of a list without the list.
+    # RO-Crate requires the only item of a list to stand without the list.
     for properties in (entity.properties() for entity in crate.get_entities()):
         single = {key: value for key, value in properties.items() if isinstance(value, list) and len(value) == 1}
         properties |= {key: value for key, (value,) in single.items()}
@@ -146,7 +146,14 @@ def _add(crate: ROCrate, entity_id: str, kind: str | list[str], **properties: An
 
 
 def _run(crate: ROCrate, run: Result, package: Entity, used: list[Entity]) -> Entity:
-    """Add a training run. One that diverged is completed too: that it did is its result."""
+    """Add a training run. One that diverged is completed too: that it did is its result.
+
+    Args:
+        crate: Where to add it.
+        run: The run.
+        package: The entity of this package.
+        used: The entities of what every run uses, such as the data set.
+    """
     final = {name: finite(values[-1]) for name, values in run.epochs.items()}
     results = [
         _add(crate, _id("run", run.run_id, name), "PropertyValue", name=name, value=value)

@@ -1,6 +1,7 @@
 """The plots: the paper's figures drawn from our numbers. They draw what they are given and decide nothing.
 
-Colours are Okabe and Ito's, told apart by colour-blind eyes too; every line also has a marker or a dash of its own.
+Colours are Okabe and Ito's, which colour-blind eyes can distinguish too; every line also has a marker or a dash of its
+own.
 """
 
 # ruff: noqa: E402  (what the user has set is set aside before matplotlib is imported, here first of all)
@@ -198,6 +199,14 @@ def over_seeds(
     """Draw the mean of several lines over `x`, each of them thinly, and the band between their lowest and highest.
 
     A line that ended early, having diverged, cuts the mean and the band off where it ends.
+
+    Args:
+        axes: Where to draw.
+        x: (n,), the place of each value.
+        lines: The values, one line a seed, each (n,) or shorter.
+        label: The name of the mean in the legend.
+        color: The colour of all.
+        style: Further properties of the mean's line.
     """
     shortest = min(map(len, lines))
     values = np.array([line[:shortest] for line in lines])
@@ -241,17 +250,17 @@ def schedule(scheduler: str, models: Sequence[Sequence[Result]], paper: Paper) -
     """Draw one schedule's loss and test accuracy by epoch: a colour a model, a band over seeds, the paper's values."""
     figure = Figure(figsize=(11, 4.5))
     loss, accuracy = figure.subplots(1, 2)
-    models = sorted(models, key=lambda of_model: -of_model[0].trial.learning_rate)
-    results = [result for of_model in models for result in of_model]
+    models = sorted(models, key=lambda runs: -runs[0].trial.learning_rate)
+    results = [result for runs in models for result in runs]
     last = max(result.trial.epochs for result in results)
     seeds, epochs = len({result.trial.seed for result in results}), np.arange(1, last + 1)
-    for index, of_model in enumerate(models):
+    for index, runs in enumerate(models):
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-        label = rate_text([result.trial for result in of_model])
+        label = rate_text([result.trial for result in runs])
         style: dict[str, Any] = {"marker": marker, "markersize": 4, "markevery": max(1, last // 10)}
         for axes, metric in ((loss, "train_loss"), (accuracy, "test_accuracy_batch_mean")):
-            over_seeds(axes, epochs, [result.epochs[metric] for result in of_model], label, colour, **style)
-        reported = paper.reported(of_model[0].trial)
+            over_seeds(axes, epochs, [result.epochs[metric] for result in runs], label, colour, **style)
+        reported = paper.reported(runs[0].trial)
         if reported is not None and last == paper.protocol.epochs:
             # Values that agree would hide each other in one place.
             beside = last * (1.03 + 0.03 * index)

@@ -8,17 +8,19 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import TypedDict
 
 import jinja2
 from markupsafe import Markup, escape
 
 from reproduce import escaping
+from reproduce.analysis.claims import Verdict
 from reproduce.analysis.intervals import Interval
 from reproduce.training.checkout import ROOT
 
 # In the order in which they are counted, each with its class in the style sheet.
-VERDICTS = {"reproduced": "held", "not reproduced": "failed", "inconclusive": "open"}
+VERDICTS: dict[Verdict, str] = {"reproduced": "held", "not reproduced": "failed", "inconclusive": "open"}
 # Where a claim's bounds stand on its plot, and how near to the plot's end a point may come, in percent of the width.
 BAND = (30.0, 70.0)
 EDGE = 4.0
@@ -26,8 +28,86 @@ EDGE = 4.0
 NUMBER = r"(?:[≤≥≈] -?)?\d[\d.]*e-\d+|[≤≥≈] -?[\d.]*\d|n = \d+"
 
 
-def render(page: Mapping[str, object]) -> str:
-    """Return the page as HTML. `page.render` says what is on it; every figure and every claim has a name of its own."""
+class Run(TypedDict):
+    """A run that a claim rests on; `url` is its place in MLflow's UI, None without the UI's address."""
+
+    label: str
+    run_id: str
+    url: str | None
+
+
+class Claim(TypedDict):
+    """A statement of the paper, its verdict, and all that the verdict rests on.
+
+    `reason` says why the tolerance is what it is, `command` makes the number again, `figure` is the key of the figure
+    that shows it, and `note` what contradicts it.
+    """
+
+    id: str
+    says: str
+    where: str
+    paper_value: str
+    our_value: str
+    verdict: Verdict
+    rule: str
+    reason: str
+    by_seed: Sequence[tuple[int, str]]
+    runs: Sequence[Run]
+    missing: Sequence[str]
+    command: str
+    figure: str | None
+    note: str
+    interval: Interval | None
+    allowed: tuple[float, float]
+
+
+class Figure(TypedDict):
+    """A figure under its key: its words, and the text of its SVG."""
+
+    key: str
+    title: str
+    alt: str
+    caption: str
+    svg: str
+
+
+class Table(TypedDict):
+    """A table whose first column names the row; `numeric` says of each column whether it holds numbers."""
+
+    title: str
+    intro: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    sortable: bool
+    numeric: Sequence[bool]
+
+
+class Page(TypedDict):
+    """All that is on the page. `missing` names those of the `trial_count` trials that have no run.
+
+    `differing` names what the runs were not made alike with. A command follows what it gives, what a file is follows
+    its name.
+    """
+
+    title: str
+    original: str
+    original_url: str | None
+    verdict: str | None
+    departures: Sequence[str]
+    missing: Sequence[str]
+    trial_count: int
+    differing: Sequence[str]
+    claims: Sequence[Claim]
+    figures: Sequence[Figure]
+    tables: Sequence[Table]
+    environment: Sequence[tuple[str, str]]
+    commands: Sequence[tuple[str, str]]
+    citation: str
+    files: Sequence[tuple[str, str]]
+
+
+def render(page: Page) -> str:
+    """Return the page as HTML. Every figure and every claim has a name of its own."""
     return TEMPLATES.get_template("index.html.j2").render(page=page, classes=VERDICTS)
 
 
@@ -58,7 +138,7 @@ def plotted(interval: Interval, allowed: tuple[float, float]) -> tuple[float, ..
     """Return where on a plot the band of what is allowed begins and ends, then the interval's low, mean and high.
 
     All are in percent of the width. Bounds stand at the same place on every plot, so that a column of them reads as one
-    figure; a band without a bound goes on to the edge, and a value that is off the scale stands there. Infinity is a
+    figure; a band without a bound reaches the edge, and a value that is off the scale stands there. Infinity is a
     value; NaN is none.
     """
     low, high = allowed

@@ -94,7 +94,7 @@ def hold(output: Path) -> Iterator[Path]:
 
 
 def _lock(directory: int, why: str) -> None:
-    """Lock a directory, or wait until whoever has locked it lets go. UserError after a while."""
+    """Lock a directory, once no other process has locked it. UserError after LOCK_SECONDS, which says `why`."""
     for second in range(LOCK_SECONDS + 1):
         with suppress(BlockingIOError):
             fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -22,7 +22,7 @@ GRID_BETWEEN = (
 def render(data: ReportData, drawn: Mapping[str, str], folder: Path) -> str:
     """Return index.html. `drawn` names the figures' files in `folder`, without ending, by what they show.
 
-    The models are the first of the tables. A command follows what it gives; a file's name comes before what it is.
+    The models are the first of the tables.
     """
     publication = data.paper.publication
     # What is beside the page, without figures. The crate is written last, as it describes the page too.
@@ -35,7 +35,7 @@ def render(data: ReportData, drawn: Mapping[str, str], folder: Path) -> str:
             "verdict": verdicts.sentence(data.judgements) if data.judgements else None,
             "departures": data.departures,
             "missing": [trial.label for trial in data.missing],
-            "wanted": len(data.trials),
+            "trial_count": len(data.trials),
             "differing": data.differing,
             "claims": [_claim(judgement, data, drawn) for judgement in data.judgements],
             "figures": _figures(data, drawn, folder),
@@ -54,15 +54,10 @@ def _citation(original: str) -> str:
     return f"{names}: {own['title']}. Version {own['version']}. It reruns {original}."
 
 
-def _claim(judgement: Judgement, data: ReportData, drawn: Mapping[str, str]) -> dict[str, object]:
-    """Return a statement of the paper, its verdict, and all that the verdict rests on.
-
-    `reason` says why the tolerance is what it is, `command` makes this number again, `figure` is the key of the figure
-    that shows it, and `note` what contradicts it.
-    """
+def _claim(judgement: Judgement, data: ReportData, drawn: Mapping[str, str]) -> html.Claim:
     claim = judgement.claim
     experiments = {result.run_id: result.experiment_id for result in data.collection.results_read()}
-    runs = [
+    runs: list[html.Run] = [
         {
             "label": label,
             "run_id": run_id,
@@ -99,9 +94,9 @@ def _figure_key(judgement: Judgement, drawn: Mapping[str, str]) -> str | None:
     return key if key in drawn else None
 
 
-def _figures(data: ReportData, drawn: Mapping[str, str], folder: Path) -> list[dict[str, str]]:
+def _figures(data: ReportData, drawn: Mapping[str, str], folder: Path) -> list[html.Figure]:
     """Return the figures that were drawn, each as the text of an SVG under its key, the conclusion first."""
-    found = []
+    found: list[html.Figure] = []
     for key in sorted(drawn, key=lambda key: key != "conclusion"):
         title, alt, caption = _figure_words(key, data)
         svg = (folder / f"{drawn[key]}.svg").read_text(encoding="utf-8")
@@ -111,9 +106,9 @@ def _figures(data: ReportData, drawn: Mapping[str, str], folder: Path) -> list[d
 
 def _figure_words(key: str, data: ReportData) -> tuple[str, str, str]:
     """Return a figure's title, its text for who cannot see it, and its caption."""
-    of_curves = dict(data.paper.range_test.figures)
-    if key in of_curves:
-        figure = of_curves[key]
+    curve_figures = dict(data.paper.range_test.figures)
+    if key in curve_figures:
+        figure = curve_figures[key]
         return f"Figure {figure.number}: {figure.title}", figure.alt, figure.caption
     if key == "rules":
         alt = "The smoothed loss by rate with a marker for each rule's suggestion."
@@ -141,7 +136,7 @@ def _schedule_figure_words(scheduler: str, data: ReportData) -> tuple[str, str, 
     )
 
 
-def _tables(data: ReportData) -> list[dict[str, object]]:
+def _tables(data: ReportData) -> list[html.Table]:
     found = [_models(data)] if data.rows else []
     if data.test_results:
         found.append(_table("What the range test proposes", "", _proposals(data)))
@@ -154,8 +149,15 @@ def _tables(data: ReportData) -> list[dict[str, object]]:
     return found
 
 
-def _table(title: str, intro: str, table: Table, numeric: Collection[int] = ()) -> dict[str, object]:
-    """Return a table whose first column names the row. One with numbers, in the columns `numeric`, can be sorted."""
+def _table(title: str, intro: str, table: Table, numeric: Collection[int] = ()) -> html.Table:
+    """Return a table of the page. One with numbers, in the columns `numeric`, can be sorted.
+
+    Args:
+        title: Its heading.
+        intro: What is said of it.
+        table: Its head and rows.
+        numeric: The columns with numbers, from 0.
+    """
     return {
         "title": title,
         "intro": intro,
@@ -166,7 +168,7 @@ def _table(title: str, intro: str, table: Table, numeric: Collection[int] = ()) 
     }
 
 
-def _models(data: ReportData) -> dict[str, object]:
+def _models(data: ReportData) -> html.Table:
     seeds = wording.seed_count(data)
     several = f" “±” is half the 95% interval of the mean over {seeds} seeds." if seeds > 1 else ""
     meaning = f"Values after the last epoch. An accuracy is {wording.ACCURACY_MEANING}"

@@ -19,7 +19,7 @@ from reproduce.tracking.reader import RANKS, Result
 
 @dataclass(frozen=True)
 class ReportData:
-    """What tables, figures and pages show.
+    """The content of tables, figures and pages.
 
     `tests` are the range tests, and `rows` the models. `curves` and what each rule suggests are by seed. `environment`
     has the values of each name that runs were made with. `ui` is MLflow's address.
@@ -106,8 +106,8 @@ def _rows(collection: RunCollection) -> list[Row]:
     # Of a schedule, the first trial of every seed is one model, the second another, and so on.
     positions: dict[tuple[str, int], int] = {}
     for trial in planning.trials(paper, config):
-        of_seed = (trial.schedule.name, trial.seed)
-        position = positions[of_seed] = positions.get(of_seed, -1) + 1
+        key = (trial.schedule.name, trial.seed)
+        position = positions[key] = positions.get(key, -1) + 1
         model = (trial.schedule.name, position)
         rows.append(Row(trial, model, config.protocol, collection.result(trial), paper.reported(trial)))
     return rows

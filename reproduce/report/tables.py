@@ -82,7 +82,7 @@ def models_table(rows: Sequence[Row]) -> Table:
 
     With several seeds a cell is their mean and its 95% interval.
     """
-    return Table(HEAD, [_model_cells(of_model) for of_model in group_by_model(rows)])
+    return Table(HEAD, [_model_cells(model_rows) for model_rows in group_by_model(rows)])
 
 
 def _model_cells(rows: Sequence[Row]) -> list[str]:

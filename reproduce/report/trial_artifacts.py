@@ -1,4 +1,4 @@
-"""What a finished trial leaves in its run beside metrics: a picture, and for a range test the curves along its ramp."""
+"""The artifacts of a finished trial: a picture, and for a range test the curves along its ramp."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,8 +13,15 @@ from reproduce.tracking.reader import proposal_tags
 from reproduce.training.epoch_record import EpochRecord
 
 
-def leave_behind(trial: Trial, history: list[EpochRecord], folder: Path, smoothing: float) -> dict[str, str]:
-    """Put the files into `folder` and return the tags that go with them."""
+def write_artifacts(trial: Trial, history: list[EpochRecord], folder: Path, smoothing: float) -> dict[str, str]:
+    """Write the files into `folder`, and return the tags that go with them.
+
+    Args:
+        trial: The trial.
+        history: The records of all its epochs.
+        folder: Where to write; it exists.
+        smoothing: The weight of the past in the average that smooths the loss of a range test.
+    """
     if not trial.is_range_test:
         figures.save(figures.trial(trial, history), folder / "curves.png")
         return {}

@@ -64,9 +64,9 @@ class _Run(Frozen):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        wanted = set(METRICS) if self.ramp is None else {"train_loss", "learning_rate"}
-        if self.epochs.keys() != wanted or len(set(map(len, self.epochs.values()))) != 1:
-            raise ValueError(f"epochs must have {', '.join(sorted(wanted))}, and as many values of each")
+        needed = set(METRICS) if self.ramp is None else {"train_loss", "learning_rate"}
+        if self.epochs.keys() != needed or len(set(map(len, self.epochs.values()))) != 1:
+            raise ValueError(f"epochs must have {', '.join(sorted(needed))}, and as many values of each")
         if (self.ramp is None) != (self.losses is None):
             raise ValueError("ramp and losses go together")
         return self

@@ -59,9 +59,9 @@ def regrets(collection: RunCollection, optimizer: Optimizer, seeds: Sequence[int
     grid: dict[int, Mapping[float, Accuracies]] = {}
     proposed: dict[str, dict[int, AtProposal]] = {name: {} for name in suggestion_rules.RULES}
     for seed in seeds:
-        of_seed, at_proposals = _grid(collection, optimizer, seed), _at_proposals(collection, optimizer, seed)
-        if of_seed and at_proposals:
-            grid[seed] = of_seed
+        accuracies, at_proposals = _grid(collection, optimizer, seed), _at_proposals(collection, optimizer, seed)
+        if accuracies and at_proposals:
+            grid[seed] = accuracies
             for name, training in at_proposals.items():
                 proposed[name][seed] = training
     if not grid:
@@ -169,7 +169,14 @@ def optimizer_table(collection: RunCollection, seeds: Sequence[int]) -> Table:
 def _around_proposals(
     collection: RunCollection, optimizer: Optimizer, proposals: Mapping[int, Proposal], factor: float
 ) -> list[tuple[Proposal, Result]]:
-    """Return the proposals of those seeds that were trained at so many times what is proposed, and the runs."""
+    """Return the proposals of those seeds that were trained at so many times what is proposed, and the runs.
+
+    Args:
+        collection: The runs.
+        optimizer: The trials'.
+        proposals: What range tests with that optimizer propose, by seed.
+        factor: How many times the proposed rate.
+    """
     found = []
     for seed, proposal in proposals.items():
         trial = collection.trial_at(optimizer, seed, proposal, factor)

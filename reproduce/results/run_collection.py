@@ -19,7 +19,7 @@ RunT = TypeVar("RunT")
 
 
 class RunSource(Protocol[RunT]):
-    """Where runs are read from: a tracking store, or the archive of a report. `source` is its name for users."""
+    """A source of runs: a tracking store, or the archive of a report. `source` is its name for users."""
 
     source: str
 
@@ -82,7 +82,14 @@ class RunCollection:
         return self.trial_at(model.optimizer, seed, proposal) if isinstance(proposal, Proposal) else None
 
     def trial_at(self, optimizer: Optimizer, seed: int, proposal: Proposal, factor: float = 1) -> Trial | None:
-        """Return the trial without a schedule at a proposed rate, or so many times it; None where none can train."""
+        """Return the trial without a schedule at a proposed rate, or so many times it; None where none can train.
+
+        Args:
+            optimizer: The trial's.
+            seed: The trial's.
+            proposal: What the range test proposes.
+            factor: How many times the proposed rate.
+        """
         rate = planning.round_rate(proposal.learning_rate * factor)
         if not can_be_held(rate):
             return None

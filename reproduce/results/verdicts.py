@@ -49,17 +49,17 @@ def judge_all(
         values: dict[int, float] = {}
         runs: dict[str, str] = {}
         missing: dict[str, int] = {}
-        wanted: set[Trial] = set()
+        needed: set[Trial] = set()
         for seed in sorted({*seeds, *further}):
             used = _UsedRuns(collection)
             value = _value(claim.measure, seed, used)
-            wanted |= used.wanted
+            needed |= used.needed
             if value is not None:
                 values[seed] = value
             if value is not None or seed in seeds:
                 runs |= used.runs
                 missing |= dict.fromkeys(used.missing, seed)
-        if about is None or not wanted.isdisjoint(about):
+        if about is None or not needed.isdisjoint(about):
             spread_of = borrowed.get(claim.id, list(values.values()))
             judgements.append(claims.judge(claim, values, spread_of, runs, missing))
     return judgements
@@ -70,24 +70,24 @@ def seeds_studied(collection: RunCollection, seeds: Sequence[int]) -> tuple[int,
 
     def share(seed: int) -> float:
         config = collection.config_for(collection.paper.protocol.optimizer, seed)
-        wanted = planning.range_tests(collection.paper, config) + planning.trials(collection.paper, config)
-        return sum(map(collection.has, wanted)) / len(wanted)
+        planned = planning.range_tests(collection.paper, config) + planning.trials(collection.paper, config)
+        return sum(map(collection.has, planned)) / len(planned)
 
     return tuple(seed for seed in seeds if share(seed) >= 0.5)
 
 
 class _UsedRuns:
-    """The runs that a claim rests on, and those that it wants and the store does not have."""
+    """The runs that a claim rests on, and those that it needs and the store does not have."""
 
     def __init__(self, collection: RunCollection) -> None:
         self.collection = collection
         self.runs: dict[str, str] = {}
         self.missing: dict[str, None] = {}
-        self.wanted: set[Trial] = set()
+        self.needed: set[Trial] = set()
 
     def has(self, trial: Trial) -> bool:
         """Return whether there is a run of that trial, which then counts as used, else as missing."""
-        self.wanted.add(trial)
+        self.needed.add(trial)
         result = self.collection.result(trial)
         if result is None:
             self.missing[trial.label] = None
@@ -165,7 +165,7 @@ def sentence(judgements: list[Judgement]) -> str:
 
 
 def command(judgement: Judgement) -> str:
-    """Return what to type for the runs that a claim rests on or wants; with more seeds where it is not settled."""
+    """Return what to type for the runs that a claim rests on or needs; with more seeds where it is not settled."""
     if judgement.missing:
         seeds = ",".join(map(str, sorted(set(judgement.missing.values()))))
     elif judgement.verdict != "inconclusive":

@@ -20,7 +20,7 @@ AtLeastZero = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 
 
 class Model(Frozen):
-    """Which model a claim is about: one of the paper's, or one at what its own range test proposes."""
+    """The model that a claim is about: one of the paper's, or one at what its own range test proposes."""
 
     scheduler: Scheduler
     learning_rate: Rate | Proposed
@@ -40,7 +40,7 @@ GridKind = Literal["best_log10", "decades_from_best", "final_regret"]
 
 
 class Measure(Frozen):
-    """What a claim is about, one number a seed; `analysis/claims.py` says how each kind is taken."""
+    """The quantity that a claim is about, one number a seed; `analysis/claims.py` says how each kind is taken."""
 
     kind: RangeTestKind | ModelKind | GridKind
     of: Model | OptimizerRangeTest = OptimizerRangeTest()
@@ -58,11 +58,11 @@ class Measure(Frozen):
 
     @model_validator(mode="after")
     def _is_of_its_kind(self) -> Measure:
-        wanted = Model if self.kind in get_args(ModelKind) else OptimizerRangeTest
+        needed = Model if self.kind in get_args(ModelKind) else OptimizerRangeTest
         for term in filter(None, (self.of, self.minus)):
-            if not isinstance(term, wanted):
+            if not isinstance(term, needed):
                 raise ValueError(
-                    f"a measure of kind {self.kind} is of a {'model' if wanted is Model else 'range test'}"
+                    f"a measure of kind {self.kind} is of a {'model' if needed is Model else 'range test'}"
                 )
         if self.is_of_grid and self.minus is not None:
             raise ValueError("a grid's measure has nothing to subtract")
@@ -96,7 +96,7 @@ class Claim(Frozen):
 
 
 class Contradiction(Frozen):
-    """Where the paper disagrees with itself, and the claims that it is between; none where it is not about results."""
+    """A place where the paper disagrees with itself, and the claims involved; none where it is not about results."""
 
     says: Text
     claims: tuple[Text, ...] = ()

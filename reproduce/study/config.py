@@ -1,4 +1,4 @@
-"""What a user asks to have studied, and the words that a user types for it."""
+"""What a user requests of a study, and the options that a user types for it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from reproduce.study.trial import (
 
 
 class StudyConfig(Frozen):
-    """What a user asks for; None is the paper's. Schedule parameters are set only for the schedules that have them.
+    """A user's request; None is the paper's value. Schedule parameters are set only for the schedules that have them.
 
-    `proposed_rates` asks for the rates that each seed's range test proposes; once known, they are `rates_by_seed`.
-    The engine, which computes the same within rounding, is the machine's to say and no departure from the paper.
+    `proposed_rates` requests the rates that each seed's range test proposes; once known, they are `rates_by_seed`.
+    The engine depends on the machine. All engines compute the same within rounding, so none departs from the paper.
     """
 
     dataset: Dataset | None = None
@@ -53,12 +53,12 @@ class StudyConfig(Frozen):
 
 
 def option_name(field: str) -> str:
-    """What a user types for it."""
+    """Return the option of a field: `--train-size` of `train_size`."""
     return "--" + field.replace("_", "-")
 
 
 def option_words(paper: Paper, config: StudyConfig) -> list[str]:
-    """What a user types for this configuration, as `--epochs 1`, without the engine and without what is the paper's."""
+    """Return what a user types for the configuration, as `--epochs 1`, except the engine and what is the paper's."""
     own = {"engine", "schedulers", "rates_by_seed", "schedule_parameters"}
     fields = config.model_dump(exclude_defaults=True, exclude=own)
     found = {key: value for key, value in fields.items() if value != getattr(paper.protocol, key, None)}
@@ -75,7 +75,7 @@ def option_words(paper: Paper, config: StudyConfig) -> list[str]:
 
 
 def seed_spans(seeds: Iterable[int]) -> str:
-    """Seeds as they are typed, three or more in a row as a span: 0-4,7,9."""
+    """Return seeds as they are typed, three or more in a row as a span: 0-4,7,9."""
     spans: list[list[int]] = []
     for seed in seeds:
         if spans and seed == spans[-1][-1] + 1:
@@ -86,7 +86,14 @@ def seed_spans(seeds: Iterable[int]) -> str:
 
 
 def command_line(name: str, paper: Paper, config: StudyConfig, smoothing: float) -> str:
-    """What a user types to have `report`, `verify` or `main` take exactly these config."""
+    """Return what a user types for a command with exactly this configuration.
+
+    Args:
+        name: `report`, `verify` or `main`.
+        paper: The study, whose own values need no option.
+        config: The configuration.
+        smoothing: The weight of the past in the average that smooths the loss.
+    """
     # The engine fused needs no option, because auto chooses it.
     options = option_words(paper, config) + ["--engine torch"] * (config.engine == "torch")
     own_smoothing = [f"--smoothing {smoothing}"] if smoothing != paper.range_test.smoothing else []

@@ -1,4 +1,4 @@
-"""In what a configuration is not the paper's, and which command would train it."""
+"""How a configuration departs from the paper's, and whether `main` trains it."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from reproduce.study.planning import common_fields, range_tests, requested_trial
 from reproduce.study.rate_checks import check_rates
 from reproduce.study.schema import Paper
 
-# What `main` can be asked for; the other options are those of its parts.
+# The fields that `main` has options for. Only the commands for its parts have the others.
 MAIN_FIELDS = ("dataset", "optimizer", "epochs", "batch_size", "seeds", "train_size", "engine", "protocol",
            "range_test_epochs")  # fmt: skip
 
 
 def list_departures(paper: Paper, config: StudyConfig) -> list[str]:
-    """In what a study is not the paper's, one phrase each; empty when it is the paper's own protocol as drawn."""
-    wanted, stated = common_fields(paper, config), common_fields(paper, StudyConfig())
+    """Return how a study departs from the paper's, one phrase each; nothing for the paper's own, as drawn."""
+    requested, stated = common_fields(paper, config), common_fields(paper, StudyConfig())
     names = {"train_size": "training images", "batch_size": "images a batch"}
-    if wanted["epochs"] == 1:
+    if requested["epochs"] == 1:
         names["epochs"] = "epoch"
     found = [
-        f"{wanted[key]} {names.get(key, key)} instead of {stated[key]}"
+        f"{requested[key]} {names.get(key, key)} instead of {stated[key]}"
         for key in stated
-        if key != "engine" and wanted[key] != stated[key]
+        if key != "engine" and requested[key] != stated[key]
     ]
     if config.learning_rates == paper.grid.learning_rates:
         found.append("the rates of the grid")
@@ -43,13 +43,16 @@ def list_departures(paper: Paper, config: StudyConfig) -> list[str]:
 
 
 def may_be_of_grid(paper: Paper, config: StudyConfig) -> bool:
-    """Whether these config can be a grid's, and are not of the paper's own study, which has 15 models beside it."""
-    said_of_schedules = len(config.schedulers) == 1 or config.schedule_parameters or config.rates_by_seed
-    return not said_of_schedules and config.protocol == "as-drawn" and bool(list_departures(paper, config))
+    """Return whether this may be the configuration of a grid alone.
+
+    That of the paper's own study is not: it has 15 models beside the grid.
+    """
+    is_of_schedules = len(config.schedulers) == 1 or config.schedule_parameters or config.rates_by_seed
+    return not is_of_schedules and config.protocol == "as-drawn" and bool(list_departures(paper, config))
 
 
 def main_trains(paper: Paper, config: StudyConfig, smoothing: float) -> bool:
-    """Whether `main` can be asked for exactly these config, and takes them."""
+    """Return whether `main` has options for exactly this configuration and smoothing, and trains it."""
     if not fits_main(config) or smoothing != paper.range_test.smoothing:
         return False
     try:
@@ -60,5 +63,5 @@ def main_trains(paper: Paper, config: StudyConfig, smoothing: float) -> bool:
 
 
 def fits_main(config: StudyConfig) -> bool:
-    """Whether `main` can be asked for all of them."""
+    """Return whether `main` has an option for everything in the configuration that is not the paper's."""
     return config == StudyConfig(**{key: getattr(config, key) for key in MAIN_FIELDS})

@@ -19,10 +19,10 @@ MAX_TRIALS = 10_000
 
 
 def trials(paper: Paper, config: StudyConfig) -> list[Trial]:
-    """The trials of a sweep: schedules × rates × seeds, in the paper's order. UserError where there can be none such.
+    """Return the trials of a sweep: schedules × rates × seeds, in the paper's order. UserError where there can be none.
 
-    It derives, and so refuses nothing that was fit to be typed elsewhere: what a user asks to have trained goes through
-    `asked` and `check_rates` besides.
+    Only what no trial can be is refused here. What a user requests is also checked by `requested_trials` and
+    `check_rates`.
     """
     common = common_fields(paper, config)
     seeds = _without_doubles("seeds", config.seeds or paper.protocol.seeds)
@@ -32,12 +32,12 @@ def trials(paper: Paper, config: StudyConfig) -> list[Trial]:
         own = {key: value for key, value in config.schedule_parameters.items() if key in defaults}
         schedule = {"name": scheduler, **defaults, **own}
         rates = config.learning_rates or paper.sweep(scheduler).learning_rates
-        of_seed = config.rates_by_seed or dict.fromkeys(seeds, _without_doubles("learning_rates", rates))
-        if without := set(seeds) - of_seed.keys():
+        rates_by_seed = config.rates_by_seed or dict.fromkeys(seeds, _without_doubles("learning_rates", rates))
+        if without := set(seeds) - rates_by_seed.keys():
             raise UserError(f"--seeds: there are no rates for seed {min(without)}")
-        for position in range(max(map(len, of_seed.values()))):
-            for seed in (seed for seed in seeds if position < len(of_seed[seed])):
-                rate = of_seed[seed][position]
+        for position in range(max(map(len, rates_by_seed.values()))):
+            for seed in (seed for seed in seeds if position < len(rates_by_seed[seed])):
+                rate = rates_by_seed[seed][position]
                 if not can_be_held(rate):
                     raise UserError(_describe_proposed_beyond(seed, rate))
                 result.append(_make_trial(**common, schedule=schedule, learning_rate=rate, seed=seed))
@@ -45,7 +45,14 @@ def trials(paper: Paper, config: StudyConfig) -> list[Trial]:
 
 
 def trial_of(paper: Paper, model: Model, seed: int, engine: Engine) -> Trial:
-    """Return the paper's own trial of a model at a rate, which is not a proposed one."""
+    """Return the paper's own trial of a model.
+
+    Args:
+        paper: The study.
+        model: Which model. Its rate must be a number, not a proposed one.
+        seed: The trial's.
+        engine: The trial's.
+    """
     config = StudyConfig(
         optimizer=model.optimizer,
         seeds=(seed,),
@@ -58,19 +65,23 @@ def trial_of(paper: Paper, model: Model, seed: int, engine: Engine) -> Trial:
 
 
 def requested_trials(paper: Paper, config: StudyConfig) -> list[Trial]:
-    """The trials of a sweep that a user asks to have trained. UserError for too many, and what has no effect on any."""
+    """Return the trials of a sweep that a user requests. UserError for too many, or a parameter without effect."""
     refuse_unused(paper, config)
     refuse_too_many(paper, config)
     return trials(paper, config)
 
 
-def refuse_too_many(paper: Paper, config: StudyConfig, of_all: Callable[[list[int]], int] = sum) -> None:
-    """UserError for more trials than one command trains; `of_all` is max where a command may have had one schedule."""
+def refuse_too_many(paper: Paper, config: StudyConfig, combine: Callable[[list[int]], int] = sum) -> None:
+    """Raise UserError for more trials than one command trains.
+
+    `combine` makes one number of the trials' numbers by schedule: sum for a command that trains all schedules, max
+    where each schedule may have had a command of its own.
+    """
     seeds = len(config.seeds or paper.protocol.seeds)
     counts = [seeds * len(config.learning_rates or paper.sweep(name).learning_rates) for name in config.schedulers]
     if config.rates_by_seed:
         counts = [sum(map(len, config.rates_by_seed.values()))] * len(config.schedulers)
-    if of_all(counts) > MAX_TRIALS:
+    if combine(counts) > MAX_TRIALS:
         raise UserError(
             f"--seeds and --learning-rates make {max(counts)} trials of every schedule, in all more than {MAX_TRIALS}: "
             "give fewer seeds or rates"
@@ -78,7 +89,7 @@ def refuse_too_many(paper: Paper, config: StudyConfig, of_all: Callable[[list[in
 
 
 def refuse_unused(paper: Paper, config: StudyConfig) -> None:
-    """UserError for a schedule's parameter of which none of the wanted schedules knows."""
+    """Raise UserError for a schedule's parameter that none of the requested schedules has."""
     known = {key for scheduler in config.schedulers for key in paper.schedules[config.protocol][scheduler]}
     for key in config.schedule_parameters:
         if key not in known:
@@ -88,15 +99,14 @@ def refuse_unused(paper: Paper, config: StudyConfig) -> None:
 
 
 def trainable_config(paper: Paper, config: StudyConfig) -> StudyConfig:
-    """The config without OneCycle where all schedules are wanted and the trials are too short for it to rise.
+    """Return the configuration, without OneCycle where the trials of several schedules are too short for it to rise.
 
-    It can then not have been run, but what can be as short is reported on like any other: a range test, a grid, the
-    other schedules one by one.
+    OneCycle cannot have been run then, but the range test, the grid and the other schedules can.
     """
     others = tuple(name for name in config.schedulers if name != "onecycle")
     if "onecycle" not in config.schedulers or not others or "pct_start" in config.schedule_parameters:
         return config
-    # This raises an error if something is wrong with all of them.
+    # This raises a UserError if something is wrong with the other schedules too.
     trials(paper, config.model_copy(update={"schedulers": others}))
     try:
         trials(paper, config.model_copy(update={"schedulers": ("onecycle",)}))
@@ -106,27 +116,27 @@ def trainable_config(paper: Paper, config: StudyConfig) -> StudyConfig:
 
 
 def chosen_trials(paper: Paper, typed: StudyConfig, recorded: StudyConfig) -> list[Trial]:
-    """The trials that typed options choose, as they are recorded: models alone where they speak of models.
+    """Return the recorded trials that typed options choose.
 
-    Else those of the range test and the grid too, whose options are the same.
+    These are models alone where the options are about models only, else also the range tests and the grid.
     """
     models = trials(paper, recorded)
     is_of_grid = recorded.schedulers == ("none",) != typed.schedulers
-    said_of_models = typed.learning_rates or typed.rates_by_seed or typed.schedule_parameters
-    if len(typed.schedulers) == 1 or (said_of_models and not is_of_grid):
+    is_of_models = typed.learning_rates or typed.rates_by_seed or typed.schedule_parameters
+    if len(typed.schedulers) == 1 or (is_of_models and not is_of_grid):
         return models
     return models + range_tests(paper, recorded) + grid_trials(paper, recorded)
 
 
 def refuse_what_never_ran(paper: Paper, config: StudyConfig) -> None:
-    """UserError for options that no command trains with, before what they choose is looked for."""
+    """Raise UserError for options that no command trains with, before what they choose is looked for."""
     refuse_unused(paper, config)
-    refuse_too_many(paper, config, of_all=max)
+    refuse_too_many(paper, config, combine=max)
     trials(paper, trainable_config(paper, config)), range_tests(paper, config)
 
 
 def range_tests(paper: Paper, config: StudyConfig) -> list[Trial]:
-    """One range test a seed. UserError where a wish cannot be met."""
+    """Return the range tests, one a seed. UserError where the configuration allows none."""
     common = common_fields(paper, config) | {"epochs": config.range_test_epochs or paper.range_test.epochs}
     ramp = {"name": "ramp", "lr_end": config.lr_end or paper.range_test.lr_end}
     # The paper has none of these.
@@ -141,20 +151,20 @@ def range_tests(paper: Paper, config: StudyConfig) -> list[Trial]:
 
 
 def grid_config(paper: Paper, config: StudyConfig) -> StudyConfig:
-    """Every rate of the grid, or of the config where they name some, without a schedule."""
+    """Return the configuration without a schedule, at its own rates or, where it has none, at the grid's."""
     rates = config.learning_rates or paper.grid.learning_rates
     return config.model_copy(update={"schedulers": ("none",), "learning_rates": rates})
 
 
 def grid_trials(paper: Paper, config: StudyConfig) -> list[Trial]:
-    """The trials of the grid, one a rate and a seed."""
+    """Return the trials of the grid, one a rate and a seed."""
     return trials(paper, grid_config(paper, config))
 
 
 def trials_beside_grid(paper: Paper, config: StudyConfig, proposed: Mapping[int, Iterable[float]]) -> list[Trial]:
-    """The trials at proposed rates, by seed, that are not in the grid already and that weights can be trained at."""
+    """Return the trials at the proposed rates of each seed, without those in the grid and those beyond the bounds."""
     rates = set(config.learning_rates or paper.grid.learning_rates)
-    own = {seed: tuple(sorted(filter(can_be_held, set(of_seed) - rates))) for seed, of_seed in proposed.items()}
+    own = {seed: tuple(sorted(filter(can_be_held, set(values) - rates))) for seed, values in proposed.items()}
     if not any(own.values()):
         return []
     seeds = tuple(own)
@@ -162,7 +172,7 @@ def trials_beside_grid(paper: Paper, config: StudyConfig, proposed: Mapping[int,
 
 
 def round_rate(rate: float) -> float:
-    """The rate in three significant digits: what a proposal is printed as is what is trained at."""
+    """Return the rate in three significant digits, so that a proposal is trained at the rate that is printed."""
     return float(f"{rate:.2e}")
 
 

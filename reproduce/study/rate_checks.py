@@ -1,24 +1,34 @@
-"""Rates that training cannot hold, and what planned trials do without effect: told before anything starts."""
+"""Rates that training cannot hold, and what planned trials do without effect: reported before anything starts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
-from typing import Any
 
 from reproduce.errors import UserError
 from reproduce.study import rate_limits
 from reproduce.study.config import StudyConfig, option_name
-from reproduce.study.trial import MAX_RATE, MIN_RATE, MultiStepDecay, OneCycle, Ramp, StepDecay, Trial, format_rate
+from reproduce.study.trial import (
+    MAX_RATE,
+    MIN_RATE,
+    MultiStepDecay,
+    OneCycle,
+    Ramp,
+    Schedule,
+    StepDecay,
+    Trial,
+    format_rate,
+)
 
 # A message shows this many of a list of milestones.
 SHOWN_STEPS = 5
 
 
 def check_rates(config: StudyConfig, planned: Iterable[Trial]) -> None:
-    """UserError where a trial would come to a rate that training cannot hold, naming what makes it and at which step.
+    """Raise UserError where a trial would come to a rate that training cannot hold. It names the cause and the step.
 
-    Where the paper's own decay comes to one, in a run much longer than the paper's, `idle` tells it instead.
+    Where the paper's own decay comes to one, in a run much longer than the paper's, `list_without_effect` says so
+    instead.
     """
     for trial, (step, rate) in _trials_beyond(planned):
         if not _is_decay_of_the_paper(config, trial, rate):
@@ -26,9 +36,9 @@ def check_rates(config: StudyConfig, planned: Iterable[Trial]) -> None:
 
 
 def list_without_effect(config: StudyConfig, planned: Iterable[Trial]) -> list[str]:
-    """What the planned trials do to no effect, one phrase each: what comes after their end, and rates that are nothing.
+    """List what has no effect in the planned trials, one phrase each: what comes after their end, and vanishing rates.
 
-    What the paper's own schedules would do after the end of a shorter run is not asked for, and not told.
+    What the paper's own schedules would do after the end of a shorter run was not requested, and is left out.
     """
     planned, found = list(planned), {}
     for trial in planned:
@@ -42,19 +52,19 @@ def list_without_effect(config: StudyConfig, planned: Iterable[Trial]) -> list[s
             found[f"--decay-steps {schedule.decay_steps}"] = last
         if isinstance(schedule, Ramp) and config.validation_interval and config.validation_interval > last:
             found[f"--validation-interval {config.validation_interval}"] = last
-    told = [f"{what} comes after the last step, {last}, and has no effect" for what, last in found.items()]
+    lines = [f"{what} comes after the last step, {last}, and has no effect" for what, last in found.items()]
     for trial, (step, rate) in _trials_beyond(planned):
         if _is_decay_of_the_paper(config, trial, rate):
-            told.append(
+            lines.append(
                 f"scheduler {trial.schedule.name} at {format_rate(trial.learning_rate)}: the paper's decay brings the "
                 f"rate below {MIN_RATE:g} at step {step} of {trial.total_steps}, and no weight changes after that"
             )
-    return told
+    return lines
 
 
 def _trials_beyond(planned: Iterable[Trial]) -> Iterator[tuple[Trial, tuple[int, Decimal]]]:
-    """The trials that come to a rate which training cannot hold, the first of several seeds; the step and the rate."""
-    different: dict[Any, Trial] = {}
+    """Yield each trial that comes to a rate which training cannot hold, one of several seeds, with step and rate."""
+    different: dict[tuple[Schedule, float, int], Trial] = {}
     for trial in planned:
         different.setdefault((trial.schedule, trial.learning_rate, trial.total_steps), trial)
     for trial in different.values():
@@ -63,7 +73,7 @@ def _trials_beyond(planned: Iterable[Trial]) -> Iterator[tuple[Trial, tuple[int,
 
 
 def _is_decay_of_the_paper(config: StudyConfig, trial: Trial, rate: Decimal) -> bool:
-    """Whether nothing but the paper's own decay, going on for long, brings the rate down."""
+    """Return whether only the paper's own decay, in a long run, lowers the rate that far."""
     falls = not isinstance(trial.schedule, OneCycle) and rate < trial.learning_rate
     return falls and not config.schedule_parameters.keys() & type(trial.schedule).model_fields.keys()
 

@@ -19,7 +19,7 @@ LOWEST, HIGHEST = Decimal(MIN_RATE) * (1 - ROUNDING), Decimal(MAX_RATE) * (1 + R
 
 
 def rate_at(trial: Trial, step: int) -> Decimal:
-    """The rate in force at that step, from 0, as the trial's scheduler gives it within rounding."""
+    """Return the rate at that step, from 0, as the trial's scheduler gives it within rounding."""
     schedule, start = trial.schedule, Decimal(trial.learning_rate)
     with localcontext(WIDE):
         match schedule.name:
@@ -39,10 +39,16 @@ def rate_at(trial: Trial, step: int) -> Decimal:
 
 
 def _one_cycle(schedule: OneCycle, highest: float, total_steps: int, step: int) -> float:
-    """The rate of PyTorch's OneCycleLR, in its own order of operations.
+    """Return the rate of PyTorch's OneCycleLR, in its own order of operations.
 
     It counts from the end of a phase back to its start, so that a start far below the end is lost in rounding: with a
     div_factor of 1e17 the first rate is exactly 0.
+
+    Args:
+        schedule: Its parameters.
+        highest: The rate at the peak.
+        total_steps: All steps of the trial.
+        step: Which step, from 0.
     """
     start = highest / schedule.div_factor
     end = start / schedule.final_div_factor
@@ -52,7 +58,7 @@ def _one_cycle(schedule: OneCycle, highest: float, total_steps: int, step: int) 
 
 
 def first_beyond(trial: Trial) -> tuple[int, Decimal] | None:
-    """The first step, from 0, whose rate training cannot hold, and that rate; None where it can hold all."""
+    """Return the first step, from 0, whose rate training cannot hold, and that rate; None where it can hold all."""
     if isinstance(trial.schedule, Constant | Ramp):
         # The rates lie between two rates that were checked.
         return None
@@ -72,7 +78,7 @@ def _is_beyond(rate: Decimal) -> bool:
 
 
 def as_text(rate: Decimal) -> str:
-    """The rate in three digits, however small or large."""
+    """Return the rate in three digits, however small or large."""
     if rate == 0:
         return "0"
     mantissa, exponent = f"{rate:.2e}".split("e")

@@ -37,7 +37,7 @@ Address = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
 
 
 class Publisher(Frozen):
-    """Who published a paper, and the publisher's own site."""
+    """The publisher of a paper, and the publisher's own site."""
 
     name: Text
     url: Address
@@ -59,7 +59,7 @@ class Publication(Frozen):
 
 
 class Reported(Frozen):
-    """What the paper reports of one model. Accuracy is a fraction, a mean over test batches; loss an epoch's mean.
+    """The paper's results of one model. Accuracy is a fraction, a mean over test batches; loss an epoch's mean.
 
     `source` is that of the accuracy; every loss is read off a plot. `said` is the paper's verdict in our words.
     """
@@ -117,7 +117,7 @@ class RangeTest(Frozen):
 
 
 class Defaults(Frozen):
-    """What every trial of the paper has in common."""
+    """The values that every trial of the paper has in common."""
 
     dataset: Dataset
     train_size: Count

@@ -76,7 +76,7 @@ class MultiStepDecay(Frozen):
 
 
 class OneCycle(Frozen):
-    """Up from rate / div_factor to the rate in `pct_start` of all steps, then down to the start / final_div_factor.
+    """A rise from rate / div_factor to the rate in `pct_start` of all steps, then a fall to start / final_div_factor.
 
     With Adam's family it also cycles beta1 between 0.85 and 0.95, with SGD the momentum, as PyTorch does.
     """
@@ -156,7 +156,7 @@ class Trial(Frozen):
         return self
 
     def _rises(self, ramp: Ramp) -> None:
-        """ValueError unless each step of the ramp is at a higher rate than the one before: slopes are taken between."""
+        """Raise ValueError unless every step of the ramp has a higher rate than the step before, as slopes need."""
         ends = f"--lr-end {format_rate(ramp.lr_end)}", f"--lr-start {format_rate(self.learning_rate)}"
         if ramp.lr_end <= self.learning_rate:
             raise ValueError(f"{ends[0]} must be above {ends[1]}")
@@ -201,7 +201,7 @@ class Trial(Frozen):
         return name if self.optimizer == "adam" else f"{self.optimizer} {name}"
 
     def parameters(self) -> dict[str, Any]:
-        """The configuration flat, under the names it has in MLflow: the schedule's own parameters beside the rest."""
+        """Return the configuration flat, by its names in MLflow: the schedule's own parameters beside the rest."""
         flat = self.model_dump(exclude={"schedule"})
         schedule = self.schedule.model_dump()
         flat["scheduler"] = schedule.pop("name")
@@ -211,18 +211,18 @@ class Trial(Frozen):
 
     @property
     def config_hash(self) -> str:
-        """SHA-256 of the configuration: what a report looks a trial up by, whatever code or machine made it."""
+        """The SHA-256 of the configuration, by which a report finds a trial, whatever code or machine trained it."""
         return _digest(self.model_dump(mode="json"))
 
     def cache_key(self, numerics_environment: Mapping[str, str]) -> str:
-        """SHA-256 of the configuration and all else that decides the numbers: data, code, versions, kind of device."""
+        """Return the SHA-256 of the configuration and what else decides the numbers: data, code, versions, device."""
         return _digest({"trial": self.model_dump(mode="json"), "surroundings": dict(numerics_environment)})
 
 
 def format_rate(rate: float, digits: int | None = None) -> str:
-    """A learning rate as the field writes it, 0.6, 0.06, 6e-4, 6.05e-5, in so many significant digits at most.
+    """Return a learning rate as text: 0.6, 0.06, 6e-4, 6.05e-5, in so many significant digits at most.
 
-    Without `digits` it has all that it needs, so that two rates never read the same and a text is its rate again.
+    Without `digits` the text has as many as it needs to give the same rate back, so no two rates have the same text.
     """
     if digits is None:
         digits = next(digits for digits in range(6, 18) if float(f"{rate:.{digits - 1}e}") == rate)
@@ -233,9 +233,9 @@ def format_rate(rate: float, digits: int | None = None) -> str:
 
 
 def can_be_held(rate: float) -> bool:
-    """Whether float32 weights can be trained at that rate; a proposed or computed one may lie outside."""
+    """Return whether float32 weights can be trained at that rate; a proposed or computed one may lie outside."""
     return MIN_RATE <= rate <= MAX_RATE
 
 
-def _digest(content: Any) -> str:
+def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -39,11 +39,11 @@ class Document:
             raise self.error(loader.line + 1 if loader else 1, "is nested too deeply") from error
 
     def error(self, line: int, message: str) -> UserError:
-        """What is wrong at that line, from 1."""
+        """Return the error for what is wrong at that line, from 1."""
         return UserError(f"{self.path}:{line}: {message}")
 
     def line(self, keys: Sequence[int | str]) -> int:
-        """The line, from 1, that the keys and positions lead to; where one is missing, that of the one before."""
+        """Return the line, from 1, that the keys and positions lead to; where one is missing, the previous one's."""
         node, found = self._root, self._root.start_mark.line
         # Pydantic may put the name of a type among the keys.
         for key in keys:
@@ -58,7 +58,7 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what hides where a value comes from: a key given twice, merged keys, anchors of more than a word."""
+    """A loader that refuses what hides a value's origin: keys given twice, merged keys, anchors of more than a word."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         # The stubs leave out a type, and the mark of PyYAML's own parser in C.

@@ -1,7 +1,7 @@
 """Heartbeats of runs, and the end of the runs whose process is gone.
 
-Whether a process of this home is alive, its lock tells (`locks`). Of the processes of another home, on another machine
-for instance, a tag tells: a run renews it every minute.
+A lock shows whether a process of this home is alive (`locks`). For the processes of another home, on another machine
+for instance, a tag shows it: a run renews it every minute.
 """
 
 import threading
@@ -24,9 +24,9 @@ HEARTBEAT_SECONDS = 60
 
 
 class Heartbeat:
-    """The heartbeats of this home's runs, and what they tell of the runs of other homes.
+    """The heartbeats of this home's runs, and what heartbeats say of the runs of other homes.
 
-    `home` has the locks, and `home_id` tells it from all other homes.
+    `home` has the locks, and `home_id` identifies it among all homes.
     """
 
     def __init__(self, client: RetryingClient, home: Path, home_id: str) -> None:
@@ -119,7 +119,7 @@ class Heartbeat:
     def _has_parent_ended(self, run: Run) -> bool:
         """Return whether the run's parent is a command of this home that ended, and its workers with it.
 
-        A command that failed may have lost its cluster, whose workers then go on.
+        A command that failed may have lost its cluster, whose workers then continue.
         """
         parent_id = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
         found = self.client.search_runs(f"attributes.run_id = '{parent_id}'") if parent_id else []

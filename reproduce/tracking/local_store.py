@@ -58,7 +58,7 @@ def make_uri(file: Path) -> str:
 
 
 def check_file(file: Path) -> None:
-    """UserError for a file that is no tracking store and will not become one."""
+    """Raise UserError for a file that is no tracking store and will not become one."""
     if (why := _why_unfit(file)) is not None:
         raise UserError(f"the tracking store {file} {why}: set MLFLOW_TRACKING_URI to another file")
 

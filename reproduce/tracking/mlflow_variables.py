@@ -61,7 +61,7 @@ def resolve_store(uri: str) -> tuple[str, Path | None]:
 
 
 def check_for_new_store() -> None:
-    """UserError where MLflow's variables name what a store that does not exist yet cannot hold."""
+    """Raise UserError where MLflow's variables name what a store that does not exist yet cannot hold."""
     for variable in (RUN, EXPERIMENT_ID):
         if (named := os.environ.get(variable)) and (variable, named) != (EXPERIMENT_ID, DEFAULT_EXPERIMENT_ID):
             raise _not_found(variable, named)
@@ -107,7 +107,7 @@ def _create(client: MlflowClient, name: str, artifacts: str | None) -> str:
 
 
 def _check_own(run: Run, command: str | None) -> None:
-    """UserError unless `mlflow run` has just made that run for this command: any other has its own record."""
+    """Raise UserError unless `mlflow run` has just made that run for this command: any other has its own record."""
     tags, what = run.data.tags, None
     if run.info.lifecycle_stage != "active":
         what = "a deleted run"

@@ -55,7 +55,7 @@ class Result:
 
 @dataclass(frozen=True)
 class RecordedProposal:
-    """What a range test's run proposes. `reason` says why the rate is doubtful, if it is, or why there is none."""
+    """The proposal in a range test's run. `reason` says why the rate is doubtful, if it is, or why there is none."""
 
     run_id: str
     learning_rate: float | None
@@ -87,7 +87,7 @@ def _read_proposal(run: Run) -> RecordedProposal:
 
 
 class RunReader:
-    """What reads the runs of a store; `once`, for a command that trains nothing: it lists the finished runs once."""
+    """A reader of the runs of a store; `once`, for a command that trains nothing: it lists the finished runs once."""
 
     def __init__(self, client: RetryingClient, once: bool = False) -> None:
         self.client, self.once = client, once

@@ -1,6 +1,6 @@
 """A study whose folder was moved, copied, unpacked or mounted elsewhere: the store leads to its artifacts again.
 
-MLflow writes the absolute place of every run's artifacts into the store, and goes on using the old place. The places
+MLflow writes the absolute place of every run's artifacts into the store, and continues to use the old place. The places
 are corrected here, in the SQLite file itself.
 """
 
@@ -92,7 +92,7 @@ def _write(database: sqlite3.Connection, changes: list[tuple[_Address, Path]], f
 
 
 def _check_no_command_runs(database: sqlite3.Connection, home: Path) -> None:
-    """UserError while a command runs in the study under its earlier path, as in a container."""
+    """Raise UserError while a command runs in the study under its earlier path, as in a container."""
     rows = database.execute(
         "SELECT runs.run_uuid, alive.value FROM runs JOIN tags kind ON kind.run_uuid = runs.run_uuid "
         "AND kind.key = 'kind' AND kind.value = 'parent' LEFT JOIN tags alive ON alive.run_uuid = runs.run_uuid "
@@ -138,7 +138,14 @@ def _addresses_elsewhere(database: sqlite3.Connection, folder: Path) -> dict[Pat
 
 
 def _read_column(database: sqlite3.Connection, table: str, column: str, open_rows: str) -> list[tuple[int, str, int]]:
-    """Return row, value and `open_rows`, 1 or 0, of every value in the column."""
+    """Return row, value and `open_rows`, 1 or 0, of every value in the column.
+
+    Args:
+        database: The store.
+        table: One of MLflow's tables; nothing is returned where the store does not have it.
+        column: A column of it.
+        open_rows: An SQL condition that holds for rows for which more artifacts may be written.
+    """
     query = f"SELECT rowid, {column}, {open_rows} FROM {table} WHERE {column} IS NOT NULL"
     try:
         return database.execute(query).fetchall()

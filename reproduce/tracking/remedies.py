@@ -1,6 +1,7 @@
 """What to do about an error: the one place that decides which remedy goes with which cause.
 
-A remedy is given only where it helps. That the same command goes on is said only after causes that the tests create.
+A remedy is given only where it helps. It says that the same command resumes only after causes that the tests
+create.
 """
 
 import os
@@ -9,7 +10,7 @@ from importlib.util import find_spec
 
 from reproduce.errors import StoreAwayError, TrackingError, TrialsFailedError
 
-GO_ON = "what is done is recorded; the same command resumes from there"
+RESUMES = "what is done is recorded; the same command resumes from there"
 # What commands that record no trials say in its place.
 COMMANDS_WITHOUT_TRIALS = {
     "report": "nothing that was recorded is lost; the same command writes the report again",
@@ -58,8 +59,8 @@ def suggest_after(error: BaseException, command: str) -> str:
         return kept or "what is done is recorded; once the store answers, the same command resumes from there"
     if isinstance(error, TrackingError | OSError):
         if any(words in said for words in NO_ROOM):
-            return f"make room: {kept or GO_ON}"
+            return f"make room: {kept or RESUMES}"
         if any(words in said for words in NO_RIGHT):
-            return f"correct its permissions: {kept or GO_ON}"
+            return f"correct its permissions: {kept or RESUMES}"
         return kept or "what is done is in the store, or in the checkpoints"
-    return kept or GO_ON
+    return kept or RESUMES

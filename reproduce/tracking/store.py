@@ -63,7 +63,7 @@ class TrackingStore:
         return self.client.mlflow
 
     def check_artifacts(self) -> None:
-        """UserError where the experiment's artifacts go to a place on this machine that cannot be written to."""
+        """Raise UserError where the experiment's artifacts go to a place on this machine that cannot be written to."""
         location = self.client.call(self.mlflow.get_experiment, self.experiment_id).artifact_location
         place = local_store.local_path(location)
         if place is not None and (why := why_unwritable(place)) is not None:

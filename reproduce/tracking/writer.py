@@ -43,13 +43,13 @@ DESPITE_COLLISIONS = Retrying(
 
 
 class RunWriter:
-    """What writes the runs of a store, new ones in the experiment of that id."""
+    """A writer of the runs of a store; it creates new ones in the experiment of that id."""
 
     def __init__(self, client: RetryingClient, heartbeat: Heartbeat, experiment_id: str) -> None:
         self.client, self.heartbeat, self.experiment_id = client, heartbeat, experiment_id
 
     def create_run(self, tags: dict[str, str], name: str) -> str:
-        """Create a run, and return its id: one run, also where an answer was lost and the store was asked again."""
+        """Create a run, and return its id: one run, even if an answer was lost and the call was repeated."""
         tags = resolve_tags(tags | self.heartbeat.tags() | {"creation": uuid.uuid4().hex})
         self.client.call(self.client.mlflow.create_run, self.experiment_id, tags=tags, run_name=name)
         made, *others = self.client.search_runs(f"tags.creation = '{tags['creation']}'")
@@ -165,7 +165,6 @@ class RunWriter:
 
     def log_proposals(self, run_id: str, smoothing: float, proposals: dict[str, tuple[int, Suggestion]]) -> None:
         """Record what range tests propose, in the run of each, and by seed in their parent.
-
 
         Args:
             run_id: the parent's run.

@@ -35,7 +35,7 @@ PACKAGE = "reproduce"
 NEW_CODE = [f":(glob){PACKAGE}/**/*.{suffix}" for suffix in ("py", "yaml", "cpp")]
 SUBMODULE = b"160000 "
 VARIABLES = {
-    # Whatever settings there are, no file is fetched and nobody is asked for a password.
+    # Whatever settings there are, no file is fetched and git does not prompt for a password.
     "GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C",
 }  # fmt: skip
 NO_SETTINGS = {
@@ -128,10 +128,16 @@ class Checkout:
 
 
 def _git(root: Path, *words: str, variables: dict[str, str] | None = None, stdin: bytes = b"") -> bytes:
-    """Run git in the folder and return what it prints.
+    """Run git in the folder, and return what it prints. NotKnownError as `run_program` raises it.
 
     The user's own settings are in force unless `variables` set them aside: safe.directory says which folders of other
     owners git may read.
+
+    Args:
+        root: The folder.
+        words: The command and its arguments.
+        variables: Variables of the environment, over the user's.
+        stdin: What git reads.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", "--no-replace-objects", "-C", str(root), *words]

@@ -44,7 +44,7 @@ SCHEDULER_STATE = ("last_epoch", "_step_count", "_last_lr")
 
 
 class TrainingState(NamedTuple):
-    """All that a trial goes on from, as Colossal-AI wraps it."""
+    """All that a trial resumes from, as Colossal-AI wraps it."""
 
     model: torch.nn.Module
     optimizer: torch.optim.Optimizer

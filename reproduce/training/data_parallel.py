@@ -18,7 +18,7 @@ class Stateful(Protocol):
     """A network, an optimizer or a schedule."""
 
     def state_dict(self) -> dict[str, object]:
-        """Return all that it needs to go on."""
+        """Return all that it needs to resume."""
 
     def load_state_dict(self, state_dict: dict[str, object], /) -> object:
         """Take such a state over."""

@@ -1,7 +1,7 @@
 """Train one trial through Colossal-AI's Booster and yield a record an epoch. Knows nothing of MLflow.
 
 A trial is a function of its configuration: its seed sets the initial weights and the order of the data, one thread
-computes on a CPU, and every epoch is saved, so that a trial that was stopped goes on to the same bits. Where a launcher
+computes on a CPU, and every epoch is saved, so that a trial that was stopped resumes to the same bits. Where a launcher
 started several ranks, each calls `train` with the same trial, and they train it together.
 """
 
@@ -195,7 +195,7 @@ def validate(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor)
 
 
 class DivergenceMonitor:
-    """Compares the debiased average of a trial's losses with `factor` times its least so far; None compares nothing."""
+    """A comparison of the debiased average of a trial's losses with `factor` times the least so far; None: no bound."""
 
     def __init__(self, factor: float | None) -> None:
         self.factor = factor

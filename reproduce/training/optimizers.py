@@ -1,4 +1,4 @@
-"""The optimizers by name: the assignment's own list, and HybridAdam. All but the rate is as in their libraries."""
+"""The optimizers by name: the paper's own list, and HybridAdam. All but the rate is as in their libraries."""
 
 from collections.abc import Iterable
 

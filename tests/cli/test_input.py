@@ -426,7 +426,7 @@ def test_letters_that_an_encoding_has_not_are_written_plainly(monkeypatch):
 @pytest.mark.parametrize(
     ("command", "kept"),
     [
-        ("main", remedies.GO_ON), ("sweep", remedies.GO_ON), ("grid", remedies.GO_ON), ("range_test", remedies.GO_ON),
+        *((name, remedies.RESUMES) for name in ("main", "sweep", "grid", "range_test")),
         ("report", "nothing that was recorded is lost; the same command writes the report again"),
         ("verify", "nothing is lost; the same command judges again"),
         ("data", "complete files are kept; the same command gets the others"),

@@ -20,7 +20,7 @@ from reproduce.report import figures
 from reproduce.tracking import local_store
 
 COMMAND = Path(sysconfig.get_path("scripts"), "reproduce")
-OF_A_NOTEBOOK = "module://matplotlib_inline.backend_inline"
+NOTEBOOK_BACKEND = "module://matplotlib_inline.backend_inline"
 WITHOUT_LETTERS = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 HIDES_PYTHONS_OWN = "raise SystemExit('a random.py of the user was run')\n"
 
@@ -191,7 +191,7 @@ def test_a_picture_is_the_same_whatever_is_set_for_matplotlib(tmp_path):
     program = "import test_interpreter; from pathlib import Path; test_interpreter.pictures(Path())"
     code, printed = left(
         sys.executable, "-c", program, folder=work,
-        PYTHONPATH=f"{ROOT / 'tests'}{os.pathsep}{Path(__file__).parent}", MPLBACKEND=OF_A_NOTEBOOK,
+        PYTHONPATH=f"{ROOT / 'tests'}{os.pathsep}{Path(__file__).parent}", MPLBACKEND=NOTEBOOK_BACKEND,
         MPLCONFIGDIR="/dev/null/x",
         MATPLOTLIBRC=str(work / "matplotlibrc"), DISPLAY="", HOME=str(work / "home"),
     )  # fmt: skip
@@ -233,7 +233,7 @@ def test_a_sweep_in_a_strange_environment_gives_what_it_gives_elsewhere(tmp_path
         COMMAND, "range_test", "--train-size", "1280", "--epochs", "1", "--seeds", "0,1", "--jobs", "2",
         folder=work, **WITHOUT_LETTERS,
         REPRODUCE_DATA_DIR=str(mnist_cache / "data" / "mnist"), REPRODUCE_FUSED_DIR=str(mnist_cache / "fused"),
-        MLFLOW_TRACKING_URI="sqlite:///mlflow.db", MPLBACKEND=OF_A_NOTEBOOK,
+        MLFLOW_TRACKING_URI="sqlite:///mlflow.db", MPLBACKEND=NOTEBOOK_BACKEND,
         PYTHONWARNINGS="error", PYTHONHASHSEED="random", PYTHONSTARTUP="/nowhere", PYTHONBREAKPOINT="nonsense",
         PYTHONUNBUFFERED="1", PYTHONINTMAXSTRDIGITS="640",
         HOME=str(work / "home"), GIT_DIR="/nowhere",

@@ -68,7 +68,7 @@ def arrays():
 
 
 SWAPPED = dict(zip(FILES, reversed(FILES.values()), strict=True))
-OF_A_MAC = {f"__MACOSX/._{name}": b"\0\5\x16\7" * 40 for name in FILES}
+MAC_FILES = {f"__MACOSX/._{name}": b"\0\5\x16\7" * 40 for name in FILES}
 PLACES = {
     "as they are": named("{}"),
     "with a dot": named("{dotted}"),
@@ -90,7 +90,7 @@ PLACES = {
     "beside damaged ones": named("{}", change=lambda content: content[:-1]) | named("good/{}"),
     "in a zip": {"archive.zip": zipped(FILES, compression=zipfile.ZIP_DEFLATED)},
     "in a zip of .gz": {"mnist.zip": zipped(named("data/{}.gz", change=gzip.compress))},
-    "in a zip that a Mac made": {"archive.zip": zipped(named("{dotted}/{dotted}") | OF_A_MAC)},
+    "in a zip that a Mac made": {"archive.zip": zipped(named("{dotted}/{dotted}") | MAC_FILES)},
     "in a zip in a zip": {"all.zip": zipped({"notes.txt": b"", "mnist.zip": zipped(FILES)})},
     "in a tar": {"mnist.tar": tarred(FILES)},
     "in a tar.gz": {"mnist.tar.gz": tarred(named("package/data/{}"), "w:gz")},

@@ -56,7 +56,7 @@ def test_a_signal_that_strikes_in_a_weak_references_callback_is_not_lost(monkeyp
 
     left, line = ends(monkeypatch, capfd, work)
     assert (left, reached) == (code, [])
-    assert line.endswith(remedies.GO_ON)
+    assert line.endswith(remedies.RESUMES)
 
 
 def test_a_signal_for_which_a_library_leaves_with_a_code_of_its_own_is_told_as_ever(monkeypatch, capfd):
@@ -66,7 +66,7 @@ def test_a_signal_for_which_a_library_leaves_with_a_code_of_its_own_is_told_as_e
         except SystemExit:
             sys.exit(1)  # as Ray does while it waits
 
-    assert ends(monkeypatch, capfd, work) == (143, f"terminated: {remedies.GO_ON}")
+    assert ends(monkeypatch, capfd, work) == (143, f"terminated: {remedies.RESUMES}")
     assert ends(monkeypatch, capfd, lambda: sys.exit(1)) == (1, "")  # nobody told that one to stop
 
 

@@ -18,14 +18,14 @@ from reproduce.study import planning
 def dying(marks, name, times):
     """What is left behind, but the worker that comes to that trial dies, so many times."""
 
-    def leave_behind(trial, history, folder):
+    def write_artifacts(trial, history, folder):
         mark = marks / str(sum(1 for _ in marks.iterdir()))
         if trial.label == name and len(list(marks.iterdir())) < times:
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return trial_artifacts.leave_behind(trial, history, folder, smoothing=0.9)
+        return trial_artifacts.write_artifacts(trial, history, folder, smoothing=0.9)
 
-    return leave_behind
+    return write_artifacts
 
 
 def three(paper):

@@ -46,7 +46,7 @@ def run(store, trials, **changes):
     executor = local.Pool(run_options(store.home, jobs=changes.pop("jobs", 2)))
     executor.kernel = kernel()
     with open_parent_run(store, "sweep", {"scheduler": "test"}) as parent_id:
-        settings = {"force": False, "draw_artifacts": functools.partial(trial_artifacts.leave_behind, smoothing=0.9)}
+        settings = {"force": False, "draw_artifacts": functools.partial(trial_artifacts.write_artifacts, smoothing=0.9)}
         done = runner.run(trials, store, parent_id, executor=executor, **(settings | changes))
         log_outcomes(store, parent_id, [(item.trial, item.run_id, item.state) for item in done])
     return parent_id, done

@@ -80,7 +80,7 @@ def write(directory: Path, uri: str, number: int, mine: list[Trial], all_here: m
                     store.writer.log_epoch(run_id, record)
                 tags = {}
                 if trial.is_range_test:
-                    tags = trial_artifacts.leave_behind(trial, records, Path(folder), SMOOTHING)
+                    tags = trial_artifacts.write_artifacts(trial, records, Path(folder), SMOOTHING)
                 weights = None if trial.is_range_test else directory / "weights.safetensors"
                 store.writer.finish_trial(run_id, records, Path(folder), weights, tags)
             written.append(run_id)

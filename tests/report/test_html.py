@@ -35,3 +35,13 @@ def test_no_line_ends_within_a_number(number):
 
 def test_the_same_page_gives_the_same_bytes():
     assert html.render(vars(WHOLE)).encode() == html.render(vars(replace(WHOLE))).encode()
+
+
+def test_the_made_up_page_has_the_keys_that_a_page_has():
+    runs = [run for claim in WHOLE.claims for run in claim.runs]
+    for kind, made in (
+        (html.Page, [WHOLE]), (html.Claim, WHOLE.claims), (html.Run, runs), (html.Figure, WHOLE.figures),
+        (html.Table, WHOLE.tables),
+    ):  # fmt: skip
+        assert made
+        assert all(vars(part).keys() == kind.__annotations__.keys() for part in made), kind

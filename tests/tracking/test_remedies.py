@@ -7,7 +7,7 @@ import pytest
 from reproduce.errors import ClusterLostError, StoreAwayError, TrackingError, TrialsFailedError
 from reproduce.escaping import sentences
 from reproduce.tracking import remedies
-from reproduce.tracking.remedies import GO_ON
+from reproduce.tracking.remedies import RESUMES
 
 
 @pytest.mark.parametrize(
@@ -56,15 +56,15 @@ def test_an_address_with_a_space_can_be_pasted_into_a_shell():
 @pytest.mark.parametrize(
     ("error", "after"),
     [
-        (KeyboardInterrupt(), GO_ON),
-        (SystemExit(), GO_ON),
-        (ClusterLostError("gone"), GO_ON),
+        (KeyboardInterrupt(), RESUMES),
+        (SystemExit(), RESUMES),
+        (ClusterLostError("gone"), RESUMES),
         (StoreAwayError("x"), "what is done is recorded; once the store answers, the same command resumes from there"),
-        (TrackingError("refused: database or disk is full"), f"make room: {GO_ON}"),
-        (TrackingError("refused: attempt to write a readonly database"), f"correct its permissions: {GO_ON}"),
+        (TrackingError("refused: database or disk is full"), f"make room: {RESUMES}"),
+        (TrackingError("refused: attempt to write a readonly database"), f"correct its permissions: {RESUMES}"),
         (TrackingError("refused: no such run"), "what is done is in the store, or in the checkpoints"),
-        (OSError(errno.ENOSPC, "No space left on device"), f"make room: {GO_ON}"),
-        (PermissionError(errno.EACCES, "Permission denied"), f"correct its permissions: {GO_ON}"),
+        (OSError(errno.ENOSPC, "No space left on device"), f"make room: {RESUMES}"),
+        (PermissionError(errno.EACCES, "Permission denied"), f"correct its permissions: {RESUMES}"),
         (OSError(errno.EIO, "Input/output error"), "what is done is in the store, or in the checkpoints"),
         (TrialsFailedError("1 of 2"), "what is done is recorded; the same command tries the failed trials again"),
     ],

@@ -1,6 +1,6 @@
 """Which nodes of a Ray cluster may train, and what decides the numbers on them.
 
-That is the nodes', not this process's: all of them are asked before any trial, and have to agree.
+That is the nodes', not this process's: every node is checked before any trial, and they have to agree.
 """
 
 import time
@@ -30,11 +30,14 @@ def usable_nodes(device: str) -> dict[str, str]:
     }
 
 
-def choose_device(wanted: str) -> str:
-    """Return the kind of device that trials run on: a GPU where a node has one, unless the CPU is wanted."""
-    if wanted != "cpu" and usable_nodes("cuda"):
+def choose_device(requested: str) -> str:
+    """Return the kind of device that trials run on: a GPU where a node has one, unless the CPU is requested.
+
+    UserError where a GPU is requested and no node has one.
+    """
+    if requested != "cpu" and usable_nodes("cuda"):
         return "cuda"
-    if wanted == "cuda":
+    if requested == "cuda":
         raise UserError(
             "--device cuda: no node of the Ray cluster offers a GPU and a CPU; start one with ray start "
             "--address=… --num-gpus=1, or leave out --device to compute on CPUs"
@@ -43,7 +46,7 @@ def choose_device(wanted: str) -> str:
 
 
 def admit_nodes(request: node.NodeRequest, head: str) -> node.NodeEnvironment:
-    """Make every node of the cluster at `head` ready, and return what all of them train with.
+    """Make every node of the cluster at `head` ready, and return what they all train with.
 
     UserError where one cannot use the command's storage, cannot get ready, or differs from the others.
     """

@@ -80,7 +80,7 @@ class Cluster:
         return self._environment.deciding
 
     def place(self, index: int) -> Placement:
-        """Leave all of it to the node: Ray ends its workers itself, and shows each only the device that it may use."""
+        """Return the same for every trial: Ray ends its workers itself, and shows each only its own device."""
         return Placement(parent_pid=None, local_rank=0, kernel=None)
 
     def epochs_done(self, task: TrialTask) -> int:

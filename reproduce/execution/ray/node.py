@@ -17,12 +17,12 @@ from reproduce.training import provenance
 
 
 class UnfitNodeError(Exception):
-    """A node cannot train for a command. The arguments are its id and the reason."""
+    """The reason why a node cannot train for a command. The arguments are its id and the reason."""
 
 
 @dataclass(frozen=True)
 class NodeRequest:
-    """What a node has to be ready for, sent by the command whose package has that SHA-256.
+    """A request to a node to get ready, sent by the command whose package has that SHA-256.
 
     `variables` are set in the node's environment. Relative paths, in the store's address say, are from `directory`.
     """
@@ -36,9 +36,10 @@ class NodeRequest:
 
 @dataclass(frozen=True)
 class NodeEnvironment:
-    """What a node trains with. `deciding` has all that decides the numbers, and has to be the same on every node.
+    """The environment that a node trains with.
 
-    `messages` is what was to be said as the node got ready.
+    `deciding` has all that decides the numbers, and has to be the same on every node. `messages` are the lines that the
+    node had to say as it got ready.
     """
 
     engine: str

@@ -24,7 +24,7 @@ CONNECT_SECONDS = 10
 ANSWER_SECONDS = 40
 # Nothing but numbers goes through Ray's store of objects.
 OBJECT_STORE_BYTES = 80 * 2**20
-# Ray's news, advice and warnings are kept out of what a command says, unless the environment asks for them.
+# Ray's news, advice and warnings are kept out of what a command says, unless the environment requests them.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SCHEDULER_EVENTS": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 # At a wrong address, or on a machine that is no node, Ray would try for minutes.
 TIMEOUTS = {
@@ -36,14 +36,14 @@ TOKEN_FILE = Path("~/.ray/auth_token")
 
 
 @contextmanager
-def connect(wanted: str | None) -> Iterator[str]:
+def connect(requested: str | None) -> Iterator[str]:
     """Connect this process to a Ray cluster for the block, and yield its head's address.
 
-    `wanted` is that address, HOST:PORT; None is the cluster that was started on this machine. Where there is none, and
-    for `local`, Ray is started on this machine, and stopped in the end. UserError where nobody answers, or not as a Ray
-    cluster.
+    `requested` is that address, HOST:PORT; None is the cluster that was started on this machine. Where there is none,
+    and for `local`, Ray is started on this machine, and stopped in the end. UserError where nothing answers, or what
+    answers is no Ray cluster.
     """
-    address = wanted or _started_here() or LOCAL
+    address = requested or _started_here() or LOCAL
     cores = provenance.cores()
     with ExitStack() as stack:
         if address == LOCAL:
@@ -124,7 +124,7 @@ def why_unreachable(address: str) -> str | None:
 def _choose_token(address: str) -> None:
     """Use the cluster's token where this user has one, as `ray start` does and ray.init does not.
 
-    Ray that is started here asks for a token that nobody else knows.
+    Ray that is started here requires a token that nobody else knows.
     """
     if "RAY_AUTH_MODE" in os.environ:
         return

@@ -21,7 +21,7 @@ TOKEN = ".seen-by-"
 
 @dataclass(frozen=True)
 class SharedStorage:
-    """What a node has to find of the command's storage.
+    """The parts of the command's storage that a node has to find.
 
     `created_at` is when the store's experiment was made, in ms. `machine` is the only one that may use the store, where
     that is a SQLite file. Tokens are files that the command keeps locked for as long as it runs: `home_token` is there

@@ -8,7 +8,7 @@ from torch import nn
 
 
 class LeNet5(nn.Module):
-    """Images (n, 1, 32, 32), uint8 or float32 in [0, 1], to logits (n, 10). PyTorch's default initialisation."""
+    """A network of images (n, 1, 32, 32), uint8 or float32 in [0, 1], to logits (n, 10), initialised as by PyTorch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class LeNet5(nn.Module):
         self.classifier = nn.Sequential(nn.Linear(120, 84), nn.Tanh(), nn.Linear(84, 10))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Logits for a batch of images."""
+        """Return the logits (n, 10) of images (n, 1, 32, 32)."""
         if images.dtype == torch.uint8:
             images = images.to(torch.float32).div_(255)
         # The convolutions keep this memory format, and are faster in it.

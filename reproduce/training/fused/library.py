@@ -1,6 +1,6 @@
 """Compile lenet5.cpp with the system's compiler, once, and call it. Standard library only.
 
-The compiled kernel has its SHA-256 beside it, and is compiled anew where that differs: a damaged one would crash, or
+The compiled kernel has its SHA-256 beside it, and is compiled again where that differs: a damaged one would crash, or
 compute other numbers.
 
 `python library.py DIRECTORY x86-64-v4 x86-64-v3` compiles it ahead, as the container's image has no compiler.

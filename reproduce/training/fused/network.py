@@ -11,7 +11,7 @@ from reproduce.training.fused.library import PARAMETERS, Kernel
 
 
 class FusedLeNet5(LeNet5):
-    """Images (n, 1, 32, 32), uint8 or float32 in [0, 1], to logits (n, 10), on a CPU, by one thread.
+    """A network of images (n, 1, 32, 32), uint8 or float32 in [0, 1], to logits (n, 10), on a CPU, by one thread.
 
     A network keeps the state of one forward pass: backward after another forward pass that also records gradients
     raises RuntimeError. There is no gradient for the images.
