@@ -60,7 +60,8 @@ class RayCluster:
             )
             if not has_failed(node):
                 return
-            self.kill(name)
+            if node.poll() is None:
+                self.kill(name)
         raise AssertionError(log.read_text())
 
     def processes(self, name):
