@@ -111,7 +111,10 @@ def test_of_eight_writers_at_once_every_metric_is_there_once_with_its_value(post
     assert counts.keys() == expected.keys()
     assert [row for row in found if not same(expected[row[:3]], row[3])] == []
     assert len(expected) == 15 * 30 * 5 + 5 * 3 + 5 * 3 * 2 + WRITERS * 3 * 5
-    assert f"each of {len(expected):,} metric values is recorded exactly once" in (ROOT / "docs" / "scaling.md").read_text()
+    assert (
+        f"each of {len(expected):,} metric values is recorded exactly once"
+        in (ROOT / "docs" / "scaling.md").read_text()
+    )
 
 
 def test_no_run_is_there_twice_or_unfinished_and_none_is_another_writers(postgres, written):
