@@ -188,8 +188,8 @@ def test_a_head_that_is_lost_ends_the_command_in_one_line_and_the_next_goes_on(s
     assert running.returncode == 1, said
     assert "Traceback" not in said
     assert said.splitlines()[-1] == (
-        f"error: the head of the Ray cluster, {own.address}, is gone: what is done is recorded; the same command goes "
-        "on from there"
+        f"error: the head of the Ray cluster, {own.address}, is gone: what is done is recorded; the same command "
+        "resumes from there"
     )
     ours.run(*LONG, "--device", "cpu")
     ledger.add("the head of the cluster killed", ON_RAY, 1, ours.damage(long),
