@@ -60,7 +60,7 @@ image:
 test: env tests/validator/.venv/installed .venv/browser
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 -m "not (system or image or faults)"
 
-test-system: env .venv/postgresql
+test-system: env .venv/browser .venv/postgresql .venv/strace
 	$(BIN)/python -m pytest -m "system and not (image or faults)"
 
 test-image: env
@@ -97,6 +97,12 @@ bench: env bench/.venv/installed
 .venv/postgresql: $(STAMP)
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || $(call with_apt,postgresql) || \
 	    echo "no PostgreSQL here: the tests of a shared store are skipped; install the package postgresql to have them"
+	@touch $@
+
+# Install strace, for the tests of what a command sends to other hosts, if possible.
+.venv/strace: $(STAMP)
+	@command -v strace >/dev/null || $(call with_apt,strace) || \
+	    echo "no strace here: the tests of what leaves the machine are skipped; install the package strace to have them"
 	@touch $@
 
 # Programs that need other versions than the study have their own environments.

@@ -25,6 +25,8 @@ NOT_WEAK = "no"
 CURVE_FILE = "curve.csv"
 # Over how many ranks a trial was split. Without this tag it was one process.
 RANKS = "environment.ranks"
+# What became of the trial beside the paper: agrees, differs, inconclusive, or no figure.
+VERDICT = "verdict"
 # In ms since 1970.
 LAST_REUSED_AT = "last_reused_at"
 # The kinds of run that hold a trial.

@@ -7,6 +7,7 @@ once. A write that fails is repeated while the store is away, and raises in the 
 import json
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,11 @@ class RunWriter:
     def log_folder(self, run_id: str, folder: Path, name: str) -> None:
         """Log the files of a folder, as artifacts in a folder of that name."""
         self.client.call(self.client.mlflow.log_artifacts, run_id, str(folder), name)
+
+    def log_verdicts(self, verdicts: Mapping[str, str]) -> None:
+        """Record of each run, by its id, how it compares with the paper."""
+        for run_id, verdict in verdicts.items():
+            self.client.set_tags(run_id, {reader.VERDICT: verdict})
 
     def log_proposals(self, run_id: str, smoothing: float, proposals: dict[str, tuple[int, Suggestion]]) -> None:
         """Record what range tests propose, in the run of each, and by seed in their parent.
