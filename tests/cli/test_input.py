@@ -1,30 +1,15 @@
 """What a user types, sets or points at that cannot be: one line that names it, before any work."""
 
-import errno
-import fcntl
-import io
-import os
-import shutil
-import signal
-import socket
-import sqlite3
-import subprocess
-import sys
-
 import click
 import pytest
 
-from helpers import ROOT
-from helpers.commands import typed
+from helpers.commands import one_line, typed
 from helpers.small import small_config
-from reproduce import paths
-from reproduce.cli import main, option_types, process, proposals, run_command
+from reproduce.cli import main, option_types, proposals, run_command
 from reproduce.cli.options import COMMANDS
 from reproduce.errors import UserError
 from reproduce.execution import local
-from reproduce.report import output_folder
 from reproduce.study import planning, rate_checks
-from reproduce.tracking import remedies
 
 # Of a command's options: all but --help, which is click's.
 EVERY_OPTION = [(command, option) for command in main.cli.commands for option in main.cli.commands[command].params]
@@ -95,15 +80,6 @@ def bad_values(option):
     if option.name == "ui_url":
         return BAD_ADDRESSES
     return BAD[option.type]
-
-
-def one_line(printed):
-    """What was printed is one error of a bearable length."""
-    assert printed.startswith("error: ")
-    assert printed.endswith("\n")
-    assert printed[:-1].isprintable()
-    assert len(printed) < 1020
-    return printed[:-1]
 
 
 @pytest.mark.parametrize(
@@ -223,243 +199,6 @@ def test_without_a_range_test_to_propose_rates_the_command_for_it_is_given(store
         "proposes, and there is no such range test: "
         "run reproduce range_test --optimizer sgd --batch-size 64 --seeds 3,5 --train-size 640 first"
     )
-
-
-@pytest.fixture
-def surroundings(monkeypatch, tmp_path):
-    """A directory to be in, with what cannot be used, and no variable set."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("REPRODUCE_HOME", "REPRODUCE_DATA_DIR", "LOKY_MAX_CPU_COUNT"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "file").write_text("not a database, though long enough to be told from an empty one" * 20)
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "message"),
-    [
-        ("REPRODUCE_HOME", "file", "{here}/file{home} (it is a file): name another directory in REPRODUCE_HOME"),
-        ("REPRODUCE_HOME", "/proc/nowhere", "/proc/nowhere{home} (No such file or directory): name another"),
-        ("MLFLOW_TRACKING_URI", "nonsense://me:secret@x", "MLFLOW_TRACKING_URI is 'nonsense://***@x', whose kind "),
-        ("MLFLOW_TRACKING_URI", "file:/tmp/nowhere", "MLFLOW_TRACKING_URI is 'file:/tmp/nowhere', a folder, in which "),
-        (
-            "MLFLOW_TRACKING_URI", "sqlite:///file",
-            "{store} {here}/file is no SQLite database (file is not a database): set MLFLOW_TRACKING_URI to another",
-        ),
-        ("MLFLOW_TRACKING_URI", "postgresql://x/y", "{store} postgresql://x/y cannot be used: No module named"),
-        ("MLFLOW_TRACKING_URI", "http://[x", "MLFLOW_TRACKING_URI is 'http://[x', which is no address (Invalid"),
-        ("MLFLOW_RUN_ID", "nope", "MLFLOW_RUN_ID is 'nope': it is not in the store; correct or unset it"),
-        ("MLFLOW_EXPERIMENT_ID", "99", "MLFLOW_EXPERIMENT_ID is '99': it is not in the store; correct or"),
-    ],
-)  # fmt: skip
-def test_a_variable_that_leads_nowhere_is_named(
-    monkeypatch, capsys, surroundings, empty_database, variable, value, message
-):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{empty_database}")
-    monkeypatch.setenv(variable, value)
-    code, printed = typed(monkeypatch, capsys, "verify")
-    assert code == 2
-    line = one_line(printed)
-    home = ", where data and checkpoints are kept, cannot be written to"
-    assert line.startswith("error: " + message.format(here=surroundings, home=home, store="the tracking store")), line
-
-
-@pytest.mark.parametrize("command", ["report", "verify"])
-def test_a_store_that_does_not_exist_is_named_and_not_made(monkeypatch, capsys, surroundings, command):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///wrong.db")
-    code, printed = typed(monkeypatch, capsys, command)
-    assert code == 2
-    line = one_line(printed)
-    assert line.startswith(f"error: there is no tracking store {surroundings}/wrong.db, expected one that has runs: ")
-    assert {path.name for path in surroundings.iterdir()} == {"file", ".reproduce"}
-
-
-def test_a_home_on_a_file_system_without_locks_is_refused(monkeypatch, capsys, surroundings):
-    def flock(descriptor, operation):
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    code, printed = typed(monkeypatch, capsys, "sweep", "--epochs", "1")
-    assert code == 2
-    assert one_line(printed) == (
-        f"error: {surroundings}/.reproduce, where data and checkpoints are kept, has no locks (Function not "
-        "implemented), without which two could train one trial: name a directory on another file system in "
-        "REPRODUCE_HOME"
-    )
-
-
-def test_a_store_of_another_version_of_mlflow_is_told(monkeypatch, capsys, surroundings, empty_database):
-    shutil.copy(empty_database, "other.db")
-    with sqlite3.connect("other.db") as database:
-        database.execute("UPDATE alembic_version SET version_num = 'deadbeef0000'")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
-    code, printed = typed(monkeypatch, capsys, "verify")
-    assert code == 2
-    line = one_line(printed)
-    store = f"sqlite:///{surroundings}/other.db"
-    assert line.startswith(f"error: the tracking store {store} refused: Detected out-of-date database schema")
-    assert "deadbeef0000" in line
-    assert line.endswith(f": make a copy of it, then run: mlflow db upgrade {store}")
-
-
-def test_a_server_that_does_not_listen_is_told(monkeypatch, capsys, surroundings):
-    monkeypatch.setattr("reproduce.tracking.store.OPENING_SECONDS", 0)
-    with socket.socket() as bound:  # to a port on which nothing listens
-        bound.bind(("127.0.0.1", 0))
-        port = bound.getsockname()[1]
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@127.0.0.1:{port}")
-        code, printed = typed(monkeypatch, capsys, "verify")
-    assert (code, printed) == (
-        2,
-        f"error: the tracking store http://***@127.0.0.1:{port} does not answer (Connection refused): "
-        "start it, or correct MLFLOW_TRACKING_URI, or unset it\n",
-    )
-
-
-def test_a_port_that_is_taken_and_an_address_of_another_machine_are_told(monkeypatch, capsys):
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        bound.listen()
-        port = bound.getsockname()[1]
-        code, printed = typed(monkeypatch, capsys, "ui", "--port", str(port))
-        taken = f"error: --port {port} is not free on 127.0.0.1 (Address already in use): name another\n"
-        assert (code, printed) == (2, taken)
-    paths.check_port("127.0.0.1", port)  # free again
-    code, printed = typed(monkeypatch, capsys, "ui", "--host", "192.0.2.1")  # that of documentation
-    assert (code, printed) == (2, "error: --host '192.0.2.1' is no address of this machine: name another\n")
-
-
-@pytest.mark.parametrize("arguments", [["data"], ["sweep"], ["range_test"]])
-def test_a_data_directory_that_is_not_there_is_told_before_any_work(monkeypatch, capsys, surroundings, arguments):
-    monkeypatch.setenv("REPRODUCE_DATA_DIR", "nowhere")
-    code, printed = typed(monkeypatch, capsys, *arguments)
-    told = "REPRODUCE_DATA_DIR is 'nowhere', but it is not there; expected a directory, or a zip or tar, that exists"
-    assert (code, printed) == (2, f"error: {told}: correct it\n")
-    assert not (surroundings / "mlflow.db").exists()
-
-
-def test_a_number_of_cores_that_is_none_is_told(monkeypatch, capsys, surroundings):
-    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "many")
-    code, printed = typed(monkeypatch, capsys, "sweep")
-    assert (code, printed) == (
-        2, "error: LOKY_MAX_CPU_COUNT is 'many', expected a whole number: correct or unset it\n",
-    )  # fmt: skip
-
-
-def test_an_empty_home_is_none_that_was_named(monkeypatch, surroundings):
-    monkeypatch.setenv("REPRODUCE_HOME", "")
-    assert paths.find_home() == surroundings / ".reproduce"
-
-
-@pytest.mark.parametrize(
-    ("output", "message"),
-    [
-        ("/", "--output / holds "),
-        (str(ROOT), f"--output {ROOT} holds "),
-        ("file/below", "--output file/below: {here}/file cannot be written to (Not a directory): name another"),
-        ("/proc/report", "--output /proc/report: /proc cannot be written to (No such file or directory)"),
-        ("loop", "--output loop leads nowhere: name a directory"),
-        ("to-file/report", "--output to-file/report: {here}/file cannot be written to (Not a directory)"),
-    ],
-)  # fmt: skip
-def test_an_output_that_cannot_be_is_told_before_any_work(monkeypatch, capsys, surroundings, output, message):
-    for worker in ("run", "open_store"):
-        monkeypatch.setattr(run_command, worker, None)
-    (surroundings / "loop").symlink_to("pool")
-    (surroundings / "pool").symlink_to("loop")
-    (surroundings / "to-file").symlink_to("file")
-    for command in ("main", "report"):
-        code, printed = typed(monkeypatch, capsys, command, "--output", output)
-        assert code == 2
-        assert one_line(printed).startswith("error: " + message.format(here=surroundings))
-    assert {path.name for path in surroundings.iterdir()} == {"file", "loop", "pool", "to-file"}
-
-
-def test_an_output_that_can_be_is_not_made_before_there_is_a_report(surroundings):
-    (surroundings / "there").mkdir()
-    (surroundings / "link").symlink_to("there")
-    (surroundings / "to-come").symlink_to("nothing-yet")
-    before = sorted(surroundings.rglob("*"))
-    for name in ("there", "link", "to-come", "a/b/c"):
-        output_folder.check_output(surroundings / name)
-    assert sorted(surroundings.rglob("*")) == before
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["sweep", "--help"], ["data"]])
-def test_an_output_that_nobody_reads_is_no_traceback(own_home, arguments):
-    environment = os.environ | {"REPRODUCE_HOME": str(own_home)}
-    reading, writing = os.pipe()
-    os.close(reading)
-    try:
-        done = subprocess.run([sys.executable, "-m", "reproduce", *arguments], cwd=ROOT, env=environment,
-                              stdout=writing, stderr=subprocess.PIPE, text=True)  # fmt: skip
-    finally:
-        os.close(writing)
-    assert (done.returncode, done.stderr) == (process.EXIT_NO_READER, "")
-
-
-def test_outputs_that_are_closed_take_everything(monkeypatch):
-    for name in ("stdout", "stderr"):
-        monkeypatch.setattr(sys, name, None)
-    process.have_streams()
-    for stream in (sys.stdout, sys.stderr):
-        assert not stream.isatty()
-        stream.write("9 ± 1\n")
-        stream.close()
-    command = f"{sys.executable} -m reproduce sweep --epochs 0"
-    done = subprocess.run(["sh", "-c", f"{command} >&- 2>&-"], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
-
-
-def test_letters_that_an_encoding_has_not_are_written_plainly(monkeypatch):
-    for encoding, expected in (
-        ("ascii", b"9 +- 1 x 2, ~ 3... \\xfc\n"),
-        ("latin-1", b"9 \xb1 1 \xd7 2, ~ 3... \xfc\n"),
-    ):
-        written = io.BytesIO()
-        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
-        process.have_streams()
-        print("9 ± 1 × 2, ≈ 3… ü", flush=True)
-        assert written.getvalue() == expected
-
-
-@pytest.mark.parametrize(
-    ("command", "kept"),
-    [
-        *((name, remedies.RESUMES) for name in ("main", "sweep", "grid", "range_test")),
-        ("report", "nothing that was recorded is lost; the same command writes the report again"),
-        ("verify", "nothing is lost; the same command judges again"),
-        ("data", "complete files are kept; the same command gets the others"),
-    ],
-)  # fmt: skip
-def test_a_command_that_was_stopped_says_what_is_true_of_it(monkeypatch, capsys, surroundings, command, kept):
-    for stop, how, code in ((KeyboardInterrupt, "interrupted", 130), (process.Terminated, "terminated", 143)):
-
-        def stopped(*arguments, stop=stop):
-            if stop is process.Terminated:
-                signal.raise_signal(signal.SIGTERM)
-            raise stop
-
-        monkeypatch.setattr(main, "load_paper", stopped)
-        monkeypatch.setattr("reproduce.data.verified_cache.prepare", stopped)
-        left, printed = typed(monkeypatch, capsys, command)
-        assert (left, printed.strip()) == (code, f"{how}: {kept}")
-
-
-def heeding_ctrl_c():
-    """As in a terminal, whoever started the tests: what is started in the background ignores it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def test_stopped_while_it_is_still_importing_it_ends_without_a_traceback(tmp_path):
-    (tmp_path / "click.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
-    (tmp_path / "click-8.dist-info").mkdir()  # so that it counts as installed, and not as in the way
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    done = subprocess.run(
-        [sys.executable, "-m", "reproduce"], cwd=tmp_path, env=environment, capture_output=True,
-        preexec_fn=heeding_ctrl_c,
-    )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
 
 
 def test_the_bounds_admit_what_the_paper_and_its_readers_want():

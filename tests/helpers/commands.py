@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from reproduce.cli import main
+from reproduce.cli.request import read_config
 
 
 def typed(monkeypatch, capsys, *arguments):
@@ -13,3 +14,18 @@ def typed(monkeypatch, capsys, *arguments):
     with pytest.raises(SystemExit) as left:
         main.main()
     return left.value.code, capsys.readouterr().err
+
+
+def parsed(name, options):
+    """The configuration that these options of a command ask for."""
+    with main.cli.commands[name].make_context(name, list(options)) as context:
+        return read_config(context.params)
+
+
+def one_line(printed):
+    """What was printed is one error of a bearable length."""
+    assert printed.startswith("error: ")
+    assert printed.endswith("\n")
+    assert printed[:-1].isprintable()
+    assert len(printed) < 1020
+    return printed[:-1]

@@ -5,7 +5,7 @@ import copy
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-# The same every time, and no more of it than a test is worth; each example makes what it needs in a directory anew.
+# The examples are the same every time, and few enough for a test. Each makes what it needs in a directory of its own.
 fuzzed = settings(
     derandomize=True, deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

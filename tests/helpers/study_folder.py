@@ -9,7 +9,7 @@ from reproduce.tracking.store import TrackingStore, open_store
 
 
 class StudyFolder:
-    """A folder with a store made anew, and artifacts beside it; `home` is shared by whoever opens it."""
+    """A folder with a new store and artifacts beside it. All that open it share `home`."""
 
     def __init__(self, folder: Path, home: Path, empty_database: Path) -> None:
         self.folder, self.home = folder, home

@@ -1,4 +1,4 @@
-"""What is written for others to read may be read by those whom the umask lets, and a cache by whoever may read it."""
+"""Files are readable as the umask says, and a cache can be used by every user who may read it."""
 
 import gzip
 import hashlib

@@ -14,7 +14,7 @@ STOPS_EACH = 2
 
 
 def stop_often(make, command, how, seconds, check):
-    """Stop the command at random moments until STOPS_EACH have struck, each time anew where it was done before.
+    """Stop the command at random moments until STOPS_EACH have struck, each time from the start once it has ended.
 
     After the last stop, and whenever the command gets to its end, `check` looks at what there is.
     """

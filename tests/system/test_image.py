@@ -195,8 +195,8 @@ def test_what_a_container_made_opens_on_the_host_and_goes_on_in_the_container(st
 
 def test_the_recorded_digest_can_be_made_again_from_the_image(start):
     written = json.loads(finish(start("cat", "/opt/reproduce/image.json"))[1])
-    anew = json.loads(finish(start("python", "/opt/reproduce/docker/identity.py"))[1])
-    assert written["contents"] == anew["contents"]
+    again = json.loads(finish(start("python", "/opt/reproduce/docker/identity.py"))[1])
+    assert written["contents"] == again["contents"]
 
 
 def curves(directory):

@@ -98,7 +98,8 @@ def test_a_command_that_is_told_to_stop_leaves_nobody_at_work_and_the_next_goes_
     running.terminate()
     wait_for(lambda: {run.info.status for run in trial_runs(ours).values()} == {"KILLED"}, what="closed runs")
     locks = [directory(ours, label) / "lock" for label in trial_runs(ours)]
-    assert not any(is_held(lock) or nodes.holder(lock) for lock in locks)  # whoever was at work ended before
+    # All workers have ended before the command has.
+    assert not any(is_held(lock) or nodes.holder(lock) for lock in locks)
     said, _ = running.communicate(timeout=PATIENCE_SECONDS)
     assert running.returncode == 143, said
     assert "Traceback" not in said

@@ -1,4 +1,4 @@
-"""The compiled kernel's bytes are not trusted: what is not whole is compiled anew, once, by whoever is first."""
+"""The compiled kernel's bytes are checked: a damaged kernel is compiled again, once, by the first process."""
 
 import errno
 import os
@@ -46,7 +46,7 @@ def test_a_kernel_with_any_bit_flipped_is_not_loaded(cached, data):
 
 @needs("g++")
 @pytest.mark.parametrize("harm", ["cut off", "empty", "without its hash", "another's hash"])
-def test_a_kernel_that_is_not_whole_is_compiled_anew(cached, monkeypatch, harm):
+def test_a_damaged_kernel_is_compiled_again(cached, monkeypatch, harm):
     whole, listed = cached.read_bytes(), cached.with_name(f"{cached.name}.sha256")
     if harm == "without its hash":
         listed.unlink()

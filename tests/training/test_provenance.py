@@ -20,7 +20,7 @@ GIT_TAGS = ("mlflow.source.git.commit", "mlflow.source.git.branch", "mlflow.sour
 
 
 @pytest.fixture(autouse=True)
-def asked_anew():
+def fresh_caches():
     """What was found out once holds for the process; not so here."""
     caches = (provenance.source, provenance._image, provenance.environment)
     for cache in caches:
