@@ -6,6 +6,7 @@ import shutil
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -18,6 +19,13 @@ torch.set_num_threads(1)  # as every trial does; two threads are slower where te
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 for variable in ("MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
     os.environ.pop(variable, None)
+
+
+@pytest.fixture(autouse=True)
+def own_variables():
+    """Restore the environment's variables after each test: commands run in this process set some, as to hide GPUs."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -45,7 +45,9 @@ class RayCluster:
         apart = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', hidden] if hidden else []
         command = [*apart, Path(sys.executable).with_name("ray"), "start", *words, f"--node-name={name}",
                    "--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats", "--block"]  # fmt: skip
-        variables = os.environ | self.access | {
+        # Ray starts no node that offers more GPUs than this variable shows, and the tests' GPUs are made up.
+        inherited = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+        variables = inherited | self.access | {
             "RAY_raylet_start_wait_time_s": str(PATIENCE_SECONDS),
             "RAY_agent_register_timeout_ms": str(PATIENCE_SECONDS * 1000), "PYTHONPATH": str(ROOT),
         } | self.environment | environment  # fmt: skip
