@@ -1,8 +1,8 @@
 """PyTorch and Colossal-AI made ready in this process, to compute the same bits each time."""
 
 import logging
+import os
 import random
-import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,8 +11,6 @@ import numpy as np
 import torch
 
 from reproduce.training.launcher import is_launched
-
-LAUNCH_ATTEMPTS = 5
 
 
 def launch(local_rank: int = 0) -> torch.device:
@@ -32,25 +30,19 @@ def launch(local_rank: int = 0) -> torch.device:
 
 def _join_process_group(local_rank: int) -> None:
     import colossalai
+    from colossalai.accelerator import get_accelerator
 
     if is_launched():
         colossalai.launch_from_torch(verbose=False)
         return
-    for attempt in range(1, LAUNCH_ATTEMPTS + 1):
-        try:
-            colossalai.launch(0, 1, "127.0.0.1", _free_port(), local_rank=local_rank, verbose=False)
-            return
-        # Another process took the port in between.
-        except torch.distributed.DistNetworkError:
-            if attempt == LAUNCH_ATTEMPTS:
-                raise
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    # As `colossalai.launch` does for one rank, but over a store in this process: that over TCP, which it would start,
+    # asks a name server for the name of 127.0.0.1, and gloo would ask for this machine's.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    accelerator, store = get_accelerator(), torch.distributed.HashStore()  # type: ignore[attr-defined]
+    torch.distributed.init_process_group(accelerator.communication_backend, store=store, rank=0, world_size=1)
+    if accelerator.support_set_device:
+        accelerator.set_device(local_rank)
+    torch._dynamo.config.optimize_ddp = False
 
 
 @contextmanager

@@ -132,3 +132,9 @@ def lacks_postgres() -> str | None:
     if os.geteuid() == 0 and "postgres" not in (entry.pw_name for entry in pwd.getpwall()):
         return "PostgreSQL does not run as root, and there is no user postgres"
     return None
+
+
+def printed_address(ui):
+    """The address of the trials that `reproduce ui` prints once its server answers; MLflow prints lines of its own."""
+    begin = "the trials, charted: "
+    return next(line for line in ui.stdout if line.startswith(begin)).removeprefix(begin).strip()
