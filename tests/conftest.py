@@ -4,7 +4,7 @@ import functools
 import os
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -14,6 +14,8 @@ import torch
 from helpers import CACHE, ROOT
 from helpers.small import own_workshop, run, small_config
 
+QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic",
+         "--no-first-run")  # fmt: skip
 torch.set_num_threads(1)  # as every trial does; two threads are slower where tests share the cores
 # As every command sets it: without it, PyTorch's compiler starts processes in each worker.
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
@@ -136,6 +138,20 @@ def finished(finished_study, own_home, tmp_path):
     shutil.copytree(folder, tmp_path, ignore=shutil.ignore_patterns("data"), dirs_exist_ok=True)
     with opened(tmp_path, own_home) as store:
         yield store, parent_id, list(done)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A Chromium, where there is one."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+        found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), own)
+        if not Path(found).exists():
+            pytest.skip("needs a Chromium: .venv/bin/playwright install chromium, or apt-get install chromium")
+        with closing(playwright.chromium.launch(executable_path=found, args=QUIET)) as launched:
+            yield launched
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import click
+
 from reproduce import paths
 from reproduce.cli.option_types import RAY_ADDRESS
 from reproduce.cli.proposals import with_proposed_rates
@@ -98,6 +100,7 @@ def run(
                 failed = [outcome.trial.label for outcome in outcomes if outcome.state == "failed"]
                 if failed:
                     raise TrialsFailedError(f"{len(failed)} of {len(outcomes)} trials failed: {', '.join(failed)}")
+    say_where_to_compare(store, options)
     return 0
 
 
@@ -118,6 +121,13 @@ def _record_outcomes(store: TrackingStore, parent_id: str, outcomes: list[TrialO
     log_outcomes(store, parent_id, [(outcome.trial, outcome.run_id, outcome.state) for outcome in outcomes])
     counts = Counter(outcome.state for outcome in outcomes)
     say(", ".join(f"{counts[state]} {state}" for state in ("trained", "resumed", "reused", "failed") if counts[state]))
+
+
+def say_where_to_compare(store: TrackingStore, options: RunOptions) -> None:
+    """Say where MLflow's UI shows the trials charted."""
+    from reproduce.tracking.ui_views import where_to_compare
+
+    click.echo(f"to compare the runs, {where_to_compare(store.client, store.experiment_id, options.ui_url)}")
 
 
 def _with_environment(options: RunOptions) -> RunOptions:

@@ -33,8 +33,8 @@ def write(
     output: Path,
     ui: str | None = None,
     when_written: Callable[[Path], None] = lambda output: None,
-) -> int:
-    """Write the report, in place of the one before, and return how many runs are missing.
+) -> ReportData:
+    """Write the report, in place of the one before, and return what is in it.
 
     UserError where `output` holds anything else, or holds a report and there is no run at all to replace it with.
 
@@ -52,7 +52,7 @@ def write(
         fill(data, unfinished)
         output_folder.replace_report(unfinished)
         when_written(output)
-    return len(data.missing)
+    return data
 
 
 def check_replaced(collection: RunCollection, output: Path) -> None:

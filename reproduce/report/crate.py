@@ -6,7 +6,7 @@ give the same bytes: nothing in it comes from the clock, the machine or the plac
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -35,7 +35,7 @@ HOMES = {
 }  # fmt: skip
 COMPLETED = "http://schema.org/CompletedActionStatus"
 # A report on no runs has no date, and the format demands one.
-UNDATED = datetime(1970, 1, 1, tzinfo=UTC)
+UNDATED = datetime(1970, 1, 1, tzinfo=timezone.utc)
 # Not mimetypes: what that answers depends on the machine's own tables.
 FORMATS = {
     ".csv": "text/csv", ".html": "text/html", ".json": "application/json", ".md": "text/markdown", ".png": "image/png",
@@ -130,7 +130,7 @@ def _id(*parts: str) -> str:
 
 
 def _time(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds")
+    return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds")
 
 
 def _about(name: str, sha256: str, description: str) -> dict[str, str]:

@@ -92,6 +92,7 @@ class Page(TypedDict):
     title: str
     original: str
     original_url: str | None
+    views: list[tuple[str, str]]
     verdict: str | None
     departures: Sequence[str]
     missing: Sequence[str]

@@ -12,6 +12,7 @@ from reproduce.results import comparisons, verdicts
 from reproduce.results.table import Table
 from reproduce.study.claim import PROPOSED, Model
 from reproduce.study.trial import format_rate
+from reproduce.tracking.ui_views import VIEWS
 
 PROPOSED_RATE_DASHED = "The dashed line is the rate that the range test proposes."
 GRID_BETWEEN = (
@@ -32,6 +33,7 @@ def render(data: ReportData, drawn: Mapping[str, str], folder: Path) -> str:
             "title": data.paper.title,
             "original": publication.citation,
             "original_url": publication.url,
+            "views": _views(data),
             "verdict": verdicts.sentence(data.judgements) if data.judgements else None,
             "departures": data.departures,
             "missing": [trial.label for trial in data.missing],
@@ -46,6 +48,14 @@ def render(data: ReportData, drawn: Mapping[str, str], folder: Path) -> str:
             "files": [(name, crate.description(name)) for name in sorted([*beside, output_folder.METADATA])],
         }
     )
+
+
+def _views(data: ReportData) -> list[tuple[str, str]]:
+    """Return the views of MLflow's UI that compare the runs, name and address; none where no UI is known."""
+    results = data.collection.results_read()
+    if data.ui is None or not results:
+        return []
+    return [(view.name, view.link(results[0].experiment_id, data.ui)) for view in VIEWS]
 
 
 def _citation(original: str) -> str:

@@ -17,6 +17,7 @@ from reproduce.tracking.mlflow_variables import RUN
 from reproduce.tracking.remedies import suggest_for_store
 from reproduce.tracking.retrying_client import RetryingClient
 from reproduce.tracking.store import TrackingStore
+from reproduce.tracking.ui_views import make_note, write_views
 from reproduce.tracking.writer import provenance_tags
 from reproduce.training import checkout, provenance
 
@@ -59,6 +60,8 @@ def open_parent_run(
             client.call(client.mlflow.log_batch, run_id, params=new)
             client.set_tags(run_id, {"kind": "parent"} | provenance_tags())
             _correct_source(client, run_id, known.tags)
+            write_views(client, store.experiment_id)
+            client.set_tags(run_id, {MLFLOW_RUN_NOTE: make_note(store.experiment_id)})
             yield run_id
         except BaseException as error:
             status = "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
@@ -89,6 +92,8 @@ def log_outcomes(store: TrackingStore, run_id: str, outcomes: Iterable[tuple[Tri
     client = store.client
     rows = [{"trial": trial.label, "run_id": trial_id, "how": state} for trial, trial_id, state in outcomes]
     counts = {state: str(sum(row["how"] == state for row in rows)) for state in ("trained", "resumed", "reused")}
-    note = "\n".join(f"- {row['trial']}: {row['how']}, run `{row['run_id']}`" for row in rows[:NOTE_LINES])
+    lines = [f"- {row['trial']}: {row['how']}, run `{row['run_id']}`" for row in rows[:NOTE_LINES]]
+    note = "\n".join([make_note(store.experiment_id), "", *lines])
+    write_views(client, store.experiment_id)
     client.set_tags(run_id, {f"trials_{state}": n for state, n in counts.items()} | {MLFLOW_RUN_NOTE: note})
     client.call(client.mlflow.log_text, run_id, json.dumps(rows, indent=2), "trials.json")

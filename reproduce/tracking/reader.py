@@ -4,7 +4,7 @@ import csv
 import tempfile
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,8 @@ from reproduce.tracking.retrying_client import RetryingClient
 
 METRICS = ("train_loss", "test_accuracy", "test_accuracy_batch_mean", "learning_rate")
 VALIDATION = ("validation_loss", "validation_accuracy")
+# A range test's, by step.
+RAMP = ("step_loss", "log10_learning_rate")
 PROPOSED = "proposed_learning_rate"
 WEAK_GROUND = "weak_ground"
 # It overwrites the tag of a proposal with another smoothing.
@@ -25,6 +27,8 @@ NOT_WEAK = "no"
 CURVE_FILE = "curve.csv"
 # Over how many ranks a trial was split. Without this tag it was one process.
 RANKS = "environment.ranks"
+# What became of the trial beside the paper: agrees, differs, inconclusive, or no figure.
+VERDICT = "verdict"
 # In ms since 1970.
 LAST_REUSED_AT = "last_reused_at"
 # The kinds of run that hold a trial.
@@ -180,7 +184,9 @@ class RunReader:
                     f"for each of {trial.epochs} epochs: train {trial.label} again with --force"
                 )
                 return None
-        begin, end = (datetime.fromtimestamp(at / 1000, UTC) for at in (run.info.start_time, run.info.end_time))
+        begin, end = (
+            datetime.fromtimestamp(at / 1000, timezone.utc) for at in (run.info.start_time, run.info.end_time)
+        )
         return Result(trial, run.info.run_id, run.info.experiment_id, tags["outcome"], epochs, tags, begin, end)
 
     def curve(self, run_id: str) -> tuple[np.ndarray, np.ndarray]:

@@ -5,8 +5,10 @@ once. A write that fails is repeated while the store is away, and raises in the 
 """
 
 import json
+import math
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID
 from tenacity import Retrying, retry_if_exception_type, retry_if_not_exception_type, stop_after_attempt
 
+from reproduce.analysis import lr_range_test
 from reproduce.analysis.lr_range_test import Suggestion
 from reproduce.data import datasets
 from reproduce.errors import StoreAwayError, TrackingError
@@ -33,6 +36,8 @@ from reproduce.training.epoch_record import EpochRecord
 LAST_LOGGED = reader.METRICS[0]
 # Metrics that MLflow takes in one request.
 BATCH = 1000
+# MLflow's UI draws so many points of a metric, and leaves out others.
+DRAWN_POINTS = 320
 # Repeats a call that the store refuses, as it does where the row to be added exists already: a call may collide with
 # others, or with an earlier attempt of one's own, twice before a refusal counts as one.
 DESPITE_COLLISIONS = Retrying(
@@ -142,6 +147,9 @@ class RunWriter:
         for record in history:
             if record.epoch not in logged:
                 self.log_epoch(run_id, record)
+        if np.isnan(history[-1].test_accuracy):
+            ramp = ramp_metrics(lr_range_test.curve(history), int(history[-1].finished_at * 1000))
+            self.client.call(self.client.mlflow.log_batch, run_id, metrics=ramp)
         write_curve(files / reader.CURVE_FILE, history)
         (files / "environment.json").write_text(json.dumps(provenance.environment(), indent=1), encoding="utf-8")
         if diff := provenance.source().diff:
@@ -163,6 +171,11 @@ class RunWriter:
         """Log the files of a folder, as artifacts in a folder of that name."""
         self.client.call(self.client.mlflow.log_artifacts, run_id, str(folder), name)
 
+    def log_verdicts(self, verdicts: Mapping[str, str]) -> None:
+        """Record of each run, by its id, how it compares with the paper."""
+        for run_id, verdict in verdicts.items():
+            self.client.set_tags(run_id, {reader.VERDICT: verdict})
+
     def log_proposals(self, run_id: str, smoothing: float, proposals: dict[str, tuple[int, Suggestion]]) -> None:
         """Record what range tests propose, in the run of each, and by seed in their parent.
 
@@ -180,6 +193,19 @@ class RunWriter:
         # A range test that was reused may have been read with another smoothing.
         for test_id, (_, found) in proposals.items():
             self.client.set_tags(test_id, reader.proposal_tags(found, smoothing))
+
+
+def ramp_metrics(curve: lr_range_test.Curve, timestamp: int) -> list[Metric]:
+    """Return a range test's losses and rates by step for MLflow's charts: means over as few steps as can be drawn.
+
+    The rates are logarithms: the UI has no logarithmic axis for a metric.
+    """
+    size = math.ceil(len(curve.losses) / DRAWN_POINTS)
+    return [
+        Metric(name, float(values[start : start + size].mean()), timestamp, start)
+        for start in range(0, len(curve.losses), size)
+        for name, values in zip(reader.RAMP, (curve.losses, np.log10(curve.learning_rates)), strict=True)
+    ]
 
 
 def write_curve(path: Path, history: list[EpochRecord]) -> None:

@@ -110,6 +110,7 @@ def commands(monkeypatch, tmp_path, paper):
     monkeypatch.setattr(run_command, "run", lambda request, plan, *_: seen.update(request=request, plan=plan))
     monkeypatch.setattr(run_command, "open_store", lambda name: seen["store"])
     monkeypatch.setattr("reproduce.tracking.parent_run.open_parent_run", lambda *_: nullcontext("a parent"))
+    monkeypatch.setattr(run_command, "say_where_to_compare", lambda *_: None)
     monkeypatch.setattr(main, "_write_report", lambda store, parent_id, found, options: seen.update(found=found))
     monkeypatch.setattr(verdicts, "judge_all", lambda *_, about: seen.update(about=about) or [])
     monkeypatch.setattr(verdicts, "seeds_studied", lambda collection, every: every)

@@ -96,6 +96,7 @@ WHOLE = SimpleNamespace(
     title="LeNet-5 on MNIST, run again",
     original="P. Manocha, “CS5260 Assignment 6”",
     original_url=None,
+    views=[("Every trial", "http://127.0.0.1:5000/#/experiments/1/runs?viewStateShareKey=reproduce-trials")],
     verdict="1 of 3 statements of the paper is reproduced (n = 3).",
     departures=(),
     missing=FAILED.missing + OPEN.missing,

@@ -23,7 +23,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from helpers import ROOT, needs
 from helpers.commands import typed
 from reproduce import escaping
-from reproduce.cli import main
+from reproduce.cli import main, ui
 from reproduce.report import build
 from reproduce.results.table import Table
 from reproduce.training import provenance
@@ -33,7 +33,7 @@ from reproduce.training import provenance
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD", "MY_SECRET", "PGPASSWORD")
 BOTH_COMMANDS = """
 import sys
-from reproduce.cli import main
+from reproduce.cli import main, ui
 for command in (%r, %r):
     sys.argv[1:] = command.split()
     try:
@@ -220,9 +220,10 @@ def test_the_ui_is_given_the_stores_address_where_others_cannot_read_it(monkeypa
 
     def start(command):
         started["command"] = command
-        return SimpleNamespace(wait=lambda: 0, terminate=lambda: None)
+        return SimpleNamespace(wait=lambda: 0, poll=lambda: 0, terminate=lambda: None)
 
-    monkeypatch.setattr(main.subprocess, "Popen", start)
+    monkeypatch.setattr(ui.subprocess, "Popen", start)
+    monkeypatch.setattr(ui, "prepare_to_show", lambda uri, address: address)
     monkeypatch.setattr(os, "environ", os.environ.copy() | {"MLFLOW_TRACKING_URI": "postgresql://someone:hidden@db/x"})
     typed(monkeypatch, capsys, "ui")
     assert "--host 127.0.0.1" in " ".join(started["command"])

@@ -1,11 +1,10 @@
-"""A browser for the tests of the page, a Chromium, where there is one; and a small report."""
+"""Windows of a browser for the tests of the page; and a small report."""
 
 import contextlib
 import shutil
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 from helpers import ROOT
 from helpers.crates import DIVERGED, FINISHED, GIVEN, PUBLICATION
@@ -14,20 +13,7 @@ from helpers.reports import write_report
 from reproduce.report import crate, html
 
 ARCHIVED = ROOT / "report" / "reference" / "index.html"
-QUIET = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic",
-         "--no-first-run")  # fmt: skip
 WIDE = 1440
-
-
-@pytest.fixture(scope="session")
-def browser():
-    with sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-        found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), own)
-        if not Path(found).exists():
-            pytest.skip("needs a Chromium: .venv/bin/playwright install chromium, or apt-get install chromium")
-        with contextlib.closing(playwright.chromium.launch(executable_path=found, args=QUIET)) as launched:
-            yield launched
 
 
 @pytest.fixture

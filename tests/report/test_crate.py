@@ -2,13 +2,12 @@
 
 import hashlib
 import shutil
-import tomllib
 from dataclasses import replace
 from datetime import timedelta, timezone
 
 import pytest
 
-from helpers import ROOT
+from helpers import PYPROJECT, ROOT
 from helpers.crates import COMMIT, DIVERGED, ENVIRONMENT, FINISHED, GIVEN, PUBLICATION, graph, trial
 from reproduce.data.datasets import SHA256
 from reproduce.report import crate
@@ -110,7 +109,7 @@ def test_what_went_in_is_named_by_its_hash_and_is_not_in_the_crate(described):
 def test_the_package_is_named_with_its_commit_and_what_it_ran_on(described):
     entities = graph(described)
     package = entities["#package"]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = PYPROJECT["project"]
     assert [package["name"], package["version"]] == [project["name"], project["version"]]
     assert package["license"] == {"@id": f"https://spdx.org/licenses/{project['license']}"}
     assert package["identifier"] == COMMIT

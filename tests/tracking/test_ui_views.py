@@ -1,0 +1,151 @@
+"""The views of MLflow's UI: what they show, that commands write them, and that what a user changed of them stays."""
+
+import base64
+import json
+import zlib
+
+import numpy as np
+import pytest
+
+from helpers.small import small_config
+from reproduce.study import planning
+from reproduce.tracking.reader import RAMP
+from reproduce.tracking.ui_views import MEANS, RANGE_TESTS, TABLE, TAG, TRIALS, VIEWS, where_to_compare, write_views
+from reproduce.training.epoch_record import EpochRecord
+
+NONE = np.empty((0, 3))
+NOTE = "mlflow.note.content"
+
+
+def tags_of(store):
+    return store.client.mlflow.get_experiment(store.experiment_id).tags
+
+
+def envelope(store, view):
+    return json.loads(tags_of(store)[f"{TAG}{view.key}"])
+
+
+def state(store, view):
+    kind, _, packed = envelope(store, view)["state"].partition(";")
+    assert kind == "deflate"
+    return json.loads(zlib.decompress(base64.b64decode(packed)))
+
+
+def cards(store, view):
+    return [(card["type"], card.get("metricKey")) for card in state(store, view)["compareRunCharts"]]
+
+
+def test_a_command_writes_a_view_of_its_trials_flat_sorted_and_charted(finished):
+    store, _, _ = finished
+    assert envelope(store, TRIALS)["name"] == "Every trial"
+    assert cards(store, TRIALS) == [
+        ("LINE", "test_accuracy"), ("LINE", "train_loss"), ("LINE", "learning_rate"), ("BAR", "test_accuracy"),
+        ("PARALLEL", None),
+    ]  # fmt: skip
+    found = state(store, TRIALS)
+    assert (found["searchFilter"], found["orderByKey"], found["orderByAsc"], found["runsHiddenMode"]) == (
+        "tags.kind = 'trial'", "metrics.`test_accuracy`", False, "SHOW_ALL",
+    )  # fmt: skip
+    assert [card.get("scaleType") for card in found["compareRunCharts"][:3]] == ["linear", "log", "log"]
+
+
+def test_parallel_coordinates_have_an_axis_for_each_parameter_that_varies(finished):
+    store, _, done = finished
+    *_, parallel = state(store, TRIALS)["compareRunCharts"]
+    assert parallel["selectedParams"] == ["scheduler"]
+    assert parallel["selectedMetrics"] == ["test_accuracy"]
+    store.client.mlflow.create_run(
+        store.experiment_id, tags={"kind": "trial"}, run_name=done[1].trial.label
+    )  # without any parameter, as one that was just begun
+    write_views(store.client, store.experiment_id)
+    *_, parallel = state(store, TRIALS)["compareRunCharts"]
+    assert parallel["selectedParams"][:2] == ["scheduler", "learning_rate"]
+
+
+def test_means_are_grouped_and_have_no_parallel_coordinates(finished):
+    store, _, _ = finished
+    grouped = [key["groupByData"] for key in state(store, MEANS)["groupBy"]["groupByKeys"]]
+    assert grouped == ["scheduler", "learning_rate"]
+    assert "PARALLEL" not in dict(cards(store, MEANS))
+
+
+def test_range_tests_are_charted_by_rate(finished):
+    store, _, done = finished
+    (card,) = state(store, RANGE_TESTS)["compareRunCharts"]
+    assert (card["metricKey"], card["selectedXAxisMetricKey"], card["xAxisKey"]) == (*RAMP, "metric")
+    history = {name: store.client.mlflow.get_metric_history(done[0].run_id, name) for name in RAMP}
+    rates, losses = store.reader.curve(done[0].run_id)
+    assert [point.step for point in history[RAMP[0]]] == list(range(10))
+    np.testing.assert_allclose([point.value for point in history[RAMP[0]]], losses)
+    np.testing.assert_allclose([point.value for point in history[RAMP[1]]], np.log10(rates))
+
+
+def test_a_long_ramp_is_logged_as_means_of_as_many_steps_as_the_ui_draws(store, paper):
+    trial = planning.range_tests(paper, small_config(train_size=60_000))[0]
+    run_id, _ = store.writer.open_trial(trial, "a" * 64, "parent")
+    steps = np.arange(700)
+    history = [
+        EpochRecord(1, 1.0, np.nan, np.nan, 1e-3, 1.0, 1.0, steps.astype(np.float32), 1e-6 * 1.01**steps, False, NONE)
+    ]
+    store.writer.finish_trial(run_id, history, store.home, None, {})
+    losses = store.client.mlflow.get_metric_history(run_id, RAMP[0])
+    assert [(point.step, point.value) for point in losses[:2]] == [(0, 1.0), (3, 4.0)]
+    assert (len(losses), losses[-1].step, losses[-1].value) == (234, 699, 699.0)
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tag: json.dumps(json.loads(tag) | {"updatedAt": json.loads(tag)["updatedAt"] + 1}),
+        lambda tag: json.dumps(json.loads(tag) | {"name": "Mine"}),
+        lambda _: "not of this version",
+        lambda _: "[]",
+    ],
+    ids=["saved anew", "renamed", "no JSON", "another JSON"],
+)  # fmt: skip
+def test_a_view_that_the_user_changed_is_left_alone(finished, view, change):
+    store, _, _ = finished
+    changed = change(tags_of(store)[f"{TAG}{view.key}"])
+    store.client.mlflow.set_experiment_tag(store.experiment_id, f"{TAG}{view.key}", changed)
+    write_views(store.client, store.experiment_id)
+    assert tags_of(store)[f"{TAG}{view.key}"] == changed
+
+
+def test_a_view_of_an_earlier_command_follows_the_trials_that_there_are_now(finished):
+    store, _, _ = finished
+    old = envelope(store, TABLE) | {"state": "deflate;of few trials"}
+    store.client.mlflow.set_experiment_tag(store.experiment_id, f"{TAG}{TABLE.key}", json.dumps(old))
+    write_views(store.client, store.experiment_id)
+    assert state(store, TABLE)["searchFilter"] == "tags.kind = 'trial'"
+
+
+def test_the_first_line_of_each_note_links_to_every_view(finished):
+    store, parent_id, _ = finished
+    note = store.client.mlflow.get_run(parent_id).data.tags[NOTE].splitlines()[0]
+    assert note == tags_of(store)[NOTE]
+    for view in VIEWS:
+        mode = "TABLE" if view is TABLE else "CHART"
+        assert (
+            f"[{view.name}](/#/experiments/{store.experiment_id}/runs?viewStateShareKey={view.key}"
+            f"&compareRunsMode={mode}&workflowType=machine_learning)"
+        ) in note
+
+
+def test_a_note_that_the_user_wrote_is_left_alone(finished):
+    store, _, _ = finished
+    store.client.mlflow.set_experiment_tag(store.experiment_id, NOTE, "what I found")
+    write_views(store.client, store.experiment_id)
+    assert tags_of(store)[NOTE] == "what I found"
+
+
+def test_the_last_line_leads_to_the_trials_or_to_range_tests_where_there_is_nothing_else(finished, own_home):
+    store, _, done = finished
+    address = f"/#/experiments/{store.experiment_id}/runs?viewStateShareKey="
+    assert where_to_compare(store.client, store.experiment_id, None).startswith(
+        f"type reproduce ui, and open http://127.0.0.1:5000{address}{TRIALS.key}&"
+    )
+    assert f"http://elsewhere:80{address}" in where_to_compare(store.client, store.experiment_id, "http://elsewhere:80")
+    for item in done[1:]:
+        store.client.mlflow.delete_run(item.run_id)
+    assert f"{address}{RANGE_TESTS.key}&" in where_to_compare(store.client, store.experiment_id, None)
