@@ -7,6 +7,7 @@ terms' sizes together (N. J. Higham and T. Mary, "A New Approach to Probabilisti
 nothing here depends on a processor or on another program.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from reproduce.studies.lenet5_mnist.network import LeNet5
 UNIT = 2.0**-24  # half of a float32's unit in the last place, for a number of size 1
 DEVIATIONS = 3  # how many standard deviations may lie between float32 and the exact value
 TANH_UNITS = 3  # the kernel's tanh is held to 1.5 units in the last place, each twice UNIT
-LANES = 16  # samples of a batch that are added up side by side, at least
+VECTORS = {4: 4, 8: 2, 16: 2}  # of the kernel's block of samples, by the lanes of each
 
 
 class Rounded(NamedTuple):
@@ -34,17 +35,21 @@ class Rounded(NamedTuple):
         return Rounded(change(self.value), change(self.variance))
 
 
-def forward_and_backward(network: LeNet5, images: torch.Tensor, at_logits: torch.Tensor) -> dict[str, Rounded]:
+def forward_and_backward(
+    network: LeNet5, images: torch.Tensor, at_logits: torch.Tensor, lanes: int
+) -> dict[str, Rounded]:
     """Return the logits and, by parameter, the gradients of sum(logits * at_logits), all with their variances.
 
-    `network`, `images` (n, 1, 32, 32) and `at_logits` (n, 10) are float64.
+    `network`, `images` (n, 1, 32, 32) and `at_logits` (n, 10) are float64; `lanes` samples are added up side by side.
     """
     conv, linear = functional.conv2d, functional.linear
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     w1, w2, w3, w4, w5 = (_exact(layer.weight.detach()) for layer in layers)
     b1, b2, b3, b4, b5 = (layer.bias.detach() for layer in layers)
     samples = len(images)
-    in_a_row = -(-samples // LANES) * 2 + 3  # additions of a batch's sum: two halves of a block, then across the lanes
+    vectors = VECTORS[lanes]
+    # Additions of a batch's sum: the vectors of each block, then across the lanes.
+    in_a_row = -(-samples // (lanes * vectors)) * vectors + int(math.log2(lanes))
 
     x = _exact(images)
     a1 = _tanh(_plus(_product(conv, x, w1, 25), b1.view(-1, 1, 1)))

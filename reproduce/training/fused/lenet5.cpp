@@ -1,7 +1,7 @@
 // LeNet-5's forward and backward pass on one CPU thread, near the machine's matrix rate.
 //
-// Sixteen samples are a block, and the sample is the innermost index everywhere: [row][column][channel][16]. Two 8-lane
-// vectors hold one element of a block, so every operation is the same for all samples, no lane is ever idle in a
+// 16 or 32 samples are a block, and the sample is the innermost index everywhere: [row][column][channel][BLOCK]. Two or
+// four vectors hold one element of a block, so every operation is the same for all samples, no lane is ever idle in a
 // convolution's border, and nearly all work is one loop: a few outputs of a block += broadcast weight * input (`Tile`).
 //
 // What the forward pass leaves for the backward pass is the tape; the caller owns it. Stages, in order:
@@ -19,82 +19,114 @@
 
 namespace {
 
-typedef float v8 __attribute__((vector_size(32)));
-typedef int32_t i8 __attribute__((vector_size(32)));
+// The processor's vectors: how many floats fit into one, how many of them are a block, and how many there is room for.
+#if defined(__AVX512F__)
+constexpr int LANES = 16, VECTORS = 2, REGISTERS = 32;
+#elif defined(__AVX2__)
+constexpr int LANES = 8, VECTORS = 2, REGISTERS = 16;
+#else  // 128 bits, as aarch64 has them
+constexpr int LANES = 4, VECTORS = 4, REGISTERS = 32;
+#endif
+constexpr int BLOCK = LANES * VECTORS;  // samples
 
-constexpr int BLOCK = 16;  // samples
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
+
+// Has the compiler keep a value in a register, where it would load it again for each use.
+#if defined(__x86_64__)
+#define KEEP(value) asm("" : "+v"(value))
+#elif defined(__aarch64__)
+#define KEEP(value) asm("" : "+w"(value))
+#else
+#define KEEP(value)
+#endif
+
 constexpr int SIDE = 32, SIDE1 = 28, POOL1 = 14, SIDE2 = 10, POOL2 = 5, K = 5;
 constexpr int C1 = 6, C2 = 16, FLAT = POOL2 * POOL2 * C2, H1 = 120, H2 = 84, CLASSES = 10;
-// Outputs of one tile. With sixteen vector registers, 6 x 2 accumulators leave room for two inputs and a weight.
-constexpr int N1 = 6, N2 = 4, N3 = 6, N4 = 6, N5 = 5, NFLAT = 5;
-constexpr int ROW_H1 = 128, ROW_H2 = 96;  // a sample's row in the transposed copies, filled up to whole tiles
+// Outputs of one tile, so that its accumulators, N x VECTORS, leave registers for the inputs and a weight: at most 12 of 16,
+// or 24 of 32.
+constexpr bool WIDE = REGISTERS / VECTORS >= 16;
+constexpr int N1 = 6, N2 = WIDE ? 8 : 4, N3 = WIDE ? 12 : 6, N4 = N3, N5 = WIDE ? 10 : 5, NFLAT = N5;
+// A sample's row in the transposed copies, filled up to whole tiles.
+constexpr int whole_tiles(int elements) { return (elements + BLOCK - 1) / BLOCK * BLOCK; }
+constexpr int ROW_FLAT = whole_tiles(FLAT), ROW_H1 = whole_tiles(H1), ROW_H2 = whole_tiles(H2);
 
-inline v8 load(const float* from) {
-    v8 value;
+inline vec load(const float* from) {
+    vec value;
     std::memcpy(&value, from, sizeof value);
     return value;
 }
 
-inline void store(float* to, v8 value) { std::memcpy(to, &value, sizeof value); }
+inline void store(float* to, vec value) { std::memcpy(to, &value, sizeof value); }
 
-inline v8 broadcast(float value) { return value - v8{}; }
+inline vec broadcast(float value) { return value - vec{}; }
 
 // N outputs of one block in registers.
 template <int N>
 struct Tile {
-    v8 sum[N][2];
+    vec sum[N][VECTORS];
 
     inline void set(const float* bias) {
-#pragma GCC unroll 8
-        for (int n = 0; n < N; n++) sum[n][0] = sum[n][1] = broadcast(bias[n]);
+#pragma GCC unroll 16
+        for (int n = 0; n < N; n++)
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; v++) sum[n][v] = broadcast(bias[n]);
     }
 
     inline void clear() {
-#pragma GCC unroll 8
-        for (int n = 0; n < N; n++) sum[n][0] = sum[n][1] = v8{};
+#pragma GCC unroll 16
+        for (int n = 0; n < N; n++)
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; v++) sum[n][v] = vec{};
     }
 
-    // += sum over k of weights[k][n] * input[k][16]; both advance by a fixed number of floats.
-    inline void add(const float* input, const float* weights, int count, int input_step = BLOCK, int weight_step = N) {
-        for (int k = 0; k < count; k++, input += input_step, weights += weight_step) {
-            v8 low = load(input), high = load(input + 8);
-#pragma GCC unroll 8
-            for (int n = 0; n < N; n++) {
-                v8 weight = broadcast(weights[n]);
-                sum[n][0] += weight * low;
-                sum[n][1] += weight * high;
-            }
+    // += weights[n * STRIDE] * input[BLOCK], for each of the outputs.
+    template <int STRIDE>
+    inline void add_one(const float* input, const float* weights) {
+        vec value[VECTORS];
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) value[v] = load(input + v * LANES);
+#pragma GCC unroll 16
+        for (int n = 0; n < N; n++) {
+            vec weight = broadcast(weights[n * STRIDE]);
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; v++) sum[n][v] += weight * value[v];
         }
+    }
+
+    // += sum over k of weights[k][n] * input[k][BLOCK].
+    inline void add(const float* input, const float* weights, int count) {
+        for (int k = 0; k < count; k++, input += BLOCK, weights += N) add_one<1>(input, weights);
     }
 };
 
 // tanh with an error below 1.5 units in the last place. Below 0.625 an odd polynomial; above it 1 - 2 / (1 + exp(2x)),
 // which keeps what is left of 1 - a^2 where the network saturates. Polynomials: least maximum error, fitted for this file.
-inline v8 tanh8(v8 x) {
-    i8 sign = (i8)x & INT32_MIN;
-    i8 bits = (i8)x & INT32_MAX;
-    v8 size = (v8)bits;
+inline vec tanh_of(vec x) {
+    ivec sign = (ivec)x & INT32_MIN;
+    ivec bits = (ivec)x & INT32_MAX;
+    vec size = (vec)bits;
 
-    v8 u = x * x;
-    v8 small = ((((-5.7049901e-3f * u + 2.0639090e-2f) * u - 5.3739715e-2f) * u + 1.33314416e-1f) * u - 3.33332807e-1f) * u;
+    vec u = x * x;
+    vec small = ((((-5.7049901e-3f * u + 2.0639090e-2f) * u - 5.3739715e-2f) * u + 1.33314416e-1f) * u - 3.33332807e-1f) * u;
     small = small * x + x;
 
-    v8 y = size + size;
+    vec y = size + size;
     y = y > 20.0f ? broadcast(20.0f) : y;  // a NaN is not above 20 and stays
-    v8 shifted = y * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: its last bits are the nearest whole number
-    v8 whole = shifted - 12582912.0f;
-    v8 f = y - whole * 0.693359375f;  // ln 2 in two parts, so that the difference is exact
+    vec shifted = y * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: its last bits are the nearest whole number
+    vec whole = shifted - 12582912.0f;
+    vec f = y - whole * 0.693359375f;  // ln 2 in two parts, so that the difference is exact
     f = f + whole * 2.12194440e-4f;
-    v8 power = (((((1.38141774e-3f * f + 8.36891960e-3f) * f + 4.16684076e-2f) * f + 1.66665196e-1f) * f + 4.99999940e-1f) * f)
+    vec power = (((((1.38141774e-3f * f + 8.36891960e-3f) * f + 4.16684076e-2f) * f + 1.66665196e-1f) * f + 4.99999940e-1f) * f)
             * f + f + 1.0f;
-    i8 exponent = ((i8)shifted << 23);
-    i8 scaled = (i8)power + exponent;
-    v8 large = 1.0f - 2.0f / (1.0f + (v8)scaled);
-    i8 signed_large = (i8)large | sign;
-    return size < 0.625f ? small : (v8)signed_large;
+    ivec exponent = ((ivec)shifted << 23);
+    ivec scaled = (ivec)power + exponent;
+    vec large = 1.0f - 2.0f / (1.0f + (vec)scaled);
+    ivec signed_large = (ivec)large | sign;
+    return size < 0.625f ? small : (vec)signed_large;
 }
 
-inline v8 slope(v8 tanh) { return 1.0f - tanh * tanh; }
+inline vec slope(vec tanh) { return 1.0f - tanh * tanh; }
 
 // Where everything of one block lies, in floats.
 struct Block {
@@ -103,7 +135,7 @@ struct Block {
     float a2[SIDE2 * SIDE2 * C2 * BLOCK], p2[FLAT * BLOCK];
     float h1[H1 * BLOCK], h2[H2 * BLOCK];
     float g3[H1 * BLOCK], g4[H2 * BLOCK], g5[CLASSES * BLOCK];
-    float p2_rows[BLOCK * FLAT], h1_rows[BLOCK * ROW_H1], h2_rows[BLOCK * ROW_H2];  // [sample][element]
+    float p2_rows[BLOCK * ROW_FLAT], h1_rows[BLOCK * ROW_H1], h2_rows[BLOCK * ROW_H2];  // [sample][element]
 };
 
 struct Parameters {
@@ -178,7 +210,7 @@ __attribute__((noinline)) void convolve_tanh_pool(
     constexpr int POOLED = SIDE_OUT / 2, RUN = K * CHANNELS_IN;
     for (int py = 0; py < POOLED; py++)
         for (int px = 0; px < POOLED; px++) {
-            v8 mean[N][2] = {};
+            vec mean[N][VECTORS] = {};
             for (int quarter = 0; quarter < 4; quarter++) {
                 int y = 2 * py + quarter / 2, x = 2 * px + quarter % 2;
                 Tile<N> tile;
@@ -186,17 +218,17 @@ __attribute__((noinline)) void convolve_tanh_pool(
                 for (int ky = 0; ky < K; ky++)
                     tile.add(input + ((y + ky) * SIDE_IN + x) * CHANNELS_IN * BLOCK, weights + ky * RUN * N, RUN);
                 float* to = activations + (y * SIDE_OUT + x) * CHANNELS_OUT * BLOCK;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
                 for (int n = 0; n < N; n++)
-                    for (int half = 0; half < 2; half++) {
-                        v8 a = tanh8(tile.sum[n][half]);
-                        store(to + n * BLOCK + half * 8, a);
-                        mean[n][half] += a;
+                    for (int v = 0; v < VECTORS; v++) {
+                        vec a = tanh_of(tile.sum[n][v]);
+                        store(to + n * BLOCK + v * LANES, a);
+                        mean[n][v] += a;
                     }
             }
             float* to = pooled + (py * POOLED + px) * CHANNELS_OUT * BLOCK;
             for (int n = 0; n < N; n++)
-                for (int half = 0; half < 2; half++) store(to + n * BLOCK + half * 8, 0.25f * mean[n][half]);
+                for (int v = 0; v < VECTORS; v++) store(to + n * BLOCK + v * LANES, 0.25f * mean[n][v]);
         }
 }
 
@@ -208,9 +240,9 @@ __attribute__((noinline)) void dense(const float* input, const float (*weights)[
         tile.set(bias + group * N);
         tile.add(input, weights[group], IN);
         for (int n = 0; n < N; n++)
-            for (int half = 0; half < 2; half++) {
-                v8 value = tile.sum[n][half];
-                store(output + (group * N + n) * BLOCK + half * 8, TANH ? tanh8(value) : value);
+            for (int v = 0; v < VECTORS; v++) {
+                vec value = tile.sum[n][v];
+                store(output + (group * N + n) * BLOCK + v * LANES, TANH ? tanh_of(value) : value);
             }
     }
 }
@@ -224,9 +256,9 @@ __attribute__((noinline)) void dense_backward(
         tile.clear();
         tile.add(gradient, weights[group], OUT);
         for (int n = 0; n < N; n++)
-            for (int half = 0; half < 2; half++) {
-                int at = (group * N + n) * BLOCK + half * 8;
-                v8 value = tile.sum[n][half];
+            for (int v = 0; v < VECTORS; v++) {
+                int at = (group * N + n) * BLOCK + v * LANES;
+                vec value = tile.sum[n][v];
                 store(to + at, tanh ? value * slope(load(tanh + at)) : value);
             }
     }
@@ -239,31 +271,23 @@ void to_rows(const float* from, int elements, int row, float* to) {
     }
 }
 
-// Weight gradients of a dense layer over all blocks: gradient [out][16] times rows [16][in].
+// Weight gradients of a dense layer over all blocks: gradient [out][BLOCK] times rows [BLOCK][in].
 template <int N, int IN, int ROW, int OUT>
 __attribute__((noinline)) void dense_weights(
     const Block* blocks, int count, const float* (*gradient)(const Block&), const float* (*rows)(const Block&), float* to) {
-    for (int i = 0; i < ROW; i += 16)
+    for (int i = 0; i < ROW; i += BLOCK)
         for (int o = 0; o < OUT; o += N) {
             Tile<N> tile;
             tile.clear();
             for (int b = 0; b < count; b++) {
-                // Sixteen samples: a weight's place is taken by the gradient of output n, sixteen floats further on.
+                // A weight's place is taken by the gradient of output n, a block further on for each n.
                 const float* g = gradient(blocks[b]) + o * BLOCK;
                 const float* row = rows(blocks[b]) + i;
-                for (int s = 0; s < BLOCK; s++, row += ROW) {
-                    v8 low = load(row), high = load(row + 8);
-#pragma GCC unroll 8
-                    for (int n = 0; n < N; n++) {
-                        v8 value = broadcast(g[n * BLOCK + s]);
-                        tile.sum[n][0] += value * low;
-                        tile.sum[n][1] += value * high;
-                    }
-                }
+                for (int s = 0; s < BLOCK; s++, row += ROW) tile.template add_one<BLOCK>(row, g + s);
             }
             for (int n = 0; n < N; n++)
-                for (int lane = 0; lane < 16 && i + lane < IN; lane++)
-                    to[(o + n) * IN + i + lane] = tile.sum[n][lane / 8][lane % 8];
+                for (int lane = 0; lane < BLOCK && i + lane < IN; lane++)
+                    to[(o + n) * IN + i + lane] = tile.sum[n][lane / LANES][lane % LANES];
         }
 }
 
@@ -273,7 +297,7 @@ inline void unpool_row(const float* activations, const float* pooled_gradient, i
     for (int x = 0; x < SIDE_OUT; x++) {
         const float* a = activations + (y * SIDE_OUT + x) * CHANNELS * BLOCK;
         const float* g = pooled_gradient + ((y / 2) * (SIDE_OUT / 2) + x / 2) * CHANNELS * BLOCK;
-        for (int at = 0; at < CHANNELS * BLOCK; at += 8)
+        for (int at = 0; at < CHANNELS * BLOCK; at += LANES)
             store(to + x * CHANNELS * BLOCK + at, 0.25f * load(g + at) * slope(load(a + at)));
     }
 }
@@ -282,25 +306,25 @@ inline void unpool_row(const float* activations, const float* pooled_gradient, i
 // one channel, a column. Lanes are summed at the very end. The loads stand apart from the multiply-adds, and the function
 // by itself: folded into them, each would be loaded several times over.
 template <int A, int B, int G_STEP, int X_STEP>
-__attribute__((noinline)) void row_weights(const float* g, const float* x, int pixels, v8* sums) {
-    v8 sum[A][B];
+__attribute__((noinline)) void row_weights(const float* g, const float* x, int pixels, vec* sums) {
+    vec sum[A][B];
 #pragma GCC unroll 8
     for (int a = 0; a < A; a++)
 #pragma GCC unroll 8
         for (int b = 0; b < B; b++) sum[a][b] = sums[a * B + b];
     for (int pixel = 0; pixel < pixels; pixel++, g += G_STEP * BLOCK, x += X_STEP * BLOCK)
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; half++) {
-            v8 value[B];
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; v++) {
+            vec value[B];
 #pragma GCC unroll 8
             for (int b = 0; b < B; b++) {
-                value[b] = load(x + b * BLOCK + half * 8);
-                asm("" : "+x"(value[b]));
+                value[b] = load(x + b * BLOCK + v * LANES);
+                KEEP(value[b]);
             }
 #pragma GCC unroll 8
             for (int a = 0; a < A; a++) {
-                v8 gradient = load(g + a * BLOCK + half * 8);
-                asm("" : "+x"(gradient));
+                vec gradient = load(g + a * BLOCK + v * LANES);
+                KEEP(gradient);
 #pragma GCC unroll 8
                 for (int b = 0; b < B; b++) sum[a][b] += gradient * value[b];
             }
@@ -311,10 +335,17 @@ __attribute__((noinline)) void row_weights(const float* g, const float* x, int p
         for (int b = 0; b < B; b++) sums[a * B + b] = sum[a][b];
 }
 
+// One element of a block, added up over its vectors.
+inline vec block_sum(const float* from) {
+    vec sum = load(from);
+    for (int v = 1; v < VECTORS; v++) sum += load(from + v * LANES);
+    return sum;
+}
+
 template <int CHANNELS>
-inline void row_bias(const float* g, int pixels, v8* sums) {
+inline void row_bias(const float* g, int pixels, vec* sums) {
     for (int pixel = 0; pixel < pixels; pixel++)
-        for (int c = 0; c < CHANNELS; c++, g += BLOCK) sums[c] += load(g) + load(g + 8);
+        for (int c = 0; c < CHANNELS; c++, g += BLOCK) sums[c] += block_sum(g);
 }
 
 // The gradient at conv2's input. Only the outputs that an input reaches are visited; there is no padding.
@@ -327,28 +358,29 @@ __attribute__((noinline)) void conv2_input(const float* gradient, const float* w
             for (int ky = y < SIDE2 ? 0 : y - SIDE2 + 1; ky < K && ky <= y; ky++)
                 tile.add(gradient + ((y - ky) * SIDE2 + first) * C2 * BLOCK,
                          weights + (ky * K + K - 1 - x + first) * C2 * C1, (last - first + 1) * C2);
-            for (int n = 0; n < C1; n++) {
-                store(to + ((y * POOL1 + x) * C1 + n) * BLOCK, tile.sum[n][0]);
-                store(to + ((y * POOL1 + x) * C1 + n) * BLOCK + 8, tile.sum[n][1]);
-            }
+            for (int n = 0; n < C1; n++)
+                for (int v = 0; v < VECTORS; v++) store(to + ((y * POOL1 + x) * C1 + n) * BLOCK + v * LANES, tile.sum[n][v]);
         }
 }
 
-inline float total(v8 value) {
-    return ((value[0] + value[4]) + (value[2] + value[6])) + ((value[1] + value[5]) + (value[3] + value[7]));
+// The sum of a vector's lanes: each half onto the other, so that roundings are few.
+inline float total(vec value) {
+    for (int width = LANES / 2; width > 0; width /= 2)
+        for (int lane = 0; lane < width; lane++) value[lane] += value[lane + width];
+    return value[0];
 }
 
 // Lane-wise sums of the convolutions' gradients over a batch, in the order of the tiles that make them.
-constexpr int A1 = 2, B1 = 5, A2 = 4, B2 = 3;
+constexpr int A1 = REGISTERS > 16 ? 3 : 2, B1 = 5, A2 = REGISTERS > 16 ? 8 : 4, B2 = 3;
 struct Sums {
-    v8 w1[K][C1 / A1][A1 * B1];                       // [ky][oc / 2][oc % 2, kx]
-    v8 w2[K][K][C2 / A2][C1 / B2][A2 * B2];           // [ky][kx][oc / 4][ic / 3][oc % 4, ic % 3]
-    v8 b1[C1], b2[C2];
+    vec w1[K][C1 / A1][A1 * B1];              // [ky][oc / A1][oc % A1, kx]
+    vec w2[K][K][C2 / A2][C1 / B2][A2 * B2];  // [ky][kx][oc / A2][ic / B2][oc % A2, ic % B2]
+    vec b1[C1], b2[C2];
 };
 
 void backward_block(Block& block, const PackedBackward& weights, Sums& sums) {
-    alignas(32) float dp2[FLAT * BLOCK], g2[SIDE2 * SIDE2 * C2 * BLOCK], dp1[POOL1 * POOL1 * C1 * BLOCK];
-    alignas(32) float g1[SIDE1 * C1 * BLOCK];
+    alignas(4 * LANES) float dp2[FLAT * BLOCK], g2[SIDE2 * SIDE2 * C2 * BLOCK], dp1[POOL1 * POOL1 * C1 * BLOCK];
+    alignas(4 * LANES) float g1[SIDE1 * C1 * BLOCK];
     dense_backward<N4, H2, CLASSES>(block.g5, weights.w5, block.h2, block.g4);
     dense_backward<N3, H1, H2>(block.g4, weights.w4, block.h1, block.g3);
     dense_backward<NFLAT, FLAT, H1>(block.g3, weights.w3, nullptr, dp2);
@@ -388,10 +420,10 @@ void reduce(const Sums& sums, const Gradients& to) {
 
 void bias(const Block* blocks, int count, const float* (*gradient)(const Block&), int outputs, float* to) {
     for (int o = 0; o < outputs; o++) {
-        v8 sum = {};
+        vec sum = {};
         for (int b = 0; b < count; b++) {
             const float* g = gradient(blocks[b]) + o * BLOCK;
-            sum += load(g) + load(g + 8);
+            sum += block_sum(g);
         }
         to[o] = total(sum);
     }
@@ -401,7 +433,7 @@ int blocks_of(int samples) { return (samples + BLOCK - 1) / BLOCK; }
 
 template <typename Pixel>
 void forward(const Pixel* images, float scale, int samples, const Parameters& parameters, Block* tape, bool keep, float* logits) {
-    alignas(32) Packed weights;
+    alignas(4 * LANES) Packed weights;
     pack(parameters, weights);
     for (int first = 0; first < samples; first += BLOCK) {
         Block& block = tape[keep ? first / BLOCK : 0];
@@ -414,7 +446,7 @@ void forward(const Pixel* images, float scale, int samples, const Parameters& pa
                 block.p2 + group * N2 * BLOCK);
         dense<N3, FLAT, H1, true>(block.p2, weights.w3, parameters.b3, block.h1);
         dense<N4, H1, H2, true>(block.h1, weights.w4, parameters.b4, block.h2);
-        alignas(32) float output[CLASSES * BLOCK];
+        alignas(4 * LANES) float output[CLASSES * BLOCK];
         dense<N5, H2, CLASSES, false>(block.h2, weights.w5, parameters.b5, output);
         for (int s = 0; s < here; s++)
             for (int c = 0; c < CLASSES; c++) logits[(first + s) * CLASSES + c] = output[c * BLOCK + s];
@@ -443,8 +475,8 @@ void lenet5_forward(const void* images, int are_bytes, int samples, const Parame
 void lenet5_backward(const float* gradient, int samples, const Parameters* parameters, void* tape, const Gradients* to) {
     Block* blocks = static_cast<Block*>(tape);
     int count = blocks_of(samples);
-    alignas(32) static thread_local PackedBackward weights;
-    alignas(32) Sums sums = {};
+    alignas(4 * LANES) static thread_local PackedBackward weights;
+    alignas(4 * LANES) Sums sums = {};
     pack(*parameters, weights);
     for (int b = 0; b < count; b++) {
         Block& block = blocks[b];
@@ -454,7 +486,7 @@ void lenet5_backward(const float* gradient, int samples, const Parameters* param
                 block.g5[c * BLOCK + s] = sample < samples ? gradient[sample * CLASSES + c] : 0;
             }
         backward_block(block, weights, sums);
-        to_rows(block.p2, FLAT, FLAT, block.p2_rows);
+        to_rows(block.p2, FLAT, ROW_FLAT, block.p2_rows);
         to_rows(block.h1, H1, ROW_H1, block.h1_rows);
         to_rows(block.h2, H2, ROW_H2, block.h2_rows);
     }
@@ -463,7 +495,7 @@ void lenet5_backward(const float* gradient, int samples, const Parameters* param
     auto g3 = [](const Block& block) -> const float* { return block.g3; };
     auto g4 = [](const Block& block) -> const float* { return block.g4; };
     auto g5 = [](const Block& block) -> const float* { return block.g5; };
-    dense_weights<N3, FLAT, FLAT, H1>(blocks, count, g3, [](const Block& block) -> const float* { return block.p2_rows; }, w3);
+    dense_weights<N3, FLAT, ROW_FLAT, H1>(blocks, count, g3, [](const Block& block) -> const float* { return block.p2_rows; }, w3);
     for (int o = 0; o < H1; o++)
         for (int k = 0; k < FLAT; k++) to->w3[o * FLAT + torch_index(k)] = w3[o * FLAT + k];
     dense_weights<N4, H1, ROW_H1, H2>(
@@ -475,9 +507,12 @@ void lenet5_backward(const float* gradient, int samples, const Parameters* param
     bias(blocks, count, g5, CLASSES, to->b5);
 }
 
+// The floats in a vector, on which the order of sums depends.
+int lenet5_lanes() { return LANES; }
+
 // tanh by itself, of whole vectors: what the tests hold to the true one.
 void lenet5_tanh(const float* from, int64_t count, float* to) {
-    for (int64_t at = 0; at + 8 <= count; at += 8) store(to + at, tanh8(load(from + at)));
+    for (int64_t at = 0; at + LANES <= count; at += LANES) store(to + at, tanh_of(load(from + at)));
 }
 
 }  // extern "C"

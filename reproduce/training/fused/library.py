@@ -174,6 +174,7 @@ class Kernel:
         self.tape_bytes = self._declare("lenet5_tape_bytes", [number], ctypes.c_int64)
         self.forward = self._declare("lenet5_forward", [pointer, number, number, pointer, pointer, number, pointer])
         self.backward = self._declare("lenet5_backward", [pointer, number, pointer, pointer, pointer])
+        self.lanes = self._declare("lenet5_lanes", [], ctypes.c_int)
         self.tanh = self._declare("lenet5_tanh", [pointer, ctypes.c_int64, pointer])
 
     def _declare(self, name: str, arguments: list[type], result: type | None = None) -> Callable[..., int]:
