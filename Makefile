@@ -6,6 +6,7 @@
 # make lint        check style, types, the direction of imports, the Dockerfile
 # make test        run the tests; takes minutes
 # make test-system run the tests that need a cluster, several ranks, PostgreSQL or minutes
+# make test-pythons run a small study and the fast tests with each other Python 3.10 to 3.12 that is installed
 # make test-image  build the image and test it; needs a container engine
 # make test-faults kill the program, fill its disk, stop its store, and measure the damage: docs/reliability.md; an hour
 # make image       build the container's image, lenet5-reproduction
@@ -22,9 +23,11 @@
 # variables to a shell.
 unexport MAKEFLAGS MAKEOVERRIDES MFLAGS
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
-BIN := .venv/bin
-STAMP := .venv/installed
+# The newest that the study's libraries have.
+PYTHON ?= $(shell for name in python3.12 python3.11 python3.10 python3; do command -v $$name && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
 # The programs of an environment contain its path. An environment that was moved or copied with its folder is made again.
 ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
 .PHONY: $(STAMP)
@@ -40,7 +43,7 @@ with_apt = { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "insta
     { apt-get install -qq --yes --no-install-recommends $(1) >/dev/null 2>&1 || { apt-get update -qq && \
     apt-get install -qq --yes --no-install-recommends $(1) >/dev/null; }; }; }
 
-.PHONY: reproduce quick report test test-system test-image test-faults soak scaling cluster image bench lint ui env lock audit sbom clean
+.PHONY: reproduce quick report test test-system test-pythons test-image test-faults soak scaling cluster image bench lint ui env lock audit sbom clean
 
 reproduce: env
 	$(BIN)/reproduce main
@@ -57,10 +60,10 @@ ui: env
 image:
 	docker build $(IMAGE_OPTIONS) --build-arg COMMIT=$(COMMIT) --tag lenet5-reproduction:0.1.0 --tag lenet5-reproduction .
 
-test: env tests/validator/.venv/installed .venv/browser
+test: env tests/validator/.venv/installed $(VENV)/browser
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 -m "not (system or image or faults)"
 
-test-system: env .venv/postgresql
+test-system: env $(VENV)/browser $(VENV)/postgresql $(VENV)/strace $(VENV)/emulator
 	$(BIN)/python -m pytest -m "system and not (image or faults)"
 
 test-image: env
@@ -85,7 +88,7 @@ bench: env bench/.venv/installed
 	$(BIN)/python bench/run.py
 
 # Install a Chromium for the page's tests, if possible.
-.venv/browser: $(STAMP)
+$(VENV)/browser: $(STAMP)
 	@for name in chromium chromium-browser google-chrome; do command -v $$name; done | grep -q . || \
 	    { echo "installing a Chromium, for the page's tests" && \
 	        $(BIN)/playwright install $$([ "$$(id -u)" != 0 ] || echo --with-deps) chromium >/dev/null 2>&1; } || \
@@ -94,9 +97,22 @@ bench: env bench/.venv/installed
 	@touch $@
 
 # Install PostgreSQL for the tests of a shared store, if possible. The database cluster that Debian makes is not used.
-.venv/postgresql: $(STAMP)
+$(VENV)/postgresql: $(STAMP)
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || $(call with_apt,postgresql) || \
 	    echo "no PostgreSQL here: the tests of a shared store are skipped; install the package postgresql to have them"
+	@touch $@
+
+# Install strace, for the tests of what a command sends to other hosts, if possible.
+$(VENV)/strace: $(STAMP)
+	@command -v strace >/dev/null || $(call with_apt,strace) || \
+	    echo "no strace here: the tests of what leaves the machine are skipped; install the package strace to have them"
+	@touch $@
+
+# Install a compiler and an emulator, for the test of the kernel on aarch64, if possible.
+$(VENV)/emulator: $(STAMP)
+	@{ command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64; } >/dev/null || \
+	    $(call with_apt,g++-aarch64-linux-gnu qemu-user) || \
+	    echo "no emulator here: the kernel is not tested on aarch64; install g++-aarch64-linux-gnu and qemu-user to do so"
 	@touch $@
 
 # Programs that need other versions than the study have their own environments.
@@ -104,6 +120,19 @@ bench/.venv/installed tests/validator/.venv/installed: %/.venv/installed: %/requ
 	$(PYTHON) -m venv $*/.venv
 	VIRTUAL_ENV=$*/.venv $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes $*/requirements.lock
 	@touch $@
+
+# With each other Python that is here: its own environment, a small study, and the fast tests.
+test-pythons: env
+	@used=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	for version in 3.10 3.11 3.12; do \
+	    [ $$version != $$used ] || continue; \
+	    command -v python$$version >/dev/null || { echo "no python$$version here: not tested with it"; continue; }; \
+	    own=.venv-$$version; \
+	    $(MAKE) PYTHON=python$$version VENV=$$own env && \
+	    MLFLOW_TRACKING_URI=sqlite:///$$own/mlflow.db $$own/bin/reproduce main --epochs 1 --train-size 10000 \
+	        --output $$own/report && \
+	    $(MAKE) PYTHON=python$$version VENV=$$own test || exit 1; \
+	done
 
 lint: env
 	$(BIN)/ruff check .
@@ -115,22 +144,24 @@ lint: env
 env: $(STAMP)
 
 $(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-	    { echo "error: this needs Python 3.11: install it, or name its path: make PYTHON=/path/to/python3.11"; exit 2; }
-	$(PYTHON) -m venv $(CLEAR) .venv
-	@awk '/^[^ ]/ { wanted = /^uv==/ } wanted' requirements.lock > .venv/uv.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement .venv/uv.lock
-	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes requirements.lock
-	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	@[ "$$(uname)" = Linux ] || { echo "error: this needs Linux; on another system use the container: docs/container.md" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
+	    { echo 'error: this needs Python 3.10, 3.11 or 3.12: install one, or name its path: make PYTHON=/path/to/python3.12;' \
+	        'uv brings one too: make PYTHON="$$(uv python find 3.12)" after uv python install 3.12' >&2; exit 2; }
+	$(PYTHON) -m venv $(CLEAR) $(VENV)
+	@awk '/^[^ ]/ { wanted = /^uv==/ } wanted' requirements.lock > $(VENV)/uv.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement $(VENV)/uv.lock
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes requirements.lock
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@pwd -P > $@
 
 # The name in conda.yaml contains a digest of the lock, so conda and MLflow build a new environment for a new lock.
 lock: env
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --group dev --generate-hashes --no-header \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --group dev --generate-hashes --no-header \
 	    --no-annotate --upgrade --output-file requirements.lock pyproject.toml
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
 	    --upgrade --output-file bench/requirements.lock bench/requirements.in
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate \
 	    --upgrade --output-file tests/validator/requirements.lock tests/validator/requirements.in
 	sed -i "s/^name: .*/name: lenet5-reproduction-$$(sha256sum requirements.lock | cut -c1-12)/" conda.yaml
 
@@ -143,4 +174,4 @@ sbom: env
 	    --output-file sbom.cdx.json .venv
 
 clean:
-	rm -rf .venv bench/.venv tests/validator/.venv .pytest_cache .ruff_cache .mypy_cache *.egg-info
+	rm -rf .venv .venv-* bench/.venv tests/validator/.venv .pytest_cache .ruff_cache .mypy_cache *.egg-info

@@ -15,6 +15,7 @@ from reproduce.errors import UserError
 def main() -> None:
     """Run the command, once nothing is in the way of what it imports."""
     try:
+        interpreter.check_system()
         interpreter.check_names()
     except UserError as error:
         print(f"error: {escaping.printable(str(error))}", file=sys.stderr)

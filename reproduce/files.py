@@ -8,14 +8,20 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
+# Bytes that are read at a time.
+PART = 1 << 20
+
 
 def file_sha256(path: Path) -> str | None:
     """Return the SHA-256 of a file, None where no regular file is there."""
     # A pipe would be waited at without an end.
     if not path.is_file():
         return None
+    found = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while part := file.read(PART):
+            found.update(part)
+    return found.hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

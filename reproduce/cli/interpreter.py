@@ -17,10 +17,21 @@ PACKAGES = (
     "psutil", "pydantic", "pydantic_core", "ray", "requests", "rocrate", "safetensors", "scipy", "sklearn",
     "sqlalchemy", "tenacity", "torch", "torchvision", "tqdm", "transformers", "yaml",
 )  # fmt: skip
+# The Pythons that all of them have, as pyproject.toml says.
+OLDEST, NEWEST = (3, 10), (3, 12)
 MODULE_ENDINGS = (".py", ".pyc", ".so")
 INSTALLED_ENDINGS = (".dist-info", ".egg-info")
 # Python itself ignores these by default.
 UNSAID = (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning)
+
+
+def check_system() -> None:
+    """Refuse another operating system and another Python than the libraries are made for. UserError names both."""
+    if sys.platform != "linux":
+        raise UserError("this needs Linux; on another system use the container: docs/container.md")
+    if not OLDEST <= sys.version_info[:2] <= NEWEST:
+        found, oldest, newest = (".".join(map(str, version[:2])) for version in (sys.version_info, OLDEST, NEWEST))
+        raise UserError(f"this is Python {found}, and the study's libraries need {oldest} to {newest}: type make env")
 
 
 def check_names() -> None:

@@ -8,7 +8,7 @@ import json
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 from pydantic import AfterValidator, Field, ValidationError, model_validator
@@ -63,7 +63,7 @@ class _Run(Frozen):
     losses: list[Annotated[Finite, Field(ge=-FLOAT32, le=FLOAT32)]] | None = None
 
     @model_validator(mode="after")
-    def _is_whole(self) -> Self:
+    def _is_whole(self) -> "_Run":
         needed = set(METRICS) if self.ramp is None else {"train_loss", "learning_rate"}
         if self.epochs.keys() != needed or len(set(map(len, self.epochs.values()))) != 1:
             raise ValueError(f"epochs must have {', '.join(sorted(needed))}, and as many values of each")
@@ -89,7 +89,7 @@ class _Record(Frozen):
     runs: list[_Run]
 
     @model_validator(mode="after")
-    def _points_at_what_is_there(self) -> Self:
+    def _points_at_what_is_there(self) -> "_Record":
         for run in self.runs:
             if run.made_with >= len(self.made_with):
                 raise ValueError(f"{run.name} points at made_with {run.made_with}, which is not there")

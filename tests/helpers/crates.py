@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
 from reproduce.report import crate
@@ -15,7 +15,7 @@ def trial(label, **parameters):
     return SimpleNamespace(label=label, parameters=lambda: parameters)
 
 
-STARTED = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
+STARTED = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=timezone.utc)
 FINISHED = Result(
     trial=trial("step 6e-4 seed 0", optimizer="adam", learning_rate=0.0006, milestones="[2500, 7500]"),
     run_id="872b13166bb74f81893590b33e890a52",

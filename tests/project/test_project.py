@@ -4,19 +4,22 @@ import csv
 import hashlib
 import importlib.util
 import json
+import platform
 import re
 import shlex
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import click
 import pytest
 import yaml
 from mlflow.projects.utils import load_project
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
-from helpers import ROOT
+from helpers import PYPROJECT, ROOT
 from helpers.imports import imports_of, modules
 from reproduce.cli.main import cli
 from reproduce.cli.options import COMMANDS
@@ -28,36 +31,47 @@ from reproduce.study.schema import load_paper
 from reproduce.training import provenance
 from tools import readme_results
 
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = (ROOT / "requirements.lock").read_text()
 MLPROJECT = yaml.safe_load((ROOT / "MLproject").read_text())
 CONDA = yaml.safe_load((ROOT / "conda.yaml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
+PYTHONS = ["3.10", "3.11", "3.12"]
 README = (ROOT / "README.md").read_text()
 
 
-def locked():
-    return dict(re.findall(r"^([a-z0-9._-]+)(?:\[[^]]*\])?==([^ \\;]+)", LOCK, re.MULTILINE))
+def locked(python, machine):
+    """The versions for that Python and processor, by name."""
+    found = re.findall(r"^([a-z0-9._-]+)(?:\[[^]]*\])?==([^ \\;]+)(?: ; ([^\\]+))? \\$", LOCK, re.MULTILINE)
+    where = {"python_full_version": f"{python}.0", "python_version": python, "platform_machine": machine}
+    return {name: version for name, version, marker in found if not marker or Marker(marker).evaluate(where)}
 
 
-def test_every_dependency_is_locked_at_an_admitted_version_with_hashes():
-    from packaging.requirements import Requirement
+def test_the_pythons_that_are_admitted_are_those_that_make_looks_for():
+    admitted = SpecifierSet(PYPROJECT["project"]["requires-python"])
+    assert [f"3.{minor}" for minor in range(20) if admitted.contains(f"3.{minor}.1")] == PYTHONS
+    (looked_for,) = re.findall(r"for name in (python3.*) python3; do", MAKEFILE)
+    assert looked_for.split() == [f"python{version}" for version in reversed(PYTHONS)]
 
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_dependency_is_locked_at_an_admitted_version(python, machine):
+    versions = locked(python, machine)
     wanted = [*PYPROJECT["project"]["dependencies"], *PYPROJECT["dependency-groups"]["dev"]]
-    versions = locked()
-    for text in wanted:
-        requirement = Requirement(text)
-        assert requirement.specifier.contains(versions[requirement.name]), text
-    entries = re.split(r"\n(?=[a-z0-9])", LOCK.strip())
-    assert {re.match(r"[a-z0-9._-]+", entry)[0] for entry in entries} == versions.keys()
-    assert all("--hash=sha256:" in entry for entry in entries)
+    for requirement in map(Requirement, wanted):
+        if not requirement.marker or requirement.marker.evaluate({"python_version": python}):
+            assert requirement.specifier.contains(versions[requirement.name]), requirement
+
+
+def test_every_entry_of_the_lock_has_its_hashes():
+    assert all("--hash=sha256:" in entry for entry in re.split(r"\n(?=[a-z0-9])", LOCK.strip()))
 
 
 def test_the_lock_is_what_is_installed_here():
     from importlib.metadata import version
 
-    versions = locked()
+    versions = locked(f"3.{sys.version_info.minor}", platform.machine())
     for name in ("torch", "torchvision", "colossalai", "mlflow", "numpy", "click", "scikit-learn", "matplotlib"):
         assert version(name) == versions[name]
 
@@ -66,7 +80,6 @@ def test_conda_installs_the_lock_and_bears_its_digest():
     digest = hashlib.sha256(LOCK.encode()).hexdigest()[:12]
     assert CONDA["name"] == f"lenet5-reproduction-{digest}"
     assert CONDA["dependencies"] == ["python=3.11", "pip", {"pip": ["-r requirements.lock"]}]
-    assert PYPROJECT["project"]["requires-python"].startswith(">=3.11")
     assert MLPROJECT["conda_env"] == "conda.yaml"
 
 
