@@ -7,9 +7,6 @@ appear at once.
 from __future__ import annotations
 
 import functools
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +19,7 @@ from reproduce.cli.options import COMMANDS, OPTION
 from reproduce.cli.process import EXIT_FAILED, EXIT_INCONCLUSIVE
 from reproduce.cli.recorded_config import find_recorded_config
 from reproduce.cli.request import Request, study_command
-from reproduce.errors import UserError
-from reproduce.escaping import printable, without_credentials
-from reproduce.execution import interruption
+from reproduce.escaping import printable
 from reproduce.execution.run_options import RunOptions
 from reproduce.progress import say
 from reproduce.report import output_folder
@@ -32,6 +27,15 @@ from reproduce.study import planning
 from reproduce.study.config import StudyConfig, option_words
 from reproduce.study.schema import Paper, load_paper
 from reproduce.study.trial import Trial
+
+EXAMPLES = """\b
+Examples:
+  reproduce main --epochs 1 --train-size 10000   the whole study, small, in two minutes
+  reproduce range_test --optimizer sgd           propose a rate for SGD
+  reproduce sweep --scheduler multistep          train with MultiStepLR at three rates
+  reproduce report                               write the page anew from what is recorded
+  reproduce ui                                   compare the runs in MLflow's UI
+"""
 
 if TYPE_CHECKING:
     from reproduce.results.run_collection import RunCollection
@@ -46,6 +50,7 @@ if TYPE_CHECKING:
         # `mlflow run` passes an option on as `--learning_rates`.
         "token_normalize_func": lambda name: name.replace("_", "-"),
     },
+    epilog=EXAMPLES,
 )
 @click.version_option(package_name="lenet5-reproduction", prog_name="reproduce")
 def cli() -> None:
@@ -148,6 +153,7 @@ def report_command(request: Request) -> int:
     build.check_replaced(collection, options.output)
     with open_parent_run(store, "report", request.texts) as parent_id:
         _write_report(store, parent_id, collection, options)
+    run_command.say_where_to_compare(store, options)
     return 0
 
 
@@ -227,31 +233,10 @@ def data_command(dataset: str, data_dir: Path | None) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, type=HOST, help="Address to listen on.")
 @click.option("--port", default="5000", show_default=True, type=PORT, help="Port to listen on.")
 def ui_command(host: str, port: int) -> int:
-    """Open the MLflow UI on the tracking store."""
-    paths.check_port(host, port)
-    import mlflow
+    """Compare the runs in MLflow's UI."""
+    from reproduce.cli import ui
 
-    uri = mlflow.get_tracking_uri()
-    if uri.startswith(("http://", "https://")):
-        raise UserError(
-            f"MLFLOW_TRACKING_URI names a server, which has a UI of its own: open {without_credentials(uri)}"
-        )
-    from reproduce.tracking.store import check_store_to_show
-
-    uri = check_store_to_show(paths.find_home())
-    # The UI needs none of the server's background jobs. Without them it needs half the time and a fourth of the memory.
-    os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
-    # Everybody could read it as an argument.
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = uri
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
-    # MLflow and its own child would each print a message after Ctrl-C. SIGTERM ends both.
-    with interruption.blocked_interrupts():
-        server = subprocess.Popen(command)
-    try:
-        return server.wait()
-    finally:
-        server.terminate()
-        server.wait()
+    return ui.serve(host, port)
 
 
 def _collect(store: TrackingStore, paper: Paper, config: StudyConfig, request: Request) -> RunCollection:
@@ -262,15 +247,18 @@ def _collect(store: TrackingStore, paper: Paper, config: StudyConfig, request: R
 
 def _write_report(store: TrackingStore, parent_id: str, collection: RunCollection, options: RunOptions) -> None:
     from reproduce.report import build
+    from reproduce.results import verdicts
 
     output = options.output
-    missing = build.write(
+    data = build.write(
         collection,
         output.resolve(),
         options.ui_url,
         lambda written: store.writer.log_folder(parent_id, written, "report"),
     )
-    if missing:
+    if data.judgements:
+        store.writer.log_verdicts(verdicts.verdicts_by_run(data.judgements, collection))
+    if missing := len(data.missing):
         say(f"the report names {missing} run{'s' if missing > 1 else ''} that {'are' if missing > 1 else 'is'} missing")
     click.echo(f"report: {output / 'index.html'}, the same as text in report.md beside it")
 

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
 import click
+from click.shell_completion import CompletionItem
 
 from reproduce import paths
 from reproduce.errors import shown
@@ -62,6 +63,11 @@ class OrWord(click.ParamType[T | None, object], Generic[T]):
 
     def __init__(self, name: str, expected: str, parse: Callable[[str], T], word: str | None = PAPER) -> None:
         self.name, self.expected, self.parse, self.word = name, expected, parse, word
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Return what a shell may complete: the word, and for a directory those that there are."""
+        words = [CompletionItem(self.word)] if self.word and incomplete and self.word.startswith(incomplete) else []
+        return words or ([CompletionItem(incomplete, type="dir")] if self.name == "directory" else [])
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> T | None:
         """Return the parsed value, or None for the word."""

@@ -13,6 +13,7 @@ import time
 from contextlib import suppress
 
 import click
+from click.shell_completion import shell_complete
 
 from reproduce.cli import interpreter
 from reproduce.cli.option_types import nearest
@@ -24,6 +25,8 @@ from reproduce.tracking.remedies import suggest_after
 from reproduce.training import launcher
 
 EXIT_FAILED, EXIT_USER, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, EXIT_NO_READER, EXIT_TERMINATED = 1, 2, 3, 130, 141, 143
+# The variable by which click's shell completion asks.
+COMPLETION = "_REPRODUCE_COMPLETE"
 # Another rank waits so long for rank 0 to end with the same error.
 WORD_SECONDS = 60
 # The longest line, in characters.
@@ -81,6 +84,9 @@ def _invoke(commands: click.Group) -> int:
 
     Not by click's own `main`, for which an output that nobody reads is a failure like any other.
     """
+    # The shell asks what could be typed next.
+    if request := os.environ.get(COMPLETION):
+        return shell_complete(commands, {}, "reproduce", COMPLETION, request)
     try:
         with commands.make_context("reproduce", sys.argv[1:]) as context:
             return commands.invoke(context) or 0
@@ -117,6 +123,10 @@ def _leave(message: str, code: int) -> None:
 
 class Commands(click.Group):
     """The commands by name. The error for a wrong name suggests the nearest, `range_test` for `range-test`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order in which the help shows them."""
+        return list(self.commands)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
