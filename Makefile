@@ -23,8 +23,9 @@
 # variables to a shell.
 unexport MAKEFLAGS MAKEOVERRIDES MFLAGS
 
-# The newest that the study's libraries have.
-PYTHON ?= $(shell for name in python3.12 python3.11 python3.10 python3; do command -v $$name && break; done)
+# The newest that the study's libraries have, and that runs: pyenv has a command for each version, but runs only one.
+PYTHON ?= $(shell for name in python3.12 python3.11 python3.10 python3; do \
+    $$name -c 'import ensurepip' 2>/dev/null && command -v $$name && break; done || echo python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
@@ -123,10 +124,11 @@ bench/.venv/installed tests/validator/.venv/installed: %/.venv/installed: %/requ
 
 # With each other Python that is here: its own environment, a small study, and the fast tests.
 test-pythons: env
-	@used=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	@for own in "$$(pyenv root 2>/dev/null)"/versions/*/bin; do PATH="$$own:$$PATH"; done; \
+	used=$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
 	for version in 3.10 3.11 3.12; do \
 	    [ $$version != $$used ] || continue; \
-	    command -v python$$version >/dev/null || { echo "no python$$version here: not tested with it"; continue; }; \
+	    python$$version -c 'import ensurepip' 2>/dev/null || { echo "no python$$version here: not tested with it"; continue; }; \
 	    own=.venv-$$version; \
 	    $(MAKE) PYTHON=python$$version VENV=$$own env && \
 	    MLFLOW_TRACKING_URI=sqlite:///$$own/mlflow.db $$own/bin/reproduce main --epochs 1 --train-size 10000 \

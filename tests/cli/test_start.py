@@ -105,19 +105,47 @@ def test_the_pythons_that_are_refused_are_those_that_pip_refuses():
     assert PYPROJECT["project"]["requires-python"] == f">=3.{oldest[1]},<3.{newest[1] + 1}"
 
 
+@pytest.fixture
+def make(tmp_path):
+    """Calls make, where these programs are shell scripts."""
+
+    def call(*arguments, **programs):
+        for name, script in programs.items():
+            (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+            (tmp_path / name).chmod(0o755)
+        path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+        command = ["make", "--no-print-directory", f"VENV={tmp_path / 'environment'}", *arguments]
+        return subprocess.run(command, cwd=ROOT, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+
+    return call
+
+
+PYTHONS = ("python3.12", "python3.11", "python3.10", "python3")
+
+
 @needs("make")
 @pytest.mark.parametrize(
-    ("program", "answer", "told"),
+    ("programs", "told"),
     [
-        ("python3.12", "exit 1", "error: this needs Python 3.10, 3.11 or 3.12: install one, or name its path"),
-        ("uname", "echo Darwin", "error: this needs Linux; on another system use the container"),
+        (
+            dict.fromkeys(PYTHONS, "exit 1"),
+            "error: this needs Python 3.10, 3.11 or 3.12: install one, or name its path",
+        ),
+        ({"uname": "echo Darwin"}, "error: this needs Linux; on another system use the container"),
     ],
+    ids=["no Python", "another system"],
 )
-def test_make_says_what_it_needs_before_it_installs_anything(tmp_path, program, answer, told):
-    (tmp_path / program).write_text(f"#!/bin/sh\n{answer}\n")
-    (tmp_path / program).chmod(0o755)
-    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    command = ["make", "env", f"VENV={tmp_path / 'environment'}"]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+def test_make_says_what_it_needs_before_it_installs_anything(make, tmp_path, programs, told):
+    done = make("env", **programs)
     assert (done.returncode, done.stderr.splitlines()[0][: len(told)]) == (2, told)
     assert not (tmp_path / "environment").exists()
+
+
+@needs("make")
+@pytest.mark.parametrize(
+    ("runs", "taken"), [(PYTHONS, "python3.12"), (PYTHONS[1:], "python3.11"), (PYTHONS[3:], "python3"), ((), "python3")]
+)
+def test_make_takes_the_newest_python_that_runs(make, runs, taken):
+    scripts = {name: "exit 0" if name in runs else "exit 127" for name in PYTHONS}
+    done = make("--eval", "show: ; @basename $(PYTHON)", "show", **scripts)
+    assert done.stdout == f"{taken}\n"
