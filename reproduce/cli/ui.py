@@ -38,7 +38,7 @@ def serve(host: str, port: int) -> int:
     command = [sys.executable, "-m", "mlflow", "ui", "--host", host, "--port", str(port), "--workers", "1"]
     # MLflow and its own child would each say something of Ctrl-C. SIGTERM ends both.
     with interruption.blocked_interrupts():
-        server = subprocess.Popen(command)
+        server = subprocess.Popen(command, preexec_fn=interruption.stop_with_parent)
     try:
         _await_answer(server, ANY_HOST.get(host, host), port)
         if server.poll() is None:

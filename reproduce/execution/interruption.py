@@ -1,5 +1,6 @@
 """What stops a process: the end of its parent, and signals, also those that Python swallows."""
 
+import ctypes
 import os
 import signal
 import sys
@@ -11,6 +12,9 @@ from contextlib import contextmanager
 PARENT_CHECK_SECONDS = 1
 RESEND_SECONDS = 0.1
 WATCH = "parent-watch"
+LIBC = ctypes.CDLL(None)
+# As prctl(2) numbers it.
+PR_SET_PDEATHSIG = 1
 
 
 def end_with(parent_pid: int) -> None:
@@ -24,6 +28,11 @@ def end_with(parent_pid: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name=WATCH, daemon=True).start()
+
+
+def stop_with_parent() -> None:
+    """Have Linux send SIGTERM to this process, and to the program that it becomes, once its parent has ended."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @contextmanager

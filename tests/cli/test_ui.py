@@ -38,6 +38,15 @@ def answers(address):
 
 
 @pytest.mark.system
+def test_the_server_ends_with_a_command_that_is_killed(ui):
+    running, address, _ = ui
+    wait_for(lambda: answers(address), running, "the server")
+    everyone = psutil.Process(running.pid).children(recursive=True)
+    running.kill()
+    assert psutil.wait_procs(everyone, PATIENCE_SECONDS)[1] == []
+
+
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("number", "code", "last"),
     [(signal.SIGINT, 130, "interrupted: nothing is lost"), (signal.SIGTERM, 143, "terminated: nothing is lost")],

@@ -218,7 +218,7 @@ def test_an_address_of_the_ui_with_a_password_is_refused(monkeypatch, capsys):
 def test_the_ui_is_given_the_stores_address_where_others_cannot_read_it(monkeypatch, capsys):
     started = {}
 
-    def start(command):
+    def start(command, preexec_fn):
         started["command"] = command
         return SimpleNamespace(wait=lambda: 0, poll=lambda: 0, terminate=lambda: None)
 
