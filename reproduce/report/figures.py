@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reproduce.errors import UserError
 
@@ -31,7 +31,6 @@ from matplotlib.figure import Figure as Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-from matplotlib.typing import RcKeyType
 
 from reproduce.analysis.lr_range_test import Curve, Suggestion, smooth
 from reproduce.report.tables import NAMES, rate_text
@@ -40,11 +39,15 @@ from reproduce.study.trial import Trial, format_rate
 from reproduce.tracking.reader import Result
 from reproduce.training.epoch_record import EpochRecord
 
+if TYPE_CHECKING:
+    # The matplotlib that Python 3.10 has is without it.
+    from matplotlib.typing import RcKeyType
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#555555"
 BAND_ALPHA = 0.2
-STYLE: dict[RcKeyType, Any] = {
+STYLE: dict["RcKeyType", Any] = {
     # The defaults, not the user's settings.
     **{name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"},
     "figure.constrained_layout.use": True,
