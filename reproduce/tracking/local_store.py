@@ -5,7 +5,7 @@ import shutil
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from urllib.request import url2pathname
 
 import mlflow
@@ -19,6 +19,8 @@ from reproduce.paths import why_unwritable
 ARTIFACTS = "mlruns"
 # To wait in one attempt for another process that locks the file.
 LOCKED_SECONDS = 5
+# The SQLAlchemy that Python 3.10 has does not.
+DECODES = make_url("sqlite:///%41").database == "A"
 
 
 def find_file(uri: str) -> Path | None:
@@ -37,6 +39,9 @@ def find_file(uri: str) -> Path | None:
     if database.startswith("file:"):
         parts = urlsplit(database)
         database, parameters = unquote(parts.path), parameters + [value for _, value in parse_qsl(parts.query)]
+    # MLflow encodes its own default for every SQLAlchemy.
+    elif not DECODES and not Path(database).parent.exists():
+        database = unquote(database)
     if database in ("", ":memory:") or "memory" in parameters:
         raise UserError(
             f"MLFLOW_TRACKING_URI is {shown(uri)}, a database in memory, which ends with each process: "
@@ -48,13 +53,16 @@ def find_file(uri: str) -> Path | None:
 def make_uri(file: Path) -> str:
     """Return the address under which SQLAlchemy and MLflow both open that file.
 
-    SQLAlchemy decodes an address. MLflow does not, where it makes the folder of one that begins with `sqlite:///`. So a
-    name that has to be encoded gets an address with the driver in it, of which MLflow makes no folder.
+    SQLAlchemy decodes an address, from 2.1 on. MLflow does not, where it makes the folder of one that begins with
+    `sqlite:///`. So a name that has to be encoded gets an address with the driver in it, of which MLflow makes no
+    folder; for an older SQLAlchemy, an address that SQLite itself decodes.
     """
     text = str(file)
-    if not set(text) & set("%?"):
+    if not set(text) & set("%?" if DECODES else "?"):
         return f"sqlite:///{text}"
-    return f"sqlite+pysqlite:///{text.replace('%', '%25').replace('?', '%3F')}"
+    if DECODES:
+        return f"sqlite+pysqlite:///{text.replace('%', '%25').replace('?', '%3F')}"
+    return f"sqlite+pysqlite:///file:{quote(text)}?uri=true"
 
 
 def check_file(file: Path) -> None:
