@@ -26,6 +26,8 @@ from reproduce.tracking.reader import Result
 
 CHANGED, MISSING, ADDED = "changed", "missing", "added"
 IMAGE = re.compile(r"data:image/[^\"']*")
+# Of more than nine digits, the last ones differ between versions of libraries.
+LONG_NUMBER = re.compile(r"\d+\.\d{9,}(?:e[+-]?\d+)?")
 
 
 def write(
@@ -188,4 +190,6 @@ def _is_compared(name: str) -> bool:
 
 
 def _comparable(path: Path) -> str:
-    return IMAGE.sub("", path.read_text(encoding="utf-8", errors="surrogateescape"))
+    """Return the text without its pictures, and with numbers as another version of scipy gives them too."""
+    text = IMAGE.sub("", path.read_text(encoding="utf-8", errors="surrogateescape"))
+    return LONG_NUMBER.sub(lambda number: f"{float(number[0]):.9g}", text)

@@ -58,7 +58,7 @@ def make_uri(file: Path) -> str:
     folder; for an older SQLAlchemy, an address that SQLite itself decodes.
     """
     text = str(file)
-    if not set(text) & set("%?" if DECODES else "?"):
+    if "?" not in text and unquote(text) == text:
         return f"sqlite:///{text}"
     if DECODES:
         return f"sqlite+pysqlite:///{text.replace('%', '%25').replace('?', '%3F')}"

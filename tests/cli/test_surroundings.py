@@ -27,7 +27,7 @@ from reproduce.report import output_folder
             "MLFLOW_TRACKING_URI", "sqlite:///file",
             "{store} {here}/file is no SQLite database (file is not a database): set MLFLOW_TRACKING_URI to another",
         ),
-        ("MLFLOW_TRACKING_URI", "postgresql://x/y", "{store} postgresql://x/y cannot be used: No module named"),
+        ("MLFLOW_TRACKING_URI", "postgresql+pg8000://x/y", "{store} postgresql+pg8000://x/y cannot be used: No module"),
         ("MLFLOW_TRACKING_URI", "http://[x", "MLFLOW_TRACKING_URI is 'http://[x', which is no address (Invalid"),
         ("MLFLOW_RUN_ID", "nope", "MLFLOW_RUN_ID is 'nope': it is not in the store; correct or unset it"),
         ("MLFLOW_EXPERIMENT_ID", "99", "MLFLOW_EXPERIMENT_ID is '99': it is not in the store; correct or"),

@@ -10,6 +10,7 @@ import mlflow
 import pytest
 
 from helpers import ROOT
+from reproduce.tracking import local_store
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_a_folder_whose_name_mlflow_encodes_is_mounted_under_its_name(run_option
     folder = tmp_path / "é%20"
     folder.mkdir()
     shutil.copy(empty_database, folder / "mlflow.db")
-    client = mlflow.MlflowClient(f"sqlite+pysqlite:///{tmp_path}/é%2520/mlflow.db")
+    client = mlflow.MlflowClient(local_store.make_uri(folder / "mlflow.db"))
     experiment = client.create_experiment("mine", (folder / "mlruns" / "1").as_uri())
     run = client.create_run(experiment).info
     words = run_options.options(f"sqlite:///{quote(str(folder))}/mlflow.db", run.run_id)

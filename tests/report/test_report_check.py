@@ -47,6 +47,21 @@ def test_falsified_files_are_found_even_if_the_crate_was_made_to_agree(written):
     assert build.check(written) == dict.fromkeys(names, "changed")
 
 
+def replaced(written, name, old, new):
+    """Put other text into a file, and have the crate agree."""
+    text, graph = (written / name).read_text(), (written / crate.METADATA).read_text()
+    (written / name).write_text(text.replace(old, new, 1))
+    hashes = [hashlib.sha256(content.encode()).hexdigest() for content in (text, text.replace(old, new, 1))]
+    (written / crate.METADATA).write_text(graph.replace(*hashes))
+
+
+@pytest.mark.parametrize(("moved_by", "found"), [(1e-11, {}), (1e-7, {"summary.json": "changed"})])
+def test_only_the_last_digits_of_a_number_may_be_those_of_other_libraries(written, moved_by, found):
+    number = re.search(r"\d\.\d{14,}", (written / "summary.json").read_text())[0]
+    replaced(written, "summary.json", number, repr(float(number) * (1 + moved_by)))
+    assert build.check(written) == found
+
+
 def test_the_command_names_what_differs_and_what_to_do(written, monkeypatch, capsys):
     (written / "summary.md").unlink()
     monkeypatch.chdir(written.parent)

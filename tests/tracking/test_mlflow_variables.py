@@ -1,10 +1,13 @@
 """What MLflow's variables choose is checked before anything is recorded in it."""
 
+from pathlib import Path
+
 import mlflow
 import pytest
 
 from reproduce.errors import UserError
 from reproduce.tracking import mlflow_variables
+from reproduce.tracking.local_store import make_uri
 
 
 @pytest.fixture
@@ -120,7 +123,7 @@ def test_a_folder_in_which_an_older_mlflow_kept_runs_is_told(tmp_path, monkeypat
     ("uri", "address"),
     [
         ("sqlite:////x/a%20b/y.db", "sqlite:////x/a b/y.db"),
-        ("sqlite:////x/a%2520b/y.db", "sqlite+pysqlite:////x/a%2520b/y.db"),
+        ("sqlite:////x/a%2520b/y.db", make_uri(Path("/x/a%20b/y.db"))),
         ("sqlite:////x/y.db?timeout=5", "sqlite:////x/y.db?timeout=5"),
         ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
         ("postgresql+psycopg2://u@h/d", "postgresql+psycopg2://u@h/d"),
