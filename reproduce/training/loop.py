@@ -8,6 +8,7 @@ started several ranks, each calls `train` with the same trial, and they train it
 import math
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -35,6 +36,9 @@ class Booster(ModelFiles, Protocol):
 
     def backward(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
         """Compute the gradients, and their mean over the ranks."""
+
+    def no_sync(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
+        """Return a context in which gradients stay those of this rank."""
 
 
 def train(
@@ -154,9 +158,11 @@ class _Run:
         local = self.group.local_batch(batch)
         indices = torch.from_numpy(local).to(images.device)
         optimizer.zero_grad()
-        loss = self.criterion(model(images.index_select(0, indices)), labels.index_select(0, indices))
-        loss = self.group.scale_loss(loss, len(local), len(batch))
-        self.booster.backward(loss, optimizer)
+        # One rank has nothing to average: the gradients would be copied into buckets, for other threads to return.
+        with self.booster.no_sync(model, optimizer) if self.group.world_size == 1 else nullcontext():
+            loss = self.criterion(model(images.index_select(0, indices)), labels.index_select(0, indices))
+            loss = self.group.scale_loss(loss, len(local), len(batch))
+            self.booster.backward(loss, optimizer)
         optimizer.step()
         scheduler.step()
         return self.group.all_reduce_mean(loss.detach())

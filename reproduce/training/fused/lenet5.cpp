@@ -98,6 +98,14 @@ struct Tile {
     inline void add(const float* input, const float* weights, int count) {
         for (int k = 0; k < count; k++, input += BLOCK, weights += N) add_one<1>(input, weights);
     }
+
+    // Unrolled, as are all loops over a tile: an index that is not a constant would keep the tile in memory.
+    inline void put(float* to) const {
+#pragma GCC unroll 16
+        for (int n = 0; n < N; n++)
+#pragma GCC unroll 4
+            for (int v = 0; v < VECTORS; v++) store(to + n * BLOCK + v * LANES, sum[n][v]);
+    }
 };
 
 // tanh with an error below 1.5 units in the last place. Below 0.625 an odd polynomial; above it 1 - 2 / (1 + exp(2x)),
@@ -171,8 +179,9 @@ void pack(const Parameters& from, Packed& to) {
     for (int o = 0; o < C2; o++)
         for (int i = 0; i < C1; i++)
             for (int k = 0; k < K * K; k++) to.w2[o / N2][(k * C1 + i) * N2 + o % N2] = from.w2[(o * C1 + i) * K * K + k];
-    for (int o = 0; o < H1; o++)
-        for (int k = 0; k < FLAT; k++) to.w3[o / N3][k * N3 + o % N3] = from.w3[o * FLAT + torch_index(k)];
+    for (int group = 0; group < H1 / N3; group++)
+        for (int k = 0; k < FLAT; k++)
+            for (int n = 0; n < N3; n++) to.w3[group][k * N3 + n] = from.w3[(group * N3 + n) * FLAT + torch_index(k)];
     for (int o = 0; o < H2; o++)
         for (int k = 0; k < H1; k++) to.w4[o / N4][k * N4 + o % N4] = from.w4[o * H1 + k];
     for (int o = 0; o < CLASSES; o++)
@@ -185,8 +194,10 @@ void pack(const Parameters& from, PackedBackward& to) {
             for (int ky = 0; ky < K; ky++)
                 for (int kx = 0; kx < K; kx++)
                     to.w2[((ky * K + K - 1 - kx) * C2 + o) * C1 + i] = from.w2[((o * C1 + i) * K + ky) * K + kx];
-    for (int k = 0; k < FLAT; k++)
-        for (int o = 0; o < H1; o++) to.w3[k / NFLAT][o * NFLAT + k % NFLAT] = from.w3[o * FLAT + torch_index(k)];
+    for (int group = 0; group < FLAT / NFLAT; group++)
+        for (int o = 0; o < H1; o++)
+            for (int n = 0; n < NFLAT; n++)
+                to.w3[group][o * NFLAT + n] = from.w3[o * FLAT + torch_index(group * NFLAT + n)];
     for (int k = 0; k < H1; k++)
         for (int o = 0; o < H2; o++) to.w4[k / N3][o * N3 + k % N3] = from.w4[o * H1 + k];
     for (int k = 0; k < H2; k++)
@@ -195,41 +206,50 @@ void pack(const Parameters& from, PackedBackward& to) {
 
 // The last sample fills up a short block: whatever it is, it brings in nothing that is not there already, as a zero
 // would where a weight is infinite. Its copies' gradients are zero.
-template <typename Pixel>
-void load_images(const Pixel* images, int samples, float scale, float* x) {
+template <typename Pixel, typename Value>
+void load_images(const Pixel* images, int samples, const Value& value, float* x) {
     const Pixel* of[BLOCK];
     for (int s = 0; s < BLOCK; s++) of[s] = images + (s < samples ? s : samples - 1) * SIDE * SIDE;
     for (int pixel = 0; pixel < SIDE * SIDE; pixel++)
-        for (int s = 0; s < BLOCK; s++) x[pixel * BLOCK + s] = of[s][pixel] / scale;
+        for (int s = 0; s < BLOCK; s++) x[pixel * BLOCK + s] = value(of[s][pixel]);
 }
 
-// One pooled output of a convolution: four pixels through tanh, and their mean. N channels at a time.
+// tanh of all these values. A function by itself: folded into a tile's loop, its constants would take the registers.
+__attribute__((noinline)) void tanh_in_place(float* values, int count) {
+    for (int at = 0; at < count; at += LANES) store(values + at, tanh_of(load(values + at)));
+}
+
+// One row of a convolution's output, [x][CHANNELS_OUT][BLOCK], before tanh.
 template <int N, int CHANNELS_IN, int SIDE_IN, int SIDE_OUT, int CHANNELS_OUT>
-__attribute__((noinline)) void convolve_tanh_pool(
-    const float* input, const float* weights, const float* bias, float* activations, float* pooled) {
-    constexpr int POOLED = SIDE_OUT / 2, RUN = K * CHANNELS_IN;
-    for (int py = 0; py < POOLED; py++)
-        for (int px = 0; px < POOLED; px++) {
-            vec mean[N][VECTORS] = {};
-            for (int quarter = 0; quarter < 4; quarter++) {
-                int y = 2 * py + quarter / 2, x = 2 * px + quarter % 2;
-                Tile<N> tile;
-                tile.set(bias);
-                for (int ky = 0; ky < K; ky++)
-                    tile.add(input + ((y + ky) * SIDE_IN + x) * CHANNELS_IN * BLOCK, weights + ky * RUN * N, RUN);
-                float* to = activations + (y * SIDE_OUT + x) * CHANNELS_OUT * BLOCK;
-#pragma GCC unroll 16
-                for (int n = 0; n < N; n++)
-                    for (int v = 0; v < VECTORS; v++) {
-                        vec a = tanh_of(tile.sum[n][v]);
-                        store(to + n * BLOCK + v * LANES, a);
-                        mean[n][v] += a;
-                    }
-            }
-            float* to = pooled + (py * POOLED + px) * CHANNELS_OUT * BLOCK;
-            for (int n = 0; n < N; n++)
-                for (int v = 0; v < VECTORS; v++) store(to + n * BLOCK + v * LANES, 0.25f * mean[n][v]);
+__attribute__((noinline)) void convolve_row(
+    const float* input, const float (*weights)[K * K * CHANNELS_IN * N], const float* bias, float* to) {
+    constexpr int RUN = K * CHANNELS_IN;
+    for (int group = 0; group < CHANNELS_OUT / N; group++)
+        for (int x = 0; x < SIDE_OUT; x++) {
+            Tile<N> tile;
+            tile.set(bias + group * N);
+            for (int ky = 0; ky < K; ky++)
+                tile.add(input + (ky * SIDE_IN + x) * CHANNELS_IN * BLOCK, weights[group] + ky * RUN * N, RUN);
+            tile.put(to + (x * CHANNELS_OUT + group * N) * BLOCK);
         }
+}
+
+// A convolution through tanh, and the means of each 2 x 2 pixels.
+template <int N, int CHANNELS_IN, int SIDE_IN, int SIDE_OUT, int CHANNELS_OUT>
+void convolve_tanh_pool(const float* input, const float (*weights)[K * K * CHANNELS_IN * N], const float* bias,
+                        float* activations, float* pooled) {
+    constexpr int PIXEL = CHANNELS_OUT * BLOCK, ROW = SIDE_OUT * PIXEL;
+    for (int y = 0; y < SIDE_OUT; y++, activations += ROW) {
+        convolve_row<N, CHANNELS_IN, SIDE_IN, SIDE_OUT, CHANNELS_OUT>(
+            input + y * SIDE_IN * CHANNELS_IN * BLOCK, weights, bias, activations);
+        tanh_in_place(activations, ROW);
+        if (y % 2 == 0) continue;
+        for (int x = 0; x < SIDE_OUT; x += 2, pooled += PIXEL)
+            for (int at = 0; at < PIXEL; at += LANES) {
+                const float* from = activations - ROW + x * PIXEL + at;
+                store(pooled + at, 0.25f * (load(from) + load(from + PIXEL) + load(from + ROW) + load(from + ROW + PIXEL)));
+            }
+    }
 }
 
 // OUT outputs of a dense layer, through tanh or not.
@@ -239,12 +259,9 @@ __attribute__((noinline)) void dense(const float* input, const float (*weights)[
         Tile<N> tile;
         tile.set(bias + group * N);
         tile.add(input, weights[group], IN);
-        for (int n = 0; n < N; n++)
-            for (int v = 0; v < VECTORS; v++) {
-                vec value = tile.sum[n][v];
-                store(output + (group * N + n) * BLOCK + v * LANES, TANH ? tanh_of(value) : value);
-            }
+        tile.put(output + group * N * BLOCK);
     }
+    if (TANH) tanh_in_place(output, OUT * BLOCK);
 }
 
 // The gradient at a dense layer's input; through the tanh before it, whose values are `tanh`, unless that is null.
@@ -255,12 +272,9 @@ __attribute__((noinline)) void dense_backward(
         Tile<N> tile;
         tile.clear();
         tile.add(gradient, weights[group], OUT);
-        for (int n = 0; n < N; n++)
-            for (int v = 0; v < VECTORS; v++) {
-                int at = (group * N + n) * BLOCK + v * LANES;
-                vec value = tile.sum[n][v];
-                store(to + at, tanh ? value * slope(load(tanh + at)) : value);
-            }
+        int first = group * N * BLOCK;
+        tile.put(to + first);
+        for (int at = first; tanh && at < first + N * BLOCK; at += LANES) store(to + at, load(to + at) * slope(load(tanh + at)));
     }
 }
 
@@ -285,9 +299,10 @@ __attribute__((noinline)) void dense_weights(
                 const float* row = rows(blocks[b]) + i;
                 for (int s = 0; s < BLOCK; s++, row += ROW) tile.template add_one<BLOCK>(row, g + s);
             }
+            alignas(4 * LANES) float sums[N * BLOCK];
+            tile.put(sums);
             for (int n = 0; n < N; n++)
-                for (int lane = 0; lane < BLOCK && i + lane < IN; lane++)
-                    to[(o + n) * IN + i + lane] = tile.sum[n][lane / LANES][lane % LANES];
+                for (int lane = 0; lane < BLOCK && i + lane < IN; lane++) to[(o + n) * IN + i + lane] = sums[n * BLOCK + lane];
         }
 }
 
@@ -358,8 +373,7 @@ __attribute__((noinline)) void conv2_input(const float* gradient, const float* w
             for (int ky = y < SIDE2 ? 0 : y - SIDE2 + 1; ky < K && ky <= y; ky++)
                 tile.add(gradient + ((y - ky) * SIDE2 + first) * C2 * BLOCK,
                          weights + (ky * K + K - 1 - x + first) * C2 * C1, (last - first + 1) * C2);
-            for (int n = 0; n < C1; n++)
-                for (int v = 0; v < VECTORS; v++) store(to + ((y * POOL1 + x) * C1 + n) * BLOCK + v * LANES, tile.sum[n][v]);
+            tile.put(to + (y * POOL1 + x) * C1 * BLOCK);
         }
 }
 
@@ -378,31 +392,67 @@ struct Sums {
     vec b1[C1], b2[C2];
 };
 
-void backward_block(Block& block, const PackedBackward& weights, Sums& sums) {
+// What the backward pass of one block makes on its way: the gradients at the inputs of conv3, of conv2, and before each tanh.
+struct Scratch {
     alignas(4 * LANES) float dp2[FLAT * BLOCK], g2[SIDE2 * SIDE2 * C2 * BLOCK], dp1[POOL1 * POOL1 * C1 * BLOCK];
     alignas(4 * LANES) float g1[SIDE1 * C1 * BLOCK];
+};
+
+void dense_inputs(Block& block, const PackedBackward& weights, Scratch& scratch) {
     dense_backward<N4, H2, CLASSES>(block.g5, weights.w5, block.h2, block.g4);
     dense_backward<N3, H1, H2>(block.g4, weights.w4, block.h1, block.g3);
-    dense_backward<NFLAT, FLAT, H1>(block.g3, weights.w3, nullptr, dp2);
+    dense_backward<NFLAT, FLAT, H1>(block.g3, weights.w3, nullptr, scratch.dp2);
+}
+
+// The gradient of row y of conv2's output before tanh, and its share in that of the bias.
+void conv2_gradient(const Block& block, int y, Scratch& scratch, Sums& sums) {
+    float* row = scratch.g2 + y * SIDE2 * C2 * BLOCK;
+    unpool_row<SIDE2, C2>(block.a2, scratch.dp2, y, row);
+    row_bias<C2>(row, SIDE2, sums.b2);
+}
+
+void conv2_weights(const Block& block, int y, const Scratch& scratch, Sums& sums) {
+    const float* row = scratch.g2 + y * SIDE2 * C2 * BLOCK;
+    for (int ky = 0; ky < K; ky++)
+        for (int kx = 0; kx < K; kx++)
+            for (int o = 0; o < C2 / A2; o++)
+                for (int i = 0; i < C1 / B2; i++)
+                    row_weights<A2, B2, C2, C1>(row + o * A2 * BLOCK,
+                        block.p1 + (((y + ky) * POOL1 + kx) * C1 + i * B2) * BLOCK, SIDE2, sums.w2[ky][kx][o][i]);
+}
+
+// The same of conv1. Its gradient is needed for one row at a time only.
+void conv1_gradient(const Block& block, int y, Scratch& scratch, Sums& sums) {
+    unpool_row<SIDE1, C1>(block.a1, scratch.dp1, y, scratch.g1);
+    row_bias<C1>(scratch.g1, SIDE1, sums.b1);
+}
+
+void conv1_weights(const Block& block, int y, const Scratch& scratch, Sums& sums) {
+    for (int ky = 0; ky < K; ky++)
+        for (int o = 0; o < C1 / A1; o++)
+            row_weights<A1, B1, C1, 1>(
+                scratch.g1 + o * A1 * BLOCK, block.x + (y + ky) * SIDE * BLOCK, SIDE1, sums.w1[ky][o]);
+}
+
+void transpose(Block& block) {
+    to_rows(block.p2, FLAT, ROW_FLAT, block.p2_rows);
+    to_rows(block.h1, H1, ROW_H1, block.h1_rows);
+    to_rows(block.h2, H2, ROW_H2, block.h2_rows);
+}
+
+void backward_block(Block& block, const PackedBackward& weights, Sums& sums) {
+    Scratch scratch;
+    dense_inputs(block, weights, scratch);
     for (int y = 0; y < SIDE2; y++) {
-        float* row = g2 + y * SIDE2 * C2 * BLOCK;
-        unpool_row<SIDE2, C2>(block.a2, dp2, y, row);
-        row_bias<C2>(row, SIDE2, sums.b2);
-        for (int ky = 0; ky < K; ky++)
-            for (int kx = 0; kx < K; kx++)
-                for (int o = 0; o < C2 / A2; o++)
-                    for (int i = 0; i < C1 / B2; i++)
-                        row_weights<A2, B2, C2, C1>(row + o * A2 * BLOCK,
-                            block.p1 + (((y + ky) * POOL1 + kx) * C1 + i * B2) * BLOCK, SIDE2, sums.w2[ky][kx][o][i]);
+        conv2_gradient(block, y, scratch, sums);
+        conv2_weights(block, y, scratch, sums);
     }
-    conv2_input(g2, weights.w2, dp1);
+    conv2_input(scratch.g2, weights.w2, scratch.dp1);
     for (int y = 0; y < SIDE1; y++) {
-        unpool_row<SIDE1, C1>(block.a1, dp1, y, g1);
-        row_bias<C1>(g1, SIDE1, sums.b1);
-        for (int ky = 0; ky < K; ky++)
-            for (int o = 0; o < C1 / A1; o++)
-                row_weights<A1, B1, C1, 1>(g1 + o * A1 * BLOCK, block.x + (y + ky) * SIDE * BLOCK, SIDE1, sums.w1[ky][o]);
+        conv1_gradient(block, y, scratch, sums);
+        conv1_weights(block, y, scratch, sums);
     }
+    transpose(block);
 }
 
 void reduce(const Sums& sums, const Gradients& to) {
@@ -429,21 +479,38 @@ void bias(const Block* blocks, int count, const float* (*gradient)(const Block&)
     }
 }
 
+// Gradients of the dense layers' weights and biases over all blocks.
+void dense_gradients(const Block* blocks, int count, const Gradients& to) {
+    static thread_local float w3[H1 * FLAT];
+    auto g3 = [](const Block& block) -> const float* { return block.g3; };
+    auto g4 = [](const Block& block) -> const float* { return block.g4; };
+    auto g5 = [](const Block& block) -> const float* { return block.g5; };
+    dense_weights<N3, FLAT, ROW_FLAT, H1>(blocks, count, g3, [](const Block& block) -> const float* { return block.p2_rows; }, w3);
+    for (int o = 0; o < H1; o++)
+        for (int k = 0; k < FLAT; k++) to.w3[o * FLAT + torch_index(k)] = w3[o * FLAT + k];
+    dense_weights<N4, H1, ROW_H1, H2>(
+        blocks, count, g4, [](const Block& block) -> const float* { return block.h1_rows; }, to.w4);
+    dense_weights<N5, H2, ROW_H2, CLASSES>(
+        blocks, count, g5, [](const Block& block) -> const float* { return block.h2_rows; }, to.w5);
+    bias(blocks, count, g3, H1, to.b3);
+    bias(blocks, count, g4, H2, to.b4);
+    bias(blocks, count, g5, CLASSES, to.b5);
+}
+
 int blocks_of(int samples) { return (samples + BLOCK - 1) / BLOCK; }
 
-template <typename Pixel>
-void forward(const Pixel* images, float scale, int samples, const Parameters& parameters, Block* tape, bool keep, float* logits) {
+// `value` makes a float of a pixel.
+template <typename Pixel, typename Value>
+void forward(const Pixel* images, const Value& value, int samples, const Parameters& parameters, Block* tape, bool keep,
+             float* logits) {
     alignas(4 * LANES) Packed weights;
     pack(parameters, weights);
     for (int first = 0; first < samples; first += BLOCK) {
         Block& block = tape[keep ? first / BLOCK : 0];
         int here = samples - first < BLOCK ? samples - first : BLOCK;
-        load_images(images + first * SIDE * SIDE, here, scale, block.x);
-        convolve_tanh_pool<N1, 1, SIDE, SIDE1, C1>(block.x, weights.w1, parameters.b1, block.a1, block.p1);
-        for (int group = 0; group < C2 / N2; group++)
-            convolve_tanh_pool<N2, C1, POOL1, SIDE2, C2>(
-                block.p1, weights.w2[group], parameters.b2 + group * N2, block.a2 + group * N2 * BLOCK,
-                block.p2 + group * N2 * BLOCK);
+        load_images(images + first * SIDE * SIDE, here, value, block.x);
+        convolve_tanh_pool<N1, 1, SIDE, SIDE1, C1>(block.x, &weights.w1, parameters.b1, block.a1, block.p1);
+        convolve_tanh_pool<N2, C1, POOL1, SIDE2, C2>(block.p1, weights.w2, parameters.b2, block.a2, block.p2);
         dense<N3, FLAT, H1, true>(block.p2, weights.w3, parameters.b3, block.h1);
         dense<N4, H1, H2, true>(block.h1, weights.w4, parameters.b4, block.h2);
         alignas(4 * LANES) float output[CLASSES * BLOCK];
@@ -465,10 +532,16 @@ int64_t lenet5_tape_bytes(int samples) { return static_cast<int64_t>(sizeof(Bloc
 void lenet5_forward(const void* images, int are_bytes, int samples, const Parameters* parameters, void* tape, int keep,
                     float* logits) {
     Block* blocks = static_cast<Block*>(tape);
-    if (are_bytes)
-        forward(static_cast<const uint8_t*>(images), 255.0f, samples, *parameters, blocks, keep, logits);
-    else
-        forward(static_cast<const float*>(images), 1.0f, samples, *parameters, blocks, keep, logits);
+    if (are_bytes) {
+        // A division for each pixel would take longer than the look into a table.
+        float of_byte[256];
+        for (int byte = 0; byte < 256; byte++) of_byte[byte] = byte / 255.0f;
+        auto value = [&](uint8_t byte) { return of_byte[byte]; };
+        forward(static_cast<const uint8_t*>(images), value, samples, *parameters, blocks, keep, logits);
+    } else {
+        auto value = [](float pixel) { return pixel; };
+        forward(static_cast<const float*>(images), value, samples, *parameters, blocks, keep, logits);
+    }
 }
 
 // Gradients of all parameters from that of the logits, [samples][10], and the tape of the forward pass before it.
@@ -486,33 +559,18 @@ void lenet5_backward(const float* gradient, int samples, const Parameters* param
                 block.g5[c * BLOCK + s] = sample < samples ? gradient[sample * CLASSES + c] : 0;
             }
         backward_block(block, weights, sums);
-        to_rows(block.p2, FLAT, ROW_FLAT, block.p2_rows);
-        to_rows(block.h1, H1, ROW_H1, block.h1_rows);
-        to_rows(block.h2, H2, ROW_H2, block.h2_rows);
     }
     reduce(sums, *to);
-    static thread_local float w3[H1 * FLAT];
-    auto g3 = [](const Block& block) -> const float* { return block.g3; };
-    auto g4 = [](const Block& block) -> const float* { return block.g4; };
-    auto g5 = [](const Block& block) -> const float* { return block.g5; };
-    dense_weights<N3, FLAT, ROW_FLAT, H1>(blocks, count, g3, [](const Block& block) -> const float* { return block.p2_rows; }, w3);
-    for (int o = 0; o < H1; o++)
-        for (int k = 0; k < FLAT; k++) to->w3[o * FLAT + torch_index(k)] = w3[o * FLAT + k];
-    dense_weights<N4, H1, ROW_H1, H2>(
-        blocks, count, g4, [](const Block& block) -> const float* { return block.h1_rows; }, to->w4);
-    dense_weights<N5, H2, ROW_H2, CLASSES>(
-        blocks, count, g5, [](const Block& block) -> const float* { return block.h2_rows; }, to->w5);
-    bias(blocks, count, g3, H1, to->b3);
-    bias(blocks, count, g4, H2, to->b4);
-    bias(blocks, count, g5, CLASSES, to->b5);
+    dense_gradients(blocks, count, *to);
 }
 
 // The floats in a vector, on which the order of sums depends.
 int lenet5_lanes() { return LANES; }
 
 // tanh by itself, of whole vectors: what the tests hold to the true one.
-void lenet5_tanh(const float* from, int64_t count, float* to) {
-    for (int64_t at = 0; at + LANES <= count; at += LANES) store(to + at, tanh_of(load(from + at)));
+void lenet5_tanh(const float* from, int count, float* to) {
+    std::memcpy(to, from, count * sizeof(float));
+    tanh_in_place(to, count);
 }
 
 }  // extern "C"

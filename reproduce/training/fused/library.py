@@ -81,7 +81,7 @@ def _compile(library: Path, target: str) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=UNFINISHED) as folder:
         # The compiler runs in another directory, so that the path is absolute.
         made = Path(folder).resolve() / "made.so"
-        command = [compiler, *_flags(target), "-o", str(made), SOURCE.name]
+        command = [compiler, *flags(target), "-o", str(made), SOURCE.name]
         # A compiler's messages are in the user's language, and in an unknown encoding.
         done = subprocess.run(
             command, cwd=SOURCE.parent, capture_output=True, encoding="utf-8", errors="backslashreplace"
@@ -148,13 +148,14 @@ def sha256(library: Path) -> str:
 
 def file_name(target: str) -> str:
     """Return the kernel's file name, with a hash of the source, the flags and, for the target `native`, the CPU."""
-    hashed = SOURCE.read_bytes() + " ".join(_flags(target)).encode()
+    hashed = SOURCE.read_bytes() + " ".join(flags(target)).encode()
     if target == "native":
         hashed += "".join(sorted({*cpu_lines("CPU"), *cpu_lines("model name")})).encode()
     return f"lenet5-{target}-{hashlib.sha256(hashed).hexdigest()[:16]}.so"
 
 
-def _flags(target: str) -> list[str]:
+def flags(target: str) -> list[str]:
+    """Return the compiler's flags for that target."""
     architecture = "-mcpu=native" if target == "native" else f"-march={target}"
     return ["-O3", architecture, "-std=c++17", "-fPIC", "-shared"]
 
@@ -175,7 +176,7 @@ class Kernel:
         self.forward = self._declare("lenet5_forward", [pointer, number, number, pointer, pointer, number, pointer])
         self.backward = self._declare("lenet5_backward", [pointer, number, pointer, pointer, pointer])
         self.lanes = self._declare("lenet5_lanes", [], ctypes.c_int)
-        self.tanh = self._declare("lenet5_tanh", [pointer, ctypes.c_int64, pointer])
+        self.tanh = self._declare("lenet5_tanh", [pointer, number, pointer])
 
     def _declare(self, name: str, arguments: list[type], result: type | None = None) -> Callable[..., int]:
         prototype = ctypes.CFUNCTYPE(result, *arguments)

@@ -20,6 +20,8 @@ class FusedLeNet5(LeNet5):
     def __init__(self, library: Path) -> None:
         super().__init__()
         self._kernel = Kernel(library)
+        # To collect them from the layers at each step would take a tenth of its time.
+        self._parameters_in_order = tuple(self.parameters())
         self._tape = self._scratch = torch.empty(0, dtype=torch.uint8)
         self._passes = 0
 
@@ -32,7 +34,7 @@ class FusedLeNet5(LeNet5):
         if images.requires_grad:
             raise ValueError("the fused engine computes no gradient for images: use engine torch")
         images = images.contiguous()
-        parameters = tuple(self.parameters())
+        parameters = self._parameters_in_order
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
             logits: torch.Tensor = _Pass.apply(self, images, *parameters)  # type: ignore[no-untyped-call]
             return logits
