@@ -87,6 +87,7 @@ cluster: env
 bench: env bench/.venv/installed
 	$(BIN)/reproduce data
 	$(BIN)/python bench/run.py
+	$(BIN)/python bench/kernel.py
 
 # Install a Chromium for the page's tests, if possible.
 $(VENV)/browser: $(STAMP)

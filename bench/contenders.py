@@ -163,16 +163,20 @@ def fastai(home: Path, steps: int, memory: bool) -> float:
     return marks[-1] - marks[WARM_STEPS - 1]
 
 
-def ours(home: Path, steps: int, engine: str) -> float:
-    """A trial of this package as it trains: Colossal-AI's Booster, the schedule, losses and rates recorded."""
+def ours(home: Path, steps: int, engine: str, target: str | None = None) -> float:
+    """A trial of this package as it trains: Colossal-AI's Booster, the schedule, losses and rates recorded.
+
+    `target` is what the fused engine's kernel is compiled for, by default the best that the CPU has.
+    """
     sys.path.insert(0, str(ROOT))
     from reproduce.data import datasets
     from reproduce.study import planning
     from reproduce.study.config import StudyConfig
     from reproduce.study.schema import load_paper
     from reproduce.training import engines, loop
+    from reproduce.training.fused import library
 
-    _, kernel = engines.resolve(engine, "cpu", home)
+    kernel = library.compile_kernel(home / "fused", target) if target else engines.resolve(engine, "cpu", home)[1]
     # A range test is a trial without evaluation: its epochs hold steps and nothing else. The first one warms up.
     config = StudyConfig(engine=engine, range_test_epochs=2, train_size=BATCH * steps, lr_start=RATE / 2, lr_end=RATE)
     (trial,) = planning.range_tests(load_paper(), config)
@@ -211,7 +215,8 @@ def main() -> None:
     """Run one and print what came out."""
     name, home, steps = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     warnings.filterwarnings("ignore")
-    seconds = CONTENDERS[name](home, steps)
+    kind, _, target = name.partition(" ")
+    seconds = ours(home, steps, kind, target) if target else CONTENDERS[kind](home, steps)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(json.dumps({"images_per_second": steps * BATCH / seconds, "peak_gib": memory, "pid": os.getpid()}))
 
