@@ -60,7 +60,9 @@ def test_the_readmes_sweep_is_followed_by_a_page_of_that_sweep(store, paper, fol
     train(store, paper, config, planning.trials)
     code, printed, told = followed("report", *STEP)
     assert (code, told) == (0, "")
-    assert printed == "report: report/output/index.html, the same as text in report.md beside it\n"
+    first, last = printed.splitlines()
+    assert first == "report: report/output/index.html, the same as text in report.md beside it"
+    assert last.startswith("to compare the runs, type reproduce ui, and open http://127.0.0.1:5000/#/experiments/")
     assert rows(tmp_path / "report" / "output") == [
         ("step", rate, seed, "finished") for rate in (1e-3, 3e-3) for seed in (0, 1)
     ]

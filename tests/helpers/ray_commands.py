@@ -59,9 +59,10 @@ def epochs(ours):
 
 
 def told(said):
-    """The lines of a command but for those that say what takes a while, which depends on the machine."""
-    slow = ("waiting for ", "the tracking store ")
-    return [line for line in said.splitlines() if not (line.startswith(slow) and ", for up to " in line)]
+    """The lines of a command, but for what takes a while, which depends on the machine, and where to compare the runs."""
+    slow, last = ("waiting for ", "the tracking store "), "to compare the runs, "
+    lines = [line for line in said.splitlines() if not line.startswith(last)]
+    return [line for line in lines if not (line.startswith(slow) and ", for up to " in line)]
 
 
 def refused(ours, *words):
