@@ -59,7 +59,7 @@ def epochs(ours):
 
 
 def told(said):
-    """The lines of a command, but for what takes a while, which depends on the machine, and where to compare the runs."""
+    """The lines of a command, but for what takes a while, which depends on the machine, and where to compare runs."""
     slow, last = ("waiting for ", "the tracking store "), "to compare the runs, "
     lines = [line for line in said.splitlines() if not line.startswith(last)]
     return [line for line in lines if not (line.startswith(slow) and ", for up to " in line)]
