@@ -11,7 +11,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ python3.11 \
     && rm -rf /var/lib/apt/lists/*
 COPY reproduce/training/fused/library.py reproduce/training/fused/lenet5.cpp /tmp/fused/
-RUN python3.11 /tmp/fused/library.py /opt/fused x86-64-v4 x86-64-v3
+RUN python3.11 /tmp/fused/library.py /opt/fused
 
 FROM ${BASE_IMAGE}
 

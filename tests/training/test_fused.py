@@ -39,8 +39,8 @@ def three(compiled, seed=3, weight_scale=1.0):
 
 
 @pytest.fixture
-def networks():
-    return three(kernel())
+def networks(compiled):
+    return three(compiled)
 
 
 def gradients(network, batch):

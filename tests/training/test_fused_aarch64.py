@@ -27,7 +27,8 @@ def computed(driver, network, batch):
     """The logits and the gradients of all parameters, by name."""
     parameters = dict(network.named_parameters())
     tensors = [batch, *(parameter.detach() for parameter in parameters.values()), at_logits(len(batch))]
-    given = np.int32(len(batch)).tobytes() + b"".join(tensor.numpy().tobytes() for tensor in tensors)
+    counts = np.array([len(batch), batch.dtype == torch.uint8], np.int32)
+    given = counts.tobytes() + b"".join(tensor.numpy().tobytes() for tensor in tensors)
     done = subprocess.run(["qemu-aarch64", driver], input=given, capture_output=True, check=True)
     shapes = {"logits": (len(batch), CLASSES)} | {name: tuple(value.shape) for name, value in parameters.items()}
     values = torch.from_numpy(np.frombuffer(done.stdout, np.float32).copy())
@@ -43,3 +44,10 @@ def test_logits_and_gradients_are_exact_within_float32s_rounding(driver, kind, s
     batch = images(size, scale=image_scale)
     found = deviations(computed(driver, plain, batch), exact, batch, LANES)
     assert {name: value for name, value in found.items() if not value <= DEVIATIONS} == {}
+
+
+def test_bytes_are_the_same_images_as_floats(driver):
+    plain, _ = plain_and_exact()
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(12).view(3, 1, 32, 32)
+    as_bytes, as_floats = computed(driver, plain, pixels), computed(driver, plain, pixels.float() / 255)
+    assert all(torch.equal(as_bytes[name], as_floats[name]) for name in as_floats)

@@ -3,7 +3,8 @@
 The compiled kernel has its SHA-256 beside it, and is compiled again where that differs: a damaged one would crash, or
 compute other numbers.
 
-`python library.py DIRECTORY x86-64-v4 x86-64-v3` compiles it ahead, as the container's image has no compiler.
+`python library.py DIRECTORY` compiles it ahead for all targets of this kind of machine: the container's image has no
+compiler.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ PARAMETERS = 10
 # Each target with the instruction sets that it needs, as /proc/cpuinfo names them, the best first.
 V3 = {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}
 X86_TARGETS = {"x86-64-v4": V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}, "x86-64-v3": V3}
+TARGETS = {"x86_64": tuple(X86_TARGETS), "aarch64": ("armv8-a",)}
 COMPILERS = ("g++", "clang++", "c++")
 UNFINISHED = ".build-"
 # For another process that compiles the kernel, which takes some ten seconds.
@@ -53,7 +55,7 @@ def find_or_compile(home: Path) -> Path:
 def best_target() -> str:
     """Return what to compile for: an instruction that this CPU does not have would end the process."""
     if platform.machine() != "x86_64":
-        return "native"
+        return TARGETS.get(platform.machine(), ("native",))[0]
     flags = cpu_lines("flags")
     has = set(flags[0].split()) if flags else set()
     for target, needs in X86_TARGETS.items():
@@ -184,5 +186,5 @@ class Kernel:
 
 
 if __name__ == "__main__":
-    for target_name in sys.argv[2:]:
+    for target_name in TARGETS[platform.machine()]:
         print(compile_kernel(Path(sys.argv[1]), target_name))
