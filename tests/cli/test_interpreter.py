@@ -246,7 +246,8 @@ def test_a_sweep_in_a_strange_environment_gives_what_it_gives_elsewhere(tmp_path
         HOME=str(work / "home"), GIT_DIR="/nowhere",
     )  # fmt: skip
     assert code == 0, printed
-    assert printed.partition("to compare the runs, ")[0].endswith(
+    lines = printed.splitlines(keepends=True)
+    assert "".join(line for line in lines if not line.startswith("to compare the runs, ")).endswith(
         "2 trained\nrange_test adam seed 0: proposes no rate: the loss still falls at the ramp's end, 0.251: "
         "raise --lr-end\n"
         "range_test adam seed 1: proposes no rate: no fall beyond rounding and noise (4.6 standard errors, over 5.3 "

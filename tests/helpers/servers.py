@@ -134,7 +134,19 @@ def lacks_postgres() -> str | None:
     return None
 
 
-def printed_address(ui):
-    """The address of the trials that `reproduce ui` prints once its server answers; MLflow prints lines of its own."""
-    begin = "the trials, charted: "
-    return next(line for line in ui.stdout if line.startswith(begin)).removeprefix(begin).strip()
+def start_ui(folder, environment, before=()):
+    """Start `reproduce ui` in a folder: the process, and the address of the trials that it prints once it answers.
+
+    Its output goes into a file: MLflow prints a line for each request, and stops where nobody empties a pipe.
+    """
+    log, begin = folder / "ui.log", "the trials, charted: "
+    command = [*before, sys.executable, "-m", "reproduce", "ui", "--port", str(free_port())]
+    with log.open("w") as file:
+        running = subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=file)
+
+    def printed():
+        return [line.removeprefix(begin) for line in log.read_text().splitlines() if line.startswith(begin)]
+
+    wait_for(lambda: printed() or running.poll() is not None, what="the address of the trials")
+    assert running.poll() is None, log.read_text()
+    return running, printed()[0]

@@ -13,7 +13,7 @@ import pytest
 
 from helpers import ROOT, archived_store, needs
 from helpers.faults import PATIENCE_SECONDS
-from helpers.servers import free_port, printed_address
+from helpers.servers import start_ui
 
 STRACE = ["strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-e", "signal=none", "-o"]
 
@@ -47,13 +47,11 @@ def test_nothing_is_sent_to_another_host(own_home, tmp_path, variables):
 @needs("strace")
 def test_the_ui_sends_nothing_to_another_host(own_home, tmp_path, empty_database, browser):
     archived_store.fill(tmp_path, empty_database)
-    command = [sys.executable, "-m", "reproduce", "ui", "--port", str(free_port())]
-    running = subprocess.Popen([*STRACE, tmp_path / "trace", *command], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, env=settings(REPRODUCE_HOME=str(own_home)))  # fmt: skip
+    running, address = start_ui(tmp_path, settings(REPRODUCE_HOME=str(own_home)), [*STRACE, tmp_path / "trace"])
     try:
         window = browser.new_page()
         window.set_default_timeout(PATIENCE_SECONDS * 1000)
-        window.goto(printed_address(running))
+        window.goto(address)
         window.get_by_text("15 matching runs").wait_for()
         window.close()
     finally:

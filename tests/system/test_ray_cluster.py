@@ -2,6 +2,9 @@
 
 import itertools
 import re
+import sqlite3
+import time
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psutil
@@ -197,13 +200,25 @@ def test_a_head_that_is_lost_ends_the_command_in_one_line_and_the_next_goes_on(s
                "ends in one line; the same command resumes")  # fmt: skip
 
 
+def suspend_between_writes(workers, database):
+    """Suspend processes while none of them is in the store: everybody else would wait for what it has locked."""
+    while True:
+        for worker in workers:
+            worker.suspend()
+        with suppress(sqlite3.OperationalError), closing(sqlite3.connect(database, timeout=0)) as store:
+            store.execute("BEGIN EXCLUSIVE")
+            return
+        for worker in workers:
+            worker.resume()
+        time.sleep(0.1)
+
+
 def test_a_node_that_joins_later_and_is_not_like_the_others_is_left_out(nodes, shop, long, tmp_path):
     ours = shop("late")
     running = ours.start(*LONG, *on(nodes))
     wait_for(lambda: saved(ours) == 2, running, "two trials under way")
     at_work = [nodes.holder(mark.with_name("lock")) for mark in ours.home.glob("trials/*/under-way")]
-    for worker in at_work:  # so that the third trial is still waiting when the node has come
-        worker.suspend()
+    suspend_between_writes(at_work, ours.directory / "mlflow.db")  # so that the third trial waits as the node comes
     nodes.start("odd", PYTHONPATH=unlike(tmp_path))
     said = ""
     try:

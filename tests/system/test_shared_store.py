@@ -12,6 +12,7 @@ from contextlib import closing
 from types import SimpleNamespace
 
 import mlflow
+import numpy as np
 import psutil
 import psycopg2
 import pytest
@@ -20,13 +21,14 @@ from helpers import ROOT
 from helpers.faults import wait_for
 from helpers.servers import PASSWORD, Postgres, Server, free_port, lacks_postgres
 from helpers.write_concurrently import history, trials
+from reproduce.analysis import lr_range_test
 from reproduce.data import datasets
 from reproduce.errors import UserError
 from reproduce.results import verdicts
 from reproduce.results.run_collection import RunCollection
 from reproduce.study.config import StudyConfig
 from reproduce.study.schema import load_paper
-from reproduce.tracking.reader import VALIDATION, metrics_of_kind
+from reproduce.tracking.reader import RAMP, VALIDATION, metrics_of_kind
 from reproduce.tracking.store import open_store
 
 WRITERS = 8
@@ -97,6 +99,10 @@ def points(run_id, trial):
             yield (run_id, name, record.epoch), getattr(record, name)
         for step, *both in record.validation.tolist():
             yield from (((run_id, name, int(step)), value) for name, value in zip(VALIDATION, both, strict=True))
+    if trial.is_range_test:
+        found = lr_range_test.curve(history(trial))
+        for step, both in enumerate(zip(found.losses, np.log10(found.learning_rates), strict=True)):
+            yield from (((run_id, name, step), float(value)) for name, value in zip(RAMP, both, strict=True))
 
 
 def same(one, other):
@@ -110,7 +116,7 @@ def test_of_eight_writers_at_once_every_metric_is_there_once_with_its_value(post
     assert [point for point in expected if counts[point] != 1] == []
     assert counts.keys() == expected.keys()
     assert [row for row in found if not same(expected[row[:3]], row[3])] == []
-    assert len(expected) == 15 * 30 * 5 + 5 * 3 + 5 * 3 * 2 + WRITERS * 3 * 5
+    assert len(expected) == 15 * 30 * 5 + 5 * 3 + 5 * 3 * 2 + 5 * 40 * 2 + WRITERS * 3 * 5
     assert (
         f"each of {len(expected):,} metric values is recorded exactly once"
         in (ROOT / "docs" / "scaling.md").read_text()
