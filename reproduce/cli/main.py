@@ -248,6 +248,7 @@ def _collect(store: TrackingStore, paper: Paper, config: StudyConfig, request: R
 def _write_report(store: TrackingStore, parent_id: str, collection: RunCollection, options: RunOptions) -> None:
     from reproduce.report import build
     from reproduce.results import verdicts
+    from reproduce.tracking.ui_views import unless_refused
 
     output = options.output
     data = build.write(
@@ -256,11 +257,11 @@ def _write_report(store: TrackingStore, parent_id: str, collection: RunCollectio
         options.ui_url,
         lambda written: store.writer.log_folder(parent_id, written, "report"),
     )
-    if data.judgements:
-        store.writer.log_verdicts(verdicts.verdicts_by_run(data.judgements, collection))
+    click.echo(f"report: {output / 'index.html'}, the same as text in report.md beside it")
     if missing := len(data.missing):
         say(f"the report names {missing} run{'s' if missing > 1 else ''} that {'are' if missing > 1 else 'is'} missing")
-    click.echo(f"report: {output / 'index.html'}, the same as text in report.md beside it")
+    with unless_refused("the verdicts are not recorded with the runs"):
+        store.writer.log_verdicts(verdicts.verdicts_by_run(data.judgements, collection))
 
 
 assert COMMANDS.keys() <= cli.commands.keys()

@@ -127,7 +127,8 @@ def say_where_to_compare(store: TrackingStore, options: RunOptions) -> None:
     """Say where MLflow's UI shows the trials charted."""
     from reproduce.tracking.ui_views import where_to_compare
 
-    click.echo(f"to compare the runs, {where_to_compare(store.client, store.experiment_id, options.ui_url)}")
+    if what := where_to_compare(store.client, store.experiment_id, options.ui_url):
+        click.echo(f"to compare the runs, {what}")
 
 
 def _with_environment(options: RunOptions) -> RunOptions:

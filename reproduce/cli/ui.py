@@ -14,7 +14,7 @@ from reproduce.errors import UserError
 from reproduce.escaping import without_credentials
 from reproduce.execution import interruption
 from reproduce.tracking.store import check_store_to_show
-from reproduce.tracking.ui_views import prepare_to_show
+from reproduce.tracking.ui_views import is_server, prepare_to_show
 
 # Between two looks at whether the server answers.
 POLL_SECONDS = 0.2
@@ -26,11 +26,12 @@ def serve(host: str, port: int) -> int:
     """Serve the UI until it is stopped, and return the server's exit code. UserError where it cannot be served."""
     paths.check_port(host, port)
     uri = mlflow.get_tracking_uri()
-    if uri.startswith(("http://", "https://")):
+    if is_server(uri):
         shown = without_credentials(uri)
         raise UserError(f"MLFLOW_TRACKING_URI names a server, which has the UI itself: open {shown}")
     uri = check_store_to_show(paths.find_home())
-    address = prepare_to_show(uri, _make_address(host, port))
+    server_address = _make_address(host, port)
+    address = prepare_to_show(uri, server_address)
     # The UI needs none of the server's background jobs: it starts in half the time and a fourth of the memory.
     os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
     # As an argument everybody could read it.
@@ -42,8 +43,8 @@ def serve(host: str, port: int) -> int:
     try:
         _await_answer(server, ANY_HOST.get(host, host), port)
         if server.poll() is None:
-            click.echo(f"the trials, charted: {address}")
-            if sys.stdout.isatty() and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            click.echo(f"the trials, charted: {address}" if address else f"there are no trials yet: {server_address}")
+            if address and sys.stdout.isatty() and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
                 click.launch(address)
         return server.wait()
     finally:

@@ -192,4 +192,4 @@ def _is_compared(name: str) -> bool:
 def _comparable(path: Path) -> str:
     """Return the text without its pictures, and with numbers as another version of scipy gives them too."""
     text = IMAGE.sub("", path.read_text(encoding="utf-8", errors="surrogateescape"))
-    return LONG_NUMBER.sub(lambda number: f"{float(number[0]):.9g}", text)
+    return LONG_NUMBER.sub(lambda number: repr(float(f"{float(number[0]):.9g}")), text)

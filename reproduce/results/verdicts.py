@@ -163,7 +163,10 @@ def verdicts_by_run(judgements: list[Judgement], collection: RunCollection) -> d
     """Return, by run id, whether each run agrees with the paper or differs from it, or that the paper has no figure.
 
     A run differs where any of the paper's numbers of it does. Claims that compare models say nothing of a single run.
+    Nothing is said where nothing was judged.
     """
+    if not judgements:
+        return {}
     found = {result.run_id: NO_FIGURE for result in collection.results_read()}
     # The gravest verdict comes last, and stays.
     for verdict, words in RUN_VERDICTS.items():

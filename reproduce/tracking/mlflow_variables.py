@@ -41,7 +41,7 @@ def resolve_store(uri: str) -> tuple[str, Path | None]:
         # SQLite's own address has its parameters within.
         if "/file:" in uri:
             return uri, file
-        return (f"{address}?{query}" if query else address), file
+        return (f"{address}{'&' if '?' in address else '?'}{query}" if query else address), file
     try:
         scheme = urlsplit(uri).scheme
     except ValueError as error:

@@ -61,7 +61,8 @@ def open_parent_run(
             client.set_tags(run_id, {"kind": "parent"} | provenance_tags())
             _correct_source(client, run_id, known.tags)
             write_views(client, store.experiment_id)
-            client.set_tags(run_id, {MLFLOW_RUN_NOTE: make_note(store.experiment_id)})
+            if MLFLOW_RUN_NOTE not in known.tags:
+                client.set_tags(run_id, {MLFLOW_RUN_NOTE: make_note(store.experiment_id)})
             yield run_id
         except BaseException as error:
             status = "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"

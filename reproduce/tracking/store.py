@@ -149,14 +149,16 @@ def check_store_to_show(home: Path) -> str:
     """
     configure_mlflow()
     uri, file = mlflow_variables.resolve_store(mlflow.get_tracking_uri())
-    if file is None:
-        return uri
-    local_store.check_file(file)
-    if file.exists():
-        with suppress(UserError):
-            relocation.relocate(file, home)
+    client = RetryingClient(uri, min(retry_timeout(), OPENING_SECONDS))
+    if file is not None:
+        local_store.check_file(file)
+        if file.exists():
+            with suppress(UserError):
+                relocation.relocate(file, home)
     try:
-        MlflowClient(uri).search_experiments(max_results=1)
+        if file is None:
+            client.call(_reach, uri)
+        client.call(lambda: client.mlflow.search_experiments(max_results=1))
     except Exception as error:
         raise _explain(uri, error) from error
     return uri

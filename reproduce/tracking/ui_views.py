@@ -7,18 +7,20 @@ is that of MLflow 3.15 to 3.18.
 import base64
 import json
 import zlib
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from mlflow.entities import Experiment, Run, ViewType
+from mlflow.entities import Experiment, Run
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
-from reproduce.errors import TrackingError
+from reproduce.errors import StoreAwayError, TrackingError
 from reproduce.escaping import without_credentials
+from reproduce.progress import say
 from reproduce.tracking.reader import PROPOSED, RAMP, RANGE_TEST, TRIAL, VERDICT, WEAK_GROUND
 from reproduce.tracking.retrying_client import PAGE, RetryingClient
+from reproduce.tracking.writer import DESPITE_COLLISIONS
 
 # MLflow's prefix of a view's tag.
 TAG = "mlflow.sharedViewState."
@@ -90,56 +92,93 @@ VIEWS = (TRIALS, TABLE, MEANS, RANGE_TESTS)
 
 
 def write_views(client: RetryingClient, experiment_id: str) -> None:
-    """Write the views and the experiment's note. What the user has changed of them is left alone."""
-    experiment = client.call(client.mlflow.get_experiment, experiment_id)
-    newest = _trials(client, experiment_id, PAGE)
-    tags: dict[str, str] = experiment.tags
-    wanted = {f"{TAG}{view.key}": _envelope(view, experiment, newest) for view in VIEWS
-              if not _is_changed(view, tags.get(f"{TAG}{view.key}"))}  # fmt: skip
-    if MLFLOW_RUN_NOTE not in tags:
-        wanted[MLFLOW_RUN_NOTE] = make_note(experiment_id)
-    for key, value in wanted.items():
-        if tags.get(key) != value:
-            client.call(client.mlflow.set_experiment_tag, experiment_id, key, value)
+    """Write the views and the experiment's note. What the user has changed of them is left alone.
+
+    A store that refuses them ends no command: that is said in a line.
+    """
+    with unless_refused("the views of MLflow's UI are not written"):
+        experiment = client.call(client.mlflow.get_experiment, experiment_id)
+        newest = _newest(client, [experiment_id], TRIAL, PAGE)
+        tags: dict[str, str] = experiment.tags
+        wanted = {f"{TAG}{view.key}": _envelope(view, experiment, newest) for view in VIEWS
+                  if not _is_changed(view, tags.get(f"{TAG}{view.key}"))}  # fmt: skip
+        if MLFLOW_RUN_NOTE not in tags:
+            wanted[MLFLOW_RUN_NOTE] = make_note(experiment_id)
+        for key, value in wanted.items():
+            if tags.get(key) != value:
+                # Two commands that are the first in an experiment collide.
+                DESPITE_COLLISIONS(client.call, client.mlflow.set_experiment_tag, experiment_id, key, value)
 
 
-def where_to_compare(client: RetryingClient, experiment_id: str, ui: str | None) -> str:
-    """Return what to do to see the runs charted, where `ui` is the UI's address if it is known."""
-    view, uri = _view_to_open(client, experiment_id), client.uri
-    if uri.startswith(("http://", "https://")):
-        return "open " + view.link(experiment_id, without_credentials(uri).rstrip("/"))
-    return f"type reproduce ui, and open {view.link(experiment_id, ui or DEFAULT_UI)}"
+@contextmanager
+def unless_refused(what: str) -> Iterator[None]:
+    """Say `what` where the store refuses a call of the block, and go on: nothing of the study depends on it."""
+    try:
+        yield
+    except StoreAwayError:
+        raise
+    except TrackingError as error:
+        say(f"{what}: {error}")
 
 
-def prepare_to_show(uri: str, server: str) -> str:
-    """Return the address on that server of the view of the newest command's trials, written where it is missing.
+def where_to_compare(client: RetryingClient, experiment_id: str, ui: str | None) -> str | None:
+    """Return what to do to see the runs charted; None where there is none, or no answer.
 
-    Without a command, or in a store that cannot be written to, it is the server's own address, or the view as it is.
+    Args:
+        client: of the store.
+        experiment_id: of the command's experiment. Where it has no trial, the newest of all experiments is shown.
+        ui: the address of MLflow's UI, if it was given.
+    """
+    with suppress(TrackingError):
+        if found := _view_to_open(client.no_wait, [experiment_id]) or _view_to_open(client.no_wait):
+            view, shown_id = found
+            if server := ui or (without_credentials(client.uri).rstrip("/") if is_server(client.uri) else None):
+                return f"open {view.link(shown_id, server)}"
+            return f"type reproduce ui, and open {view.link(shown_id, DEFAULT_UI)}"
+    return None
+
+
+def is_server(uri: str) -> bool:
+    """Return whether a store's address is that of an MLflow server, which has the UI itself."""
+    return uri.startswith(("http://", "https://"))
+
+
+def prepare_to_show(uri: str, server: str) -> str | None:
+    """Return the address on that server of the view of the newest trials; None where there is none.
+
+    The view is written where it is missing, and left as it is in a store that cannot be written to.
     """
     client = RetryingClient(uri, 0)
-    commands = client.search_runs("tags.kind = 'parent'")
-    if not commands:
-        return server
-    experiment_id = str(commands[0].info.experiment_id)
-    with suppress(TrackingError):
-        write_views(client, experiment_id)
-    return _view_to_open(client, experiment_id).link(experiment_id, server)
+    found = _view_to_open(client)
+    if found is None:
+        return None
+    view, experiment_id = found
+    write_views(client, experiment_id)
+    return view.link(experiment_id, server)
 
 
-def _view_to_open(client: RetryingClient, experiment_id: str) -> View:
-    """Return the view of the trials, or where there is none yet, that of the range tests."""
-    return TRIALS if _trials(client, experiment_id, 1) else RANGE_TESTS
+def _view_to_open(client: RetryingClient, experiment_ids: Sequence[str] | None = None) -> tuple[View, str] | None:
+    """Return the view of the newest trial or else of the newest range test, and the id of its experiment."""
+    if experiment_ids is None:
+        experiment_ids = [found.experiment_id for found in client.call(client.mlflow.search_experiments)]
+    for view in (TRIALS, RANGE_TESTS):
+        for run in _newest(client, experiment_ids, view.kind, 1):
+            return view, str(run.info.experiment_id)
+    return None
 
 
-def _trials(client: RetryingClient, experiment_id: str, at_most: int) -> list[Run]:
-    """Return the newest trials of the experiment."""
-    wanted = f"tags.kind = '{TRIAL}'"
-    return list(client.call(client.mlflow.search_runs, [experiment_id], wanted, ViewType.ACTIVE_ONLY, at_most))
+def _newest(client: RetryingClient, experiment_ids: Sequence[str], kind: str, at_most: int) -> list[Run]:
+    """Return the newest runs of a kind in these experiments."""
+    found = client.call(client.mlflow.search_runs, list(experiment_ids), f"tags.kind = '{kind}'", max_results=at_most)
+    return list(found)
 
 
 def make_note(experiment_id: str) -> str:
-    """Return links to the views, in Markdown. Collapsed, the UI shows the first line only."""
-    links = [f"[{view.name}]({view.link(experiment_id)})" for view in VIEWS]
+    """Return links to the views, in Markdown. Collapsed, the UI shows the first line only.
+
+    They have no host and no path, as the UI may be served anywhere.
+    """
+    links = [f"[{view.name}]({view.link(experiment_id).lstrip('/')})" for view in VIEWS]
     return f"Compare the runs: {' · '.join(links)}"
 
 

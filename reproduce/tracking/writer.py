@@ -200,7 +200,7 @@ def ramp_metrics(curve: lr_range_test.Curve, timestamp: int) -> list[Metric]:
 
     The rates are logarithms: the UI has no logarithmic axis for a metric.
     """
-    size = math.ceil(len(curve.losses) / DRAWN_POINTS)
+    size = max(1, math.ceil(len(curve.losses) / DRAWN_POINTS))
     return [
         Metric(name, float(values[start : start + size].mean()), timestamp, start)
         for start in range(0, len(curve.losses), size)

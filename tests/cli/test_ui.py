@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from helpers import ROOT
+from helpers.commands import typed
 from helpers.faults import PATIENCE_SECONDS, wait_for
 from helpers.servers import free_port
 
@@ -35,6 +36,14 @@ def answers(address):
     with suppress(OSError):
         return urllib.request.urlopen(address).status == 200
     return False
+
+
+def test_a_store_that_cannot_be_opened_is_one_line(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+pg8000://x/y")
+    code, printed = typed(monkeypatch, capsys, "ui", "--port", str(free_port()))
+    assert (code, printed.count("\n")) == (2, 1)
+    assert printed.startswith("error: the tracking store postgresql+pg8000://x/y cannot be used: No module")
 
 
 @pytest.mark.system

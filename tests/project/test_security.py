@@ -223,6 +223,7 @@ def test_the_ui_is_given_the_stores_address_where_others_cannot_read_it(monkeypa
         return SimpleNamespace(wait=lambda: 0, poll=lambda: 0, terminate=lambda: None)
 
     monkeypatch.setattr(ui.subprocess, "Popen", start)
+    monkeypatch.setattr(ui, "check_store_to_show", lambda home: os.environ["MLFLOW_TRACKING_URI"])
     monkeypatch.setattr(ui, "prepare_to_show", lambda uri, address: address)
     monkeypatch.setattr(os, "environ", os.environ.copy() | {"MLFLOW_TRACKING_URI": "postgresql://someone:hidden@db/x"})
     typed(monkeypatch, capsys, "ui")

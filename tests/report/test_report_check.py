@@ -62,6 +62,13 @@ def test_only_the_last_digits_of_a_number_may_be_those_of_other_libraries(writte
     assert build.check(written) == found
 
 
+def test_a_number_that_other_libraries_give_whole_is_the_same(written):
+    number = re.search(r"\d+\.\d{14,}", (written / "summary.json").read_text())[0]
+    for name, text in (("ours", "1.0"), ("theirs", "0.9999999999999999")):
+        (written / name).write_text((written / "summary.json").read_text().replace(number, text))
+    assert build._comparable(written / "ours") == build._comparable(written / "theirs")
+
+
 def test_the_command_names_what_differs_and_what_to_do(written, monkeypatch, capsys):
     (written / "summary.md").unlink()
     monkeypatch.chdir(written.parent)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -50,9 +51,12 @@ def add(store, paper):
     return add
 
 
+def collected(store, paper):
+    return RunCollection(store.reader, paper, StudyConfig(engine="fused"), paper.range_test.smoothing)
+
+
 def judged(store, paper, reference, seeds=SEEDS):
-    collection = RunCollection(store.reader, paper, StudyConfig(engine="fused"), paper.range_test.smoothing)
-    return {found.claim.id: found for found in verdicts.judge_all(collection, seeds, (), reference)}
+    return {found.claim.id: found for found in verdicts.judge_all(collected(store, paper), seeds, (), reference)}
 
 
 def test_claims_are_judged_by_their_own_runs_and_the_rest_wait(store, paper, add, tmp_path):
@@ -158,3 +162,36 @@ def test_verify_exits_with_0_when_every_claim_is_judged(store, own_home, monkeyp
     monkeypatch.setattr(verdicts, "judge_all", lambda *arguments, **named: [judgement])
     assert verify()[0] == code
     assert verify("--strict")[0] == strict
+
+
+def test_each_run_is_tagged_with_how_it_compares_with_the_paper(store, paper, add, tmp_path):
+    step = Model(scheduler="step", learning_rate=6e-4)
+    onecycle = Model(scheduler="onecycle", learning_rate=6e-4)
+    ids = {"agrees": add(FAST, (0.981, 0.980, 0.982)), "differs": add(step, (0.50, 0.51, 0.52)),
+           "no figure": add(onecycle, (0.98, 0.98, 0.98))}  # fmt: skip
+    collection = collected(store, paper)
+    found = verdicts.judge_all(collection, SEEDS, (), tmp_path / "none")
+    for seed in SEEDS:
+        collection.result(planning.trial_of(paper, onecycle, seed, "fused"))
+    store.writer.log_verdicts(verdicts.verdicts_by_run(found, collection))
+    tags = {words: [store.mlflow.get_run(run_id).data.tags["verdict"] for run_id in ids[words]] for words in ids}
+    assert tags == {words: [words] * 3 for words in ids}
+
+
+@pytest.mark.parametrize(
+    ("claims", "expected"),
+    [
+        ([("reproduced", {}), ("not reproduced", {}), ("inconclusive", {})], "differs"),
+        ([("reproduced", {}), ("inconclusive", {})], "inconclusive"),
+        ([("reproduced", {}), ("not reproduced", {"minus": FAST})], "agrees"),
+        ([("not reproduced", {"is_of_grid": True})], None),
+        ([], None),
+    ],
+)
+def test_a_run_has_the_gravest_verdict_of_the_claims_about_its_own_number(claims, expected):
+    def judgement(verdict, changes):
+        measure = SimpleNamespace(**({"minus": None, "is_of_grid": False} | changes))
+        return SimpleNamespace(claim=SimpleNamespace(measure=measure), verdict=verdict, runs={"a run": "its id"})
+
+    nothing_read = SimpleNamespace(results_read=list)
+    assert verdicts.verdicts_by_run([judgement(*claim) for claim in claims], nothing_read).get("its id") == expected

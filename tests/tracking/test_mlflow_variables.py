@@ -125,6 +125,10 @@ def test_a_folder_in_which_an_older_mlflow_kept_runs_is_told(tmp_path, monkeypat
         ("sqlite:////x/a%20b/y.db", "sqlite:////x/a b/y.db"),
         ("sqlite:////x/a%2520b/y.db", make_uri(Path("/x/a%20b/y.db"))),
         ("sqlite:////x/y.db?timeout=5", "sqlite:////x/y.db?timeout=5"),
+        (
+            "sqlite:////x/a%2520b/y.db?timeout=5",
+            f"{(address := make_uri(Path('/x/a%20b/y.db')))}{'&' if '?' in address else '?'}timeout=5",
+        ),
         ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
         ("postgresql+psycopg2://u@h/d", "postgresql+psycopg2://u@h/d"),
         ("databricks", "databricks"),

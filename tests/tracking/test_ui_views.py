@@ -6,11 +6,26 @@ import zlib
 
 import numpy as np
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, PERMISSION_DENIED, TEMPORARILY_UNAVAILABLE
 
 from helpers.small import small_config
+from reproduce.analysis.lr_range_test import Curve
 from reproduce.study import planning
+from reproduce.tracking.parent_run import open_parent_run
 from reproduce.tracking.reader import RAMP
-from reproduce.tracking.ui_views import MEANS, RANGE_TESTS, TABLE, TAG, TRIALS, VIEWS, where_to_compare, write_views
+from reproduce.tracking.ui_views import (
+    MEANS,
+    RANGE_TESTS,
+    TABLE,
+    TAG,
+    TRIALS,
+    VIEWS,
+    prepare_to_show,
+    where_to_compare,
+    write_views,
+)
+from reproduce.tracking.writer import ramp_metrics
 from reproduce.training.epoch_record import EpochRecord
 
 NONE = np.empty((0, 3))
@@ -127,7 +142,7 @@ def test_the_first_line_of_each_note_links_to_every_view(finished):
     for view in VIEWS:
         mode = "TABLE" if view is TABLE else "CHART"
         assert (
-            f"[{view.name}](/#/experiments/{store.experiment_id}/runs?viewStateShareKey={view.key}"
+            f"[{view.name}](#/experiments/{store.experiment_id}/runs?viewStateShareKey={view.key}"
             f"&compareRunsMode={mode}&workflowType=machine_learning)"
         ) in note
 
@@ -139,13 +154,102 @@ def test_a_note_that_the_user_wrote_is_left_alone(finished):
     assert tags_of(store)[NOTE] == "what I found"
 
 
-def test_the_last_line_leads_to_the_trials_or_to_range_tests_where_there_is_nothing_else(finished, own_home):
+def address(store, view):
+    return f"/#/experiments/{store.experiment_id}/runs?viewStateShareKey={view.key}&"
+
+
+def test_the_last_line_leads_to_the_trials_or_to_range_tests_where_there_is_nothing_else(finished):
     store, _, done = finished
-    address = f"/#/experiments/{store.experiment_id}/runs?viewStateShareKey="
-    assert where_to_compare(store.client, store.experiment_id, None).startswith(
-        f"type reproduce ui, and open http://127.0.0.1:5000{address}{TRIALS.key}&"
-    )
-    assert f"http://elsewhere:80{address}" in where_to_compare(store.client, store.experiment_id, "http://elsewhere:80")
+    told = where_to_compare(store.client, store.experiment_id, None)
+    assert told.startswith(f"type reproduce ui, and open http://127.0.0.1:5000{address(store, TRIALS)}")
     for item in done[1:]:
         store.client.mlflow.delete_run(item.run_id)
-    assert f"{address}{RANGE_TESTS.key}&" in where_to_compare(store.client, store.experiment_id, None)
+    assert address(store, RANGE_TESTS) in where_to_compare(store.client, store.experiment_id, None)
+    store.client.mlflow.delete_run(done[0].run_id)
+    assert where_to_compare(store.client, store.experiment_id, None) is None
+
+
+def test_the_last_line_leads_to_another_experiment_where_the_commands_own_has_no_trial(finished):
+    store, _, _ = finished
+    other = store.client.mlflow.create_experiment("of a report")
+    assert address(store, TRIALS) in where_to_compare(store.client, other, None)
+
+
+@pytest.mark.parametrize(
+    ("uri", "ui", "told"),
+    [
+        ("http://someone:hidden@server:5000/", None, "open http://***@server:5000/#/experiments/"),
+        ("http://server:5000", "http://127.0.0.1:8080", "open http://127.0.0.1:8080/#/experiments/"),
+        ("sqlite:///x.db", "https://elsewhere/mlflow", "open https://elsewhere/mlflow/#/experiments/"),
+    ],
+)
+def test_a_ui_whose_address_is_known_is_opened_there(finished, monkeypatch, uri, ui, told):
+    store, _, _ = finished
+    client = store.client.no_wait
+    monkeypatch.setattr(client, "uri", uri)
+    monkeypatch.setattr(type(client), "no_wait", property(lambda own: own))
+    assert where_to_compare(client, store.experiment_id, ui).startswith(told)
+
+
+def test_an_answer_that_does_not_come_costs_no_last_line_and_no_wait(finished, monkeypatch):
+    store, _, _ = finished
+
+    def away(*_, **__):
+        raise MlflowException("gone", error_code=TEMPORARILY_UNAVAILABLE)
+
+    monkeypatch.setattr(store.client.mlflow, "search_runs", away)
+    assert where_to_compare(store.client, store.experiment_id, None) is None
+
+
+def test_a_store_that_refuses_views_ends_no_command(finished, monkeypatch, capsys):
+    store, _, _ = finished
+
+    def refuse(*_):
+        raise MlflowException("tags are not for you", error_code=PERMISSION_DENIED)
+
+    monkeypatch.setattr(store.client.mlflow, "set_experiment_tag", refuse)
+    store.client.mlflow.delete_experiment_tag(store.experiment_id, f"{TAG}{TABLE.key}")
+    write_views(store.client, store.experiment_id)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("the views of MLflow's UI are not written: the tracking store ")
+    assert line.endswith("tags are not for you")
+
+
+def test_a_tag_that_another_command_has_just_written_is_written_again(finished, monkeypatch):
+    store, _, _ = finished
+    really, tried = store.client.mlflow.set_experiment_tag, []
+
+    def collide(*arguments):
+        tried.append(arguments)
+        if len(tried) == 1:
+            raise MlflowException("UNIQUE constraint failed", error_code=BAD_REQUEST)
+        really(*arguments)
+
+    store.client.mlflow.delete_experiment_tag(store.experiment_id, f"{TAG}{TABLE.key}")
+    monkeypatch.setattr(store.client.mlflow, "set_experiment_tag", collide)
+    write_views(store.client, store.experiment_id)
+    assert tried[0] == tried[1]
+    assert state(store, TABLE)["searchFilter"] == "tags.kind = 'trial'"
+
+
+def test_the_ui_is_opened_on_the_newest_trials_whose_view_is_written_where_it_is_missing(finished):
+    store, _, _ = finished
+    store.client.mlflow.delete_experiment_tag(store.experiment_id, f"{TAG}{TRIALS.key}")
+    assert prepare_to_show(store.uri, "http://here").startswith(f"http://here{address(store, TRIALS)}")
+    assert state(store, TRIALS)["searchFilter"] == "tags.kind = 'trial'"
+
+
+def test_the_ui_of_a_store_without_trials_has_no_view_to_open(store):
+    assert prepare_to_show(store.uri, "http://here") is None
+
+
+def test_a_note_of_the_users_on_a_commands_run_stays(store, monkeypatch):
+    run = store.client.mlflow.create_run(store.experiment_id, tags={NOTE: "mine"})
+    monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
+    with open_parent_run(store, "report", {}) as run_id:
+        assert run_id == run.info.run_id
+    assert store.client.mlflow.get_run(run_id).data.tags[NOTE] == "mine"
+
+
+def test_a_ramp_that_diverges_at_once_has_no_points():
+    assert ramp_metrics(Curve(np.empty(0), np.empty(0)), 0) == []
