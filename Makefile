@@ -132,8 +132,8 @@ test-pythons: env
 	    python$$version -c 'import ensurepip' 2>/dev/null || { echo "no python$$version here: not tested with it"; continue; }; \
 	    own=.venv-$$version; \
 	    $(MAKE) PYTHON=python$$version VENV=$$own env && \
-	    MLFLOW_TRACKING_URI=sqlite:///$$own/mlflow.db $$own/bin/reproduce main --epochs 1 --train-size 10000 \
-	        --output $$own/report && \
+	    MLFLOW_TRACKING_URI=sqlite:///$$own/mlflow.db $$own/bin/reproduce main --force --epochs 1 \
+	        --train-size 10000 --output $$own/report && \
 	    $(MAKE) PYTHON=python$$version VENV=$$own test || exit 1; \
 	done
 
