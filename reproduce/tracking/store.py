@@ -158,7 +158,7 @@ def check_store_to_show(home: Path) -> str:
     try:
         if file is None:
             client.call(_reach, uri)
-        client.call(lambda: client.mlflow.search_experiments(max_results=1))
+        client.mlflow.search_experiments(max_results=1)
     except Exception as error:
         raise _explain(uri, error) from error
     return uri
