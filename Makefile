@@ -26,7 +26,7 @@ unexport MAKEFLAGS MAKEOVERRIDES MFLAGS
 # The newest that the study's libraries have, and that runs: pyenv has a command for each version, but runs only one.
 PYTHON ?= $(shell for name in python3.12 python3.11 python3.10 python3; do \
     $$name -c 'import ensurepip' 2>/dev/null && command -v $$name && break; done || echo python3)
-VENV ?= .venv
+VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 # The programs of an environment contain its path. An environment that was moved or copied with its folder is made again.
