@@ -127,12 +127,13 @@ def where_to_compare(client: RetryingClient, experiment_id: str, ui: str | None)
     Args:
         client: of the store.
         experiment_id: of the command's experiment. Where it has no trial, the newest of all experiments is shown.
-        ui: the address of MLflow's UI, if it was given.
+        ui: the address of MLflow's UI. The default one is not there before somebody types `reproduce ui`.
     """
     with suppress(TrackingError):
         if found := _view_to_open(client.no_wait, [experiment_id]) or _view_to_open(client.no_wait):
             view, shown_id = found
-            if server := ui or (without_credentials(client.uri).rstrip("/") if is_server(client.uri) else None):
+            own = without_credentials(client.uri).rstrip("/") if is_server(client.uri) else None
+            if server := ui if ui not in (None, DEFAULT_UI) else own:
                 return f"open {view.link(shown_id, server)}"
             return f"type reproduce ui, and open {view.link(shown_id, DEFAULT_UI)}"
     return None

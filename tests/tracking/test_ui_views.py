@@ -160,8 +160,9 @@ def address(store, view):
 
 def test_the_last_line_leads_to_the_trials_or_to_range_tests_where_there_is_nothing_else(finished):
     store, _, done = finished
-    told = where_to_compare(store.client, store.experiment_id, None)
-    assert told.startswith(f"type reproduce ui, and open http://127.0.0.1:5000{address(store, TRIALS)}")
+    for ui in (None, "http://127.0.0.1:5000"):
+        told = where_to_compare(store.client, store.experiment_id, ui)
+        assert told.startswith(f"type reproduce ui, and open http://127.0.0.1:5000{address(store, TRIALS)}")
     for item in done[1:]:
         store.client.mlflow.delete_run(item.run_id)
     assert address(store, RANGE_TESTS) in where_to_compare(store.client, store.experiment_id, None)
@@ -179,6 +180,7 @@ def test_the_last_line_leads_to_another_experiment_where_the_commands_own_has_no
     ("uri", "ui", "told"),
     [
         ("http://someone:hidden@server:5000/", None, "open http://***@server:5000/#/experiments/"),
+        ("http://server:80", "http://127.0.0.1:5000", "open http://server:80/#/experiments/"),
         ("http://server:5000", "http://127.0.0.1:8080", "open http://127.0.0.1:8080/#/experiments/"),
         ("sqlite:///x.db", "https://elsewhere/mlflow", "open https://elsewhere/mlflow/#/experiments/"),
     ],
