@@ -247,7 +247,7 @@ def _collect(store: TrackingStore, paper: Paper, config: StudyConfig, request: R
 
 def _write_report(store: TrackingStore, parent_id: str, collection: RunCollection, options: RunOptions) -> None:
     from reproduce.report import build
-    from reproduce.results import verdicts
+    from reproduce.results.run_verdicts import verdicts_by_run
     from reproduce.tracking.ui_views import unless_refused
 
     output = options.output
@@ -261,7 +261,7 @@ def _write_report(store: TrackingStore, parent_id: str, collection: RunCollectio
     if missing := len(data.missing):
         say(f"the report names {missing} run{'s' if missing > 1 else ''} that {'are' if missing > 1 else 'is'} missing")
     with unless_refused("the verdicts are not recorded with the runs"):
-        store.writer.log_verdicts(verdicts.verdicts_by_run(data.judgements, collection))
+        store.writer.log_verdicts(verdicts_by_run(data.judgements, collection))
 
 
 assert COMMANDS.keys() <= cli.commands.keys()

@@ -11,6 +11,7 @@ from mlflow.entities import Metric
 from reproduce.cli.main import cli
 from reproduce.results import verdicts
 from reproduce.results.run_collection import RunCollection
+from reproduce.results.run_verdicts import verdicts_by_run
 from reproduce.study import planning
 from reproduce.study.claim import Model
 from reproduce.study.config import StudyConfig
@@ -173,7 +174,7 @@ def test_each_run_is_tagged_with_how_it_compares_with_the_paper(store, paper, ad
     found = verdicts.judge_all(collection, SEEDS, (), tmp_path / "none")
     for seed in SEEDS:
         collection.result(planning.trial_of(paper, onecycle, seed, "fused"))
-    store.writer.log_verdicts(verdicts.verdicts_by_run(found, collection))
+    store.writer.log_verdicts(verdicts_by_run(found, collection))
     tags = {words: [store.mlflow.get_run(run_id).data.tags["verdict"] for run_id in ids[words]] for words in ids}
     assert tags == {words: [words] * 3 for words in ids}
 
@@ -194,4 +195,4 @@ def test_a_run_has_the_gravest_verdict_of_the_claims_about_its_own_number(claims
         return SimpleNamespace(claim=SimpleNamespace(measure=measure), verdict=verdict, runs={"a run": "its id"})
 
     nothing_read = SimpleNamespace(results_read=list)
-    assert verdicts.verdicts_by_run([judgement(*claim) for claim in claims], nothing_read).get("its id") == expected
+    assert verdicts_by_run([judgement(*claim) for claim in claims], nothing_read).get("its id") == expected
