@@ -60,67 +60,53 @@ int main() {
     auto& g = gradients;
     Gradients to{g[0].data(), g[1].data(), g[2].data(), g[3].data(), g[4].data(),
                  g[5].data(), g[6].data(), g[7].data(), g[8].data(), g[9].data()};
-    int count = blocks_of(SAMPLES);
-    std::vector<Block> blocks(count);
-    static Packed packed;
-    static PackedBackward packed_backward;
-    static Sums sums;
-    static Scratch scratch;
-    static float logits[CLASSES * BLOCK];
-    float of_byte[256];
-    for (int byte = 0; byte < 256; byte++) of_byte[byte] = byte / 255.0f;
-    auto value = [&](uint8_t byte) { return of_byte[byte]; };
+    std::vector<Dense> dense(groups_of(SAMPLES));
+    std::vector<Group> block(GROUPS);
+    static Scratch scratch[GROUPS];
+    static Sums sums[PARTS];
+    alignas(4 * LANES) static float logits[GROUPS][CLASSES * LANES];
+    Images<uint8_t> batch{images.data(), SAMPLES};
 
     Stopwatch watch;
     for (int repeat = 0; repeat < REPEATS; repeat++) {
-        watch.start();
-        pack(from, packed);
-        watch.lap("pack weights");
-        for (int b = 0; b < count; b++) {
-            Block& block = blocks[b];
+        for (int first = SAMPLES - BLOCK; first >= 0; first -= BLOCK) {
+            Dense* own = dense.data() + first / LANES;
             watch.start();
-            load_images(images.data() + b * BLOCK * SIDE * SIDE, BLOCK, value, block.x);
+            for (int g = 0; g < GROUPS; g++) load_group(batch, first + g * LANES, block[g].x);
             watch.lap("load images");
-            convolve_tanh_pool<N1, 1, SIDE, SIDE1, C1>(block.x, &packed.w1, from.b1, block.a1, block.p1);
+            conv1(block.data(), from);
             watch.lap("conv1, tanh, pool", CONV1);
-            convolve_tanh_pool<N2, C1, POOL1, SIDE2, C2>(block.p1, packed.w2, from.b2, block.a2, block.p2);
+            conv2(block.data(), from);
             watch.lap("conv2, tanh, pool", CONV2);
-            dense<N3, FLAT, H1, true>(block.p2, packed.w3, from.b3, block.h1);
-            dense<N4, H1, H2, true>(block.h1, packed.w4, from.b4, block.h2);
-            dense<N5, H2, CLASSES, false>(block.h2, packed.w5, from.b5, logits);
+            dense_layers(block.data(), from, logits[0]);
             watch.lap("dense layers, tanh", DENSE3 + DENSE4 + DENSE5);
-        }
-        watch.start();
-        pack(from, packed_backward);
-        watch.lap("pack weights");
-        for (int b = 0; b < count; b++) {
-            Block& block = blocks[b];
-            for (float& value : block.g5) value = 0.01f;
-            watch.start();
-            dense_inputs(block, packed_backward, scratch);
+            for (int g = 0; g < GROUPS; g++) cross_entropy(logits[g], ivec{}, broadcast(1.0f / SAMPLES), own[g].g5);
+            watch.lap("cross entropy");
+            dense_inputs(block.data(), from, own, scratch);
             watch.lap("dense inputs' gradients", DENSE3 + DENSE4 + DENSE5);
-            for (int y = 0; y < SIDE2; y++) {
-                conv2_gradient(block, y, scratch, sums);
+            for (int g = GROUPS - 1; g >= 0; g--) {
+                transpose(block[g], own[g]);
+                watch.lap("transpose");
+                conv2_gradient(block[g], scratch[g], sums[g % PARTS]);
                 watch.lap("unpool, biases");
-                conv2_weights(block, y, scratch, sums);
+                conv2_weights(block[g], scratch[g], sums[g % PARTS]);
                 watch.lap("conv2 weights' gradient", CONV2);
             }
-            conv2_input(scratch.g2, packed_backward.w2, scratch.dp1);
+            conv2_input(scratch->g2, from.w2, scratch->dp1);
             watch.lap("conv2 input's gradient", CONV2);
-            for (int y = 0; y < SIDE1; y++) {
-                conv1_gradient(block, y, scratch, sums);
-                watch.lap("unpool, biases");
-                conv1_weights(block, y, scratch, sums);
-                watch.lap("conv1 weights' gradient", CONV1);
-            }
-            transpose(block);
-            watch.lap("transpose");
+            for (int g = GROUPS - 1; g >= 0; g--)
+                for (int y = 0; y < SIDE1; y++) {
+                    conv1_gradient(block[g], y, scratch[g], sums[g % PARTS]);
+                    watch.lap("unpool, biases");
+                    conv1_weights(block[g], y, scratch[g], sums[g % PARTS]);
+                    watch.lap("conv1 weights' gradient", CONV1);
+                }
         }
         watch.start();
-        dense_gradients(blocks.data(), count, to);
+        dense_gradients(dense.data(), SAMPLES, to);
         watch.lap("dense weights' gradients", DENSE3 + DENSE4 + DENSE5);
         reduce(sums, to);
-        watch.lap("unpool, biases");
+        watch.lap("sums of the convolutions' gradients");
         watch.end_repeat();
     }
     for (const std::string& name : watch.names)

@@ -40,9 +40,12 @@ def resolve(requested: str, device: str, home: Path, say: Callable[[str], None] 
         return "torch", None
 
 
-def build_network(engine: str, kernel: Path | None = None) -> nn.Module:
-    """Return LeNet-5 with fresh weights from torch's generator, the same in both engines."""
-    return LeNet5() if engine == "torch" else FusedLeNet5(_required(kernel))
+def build_network(engine: str, kernel: Path | None = None, by_layer: bool = False) -> nn.Module:
+    """Return LeNet-5 with fresh weights from torch's generator, the same in both engines.
+
+    With `by_layer` each layer has its own parameters in the fused engine too, which is slower.
+    """
+    return LeNet5() if engine == "torch" else FusedLeNet5(_required(kernel), by_layer)
 
 
 def engine_id(engine: str, kernel: Path | None = None) -> str:

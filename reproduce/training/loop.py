@@ -97,7 +97,7 @@ class _Run:
     ) -> "_Run":
         with torch_setup.kept_generators():
             torch.manual_seed(trial.seed)
-            model = engines.build_network(trial.engine, kernel)
+            model = engines.build_network(trial.engine, kernel, trial.optimizer in optimizers.BY_LAYER)
         optimizer = optimizers.build(trial.optimizer, model.parameters(), trial.learning_rate)
         scheduler = lr_schedulers.build(trial.schedule, optimizer, trial.total_steps)
         with torch_setup.quiet():
@@ -160,12 +160,20 @@ class _Run:
         optimizer.zero_grad()
         # One rank has nothing to average: the gradients would be copied into buckets, for other threads to return.
         with self.booster.no_sync(model, optimizer) if self.group.world_size == 1 else nullcontext():
-            loss = self.criterion(model(images.index_select(0, indices)), labels.index_select(0, indices))
+            loss = self._loss(images.index_select(0, indices), labels.index_select(0, indices))
             loss = self.group.scale_loss(loss, len(local), len(batch))
             self.booster.backward(loss, optimizer)
         optimizer.step()
         scheduler.step()
         return self.group.all_reduce_mean(loss.detach())
+
+    def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        model = self.state.model
+        # The fused engine computes the loss with the network, and the gradients at once.
+        loss: torch.Tensor = (
+            model(images, labels) if self.trial.engine == "fused" else self.criterion(model(images), labels)
+        )
+        return loss
 
     def _is_validated(self, step: int) -> bool:
         ramp = self.trial.schedule

@@ -8,6 +8,8 @@ from reproduce.errors import UserError
 
 SGD_MOMENTUM = 0.9
 COLOSSALAI = {"lamb": "Lamb", "lars": "Lars", "hybridadam": "HybridAdam"}
+# They scale each layer's update by the norm of its weights.
+BY_LAYER = ("lamb", "lars")
 # Its kernel is CUDA's.
 NEEDS_CUDA = ("hybridadam",)
 

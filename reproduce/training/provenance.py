@@ -140,7 +140,7 @@ def environment() -> dict[str, str]:
         **{name: functools.partial(version, name) for name in PACKAGES},
         "system": lambda: f"{platform.system()} {platform.machine()}",
         "cpu": lambda: next(iter(library.cpu_lines("model name")), platform.processor()),
-        # What the fused engine's kernel is compiled for: the order of its sums depends on it.
+        # What the fused engine's kernel is compiled for.
         "instructions": library.best_target,
         "cores": lambda: str(cores()),
         "memory": lambda: f"{psutil.virtual_memory().total / 2**30:.0f} GiB",

@@ -20,8 +20,9 @@ from reproduce.studies.lenet5_mnist.network import LeNet5
 
 UNIT = 2.0**-24  # half of a float32's unit in the last place, for a number of size 1
 DEVIATIONS = 3  # how many standard deviations may lie between float32 and the exact value
-TANH_UNITS = 3  # the kernel's tanh is held to 1.5 units in the last place, each twice UNIT
-VECTORS = {4: 4, 8: 2, 16: 2}  # of the kernel's block of samples, by the lanes of each
+TANH_UNITS = 3  # more than the kernel's tanh is off in the root mean square: its test holds it to that
+EXP_UNITS = 3  # as much of its exponential, which is made of the same parts
+SIDE_BY_SIDE = 16  # samples that the kernel adds up side by side, whatever the width of its vectors
 
 
 class Rounded(NamedTuple):
@@ -36,20 +37,19 @@ class Rounded(NamedTuple):
 
 
 def forward_and_backward(
-    network: LeNet5, images: torch.Tensor, at_logits: torch.Tensor, lanes: int
+    network: LeNet5, images: torch.Tensor, at_logits: Callable[[Rounded], Rounded]
 ) -> dict[str, Rounded]:
-    """Return the logits and, by parameter, the gradients of sum(logits * at_logits), all with their variances.
+    """Return the logits and, by parameter, the gradients, all with their variances.
 
-    `network`, `images` (n, 1, 32, 32) and `at_logits` (n, 10) are float64; `lanes` samples are added up side by side.
+    `network` and `images` (n, 1, 32, 32) are float64; `at_logits` gives the gradient at the logits, both (n, 10).
     """
     conv, linear = functional.conv2d, functional.linear
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     w1, w2, w3, w4, w5 = (_exact(layer.weight.detach()) for layer in layers)
     b1, b2, b3, b4, b5 = (layer.bias.detach() for layer in layers)
     samples = len(images)
-    vectors = VECTORS[lanes]
-    # Additions of a batch's sum: the vectors of each block, then across the lanes.
-    in_a_row = -(-samples // (lanes * vectors)) * vectors + int(math.log2(lanes))
+    # Additions of a batch's sum: one after the other, then those that were side by side.
+    in_a_row = -(-samples // SIDE_BY_SIDE) + int(math.log2(SIDE_BY_SIDE))
 
     x = _exact(images)
     a1 = _tanh(_plus(_product(conv, x, w1, 25), b1.view(-1, 1, 1)))
@@ -60,7 +60,7 @@ def forward_and_backward(
     h2 = _tanh(_plus(_product(linear, h1, w4, 120), b4))
     logits = _plus(_product(linear, h2, w5, 84), b5)
 
-    g5 = _exact(at_logits)
+    g5 = at_logits(logits)
     g4 = _times(_product(torch.matmul, g5, w5, 10), _slope(h2))
     g3 = _times(_product(torch.matmul, g4, w4, 84), _slope(h1))
     g3_pixel = g3.shaped(lambda tensor: tensor[:, :, None, None])
@@ -73,12 +73,35 @@ def forward_and_backward(
         "features.3.weight": _product(_kernels(w2), p1, g2, in_a_row * 100),
         "features.3.bias": _total(g2, in_a_row * 100),
         "features.6.weight": _product(_kernels(w3), p2, g3_pixel, samples),
-        "features.6.bias": _total(g3_pixel, in_a_row),
+        "features.6.bias": _total(g3_pixel, samples),
         "classifier.0.weight": _product(_outer, h1, g4, samples),
-        "classifier.0.bias": _total(g4, in_a_row),
+        "classifier.0.bias": _total(g4, samples),
         "classifier.2.weight": _product(_outer, h2, g5, samples),
-        "classifier.2.bias": _total(g5, in_a_row),
+        "classifier.2.bias": _total(g5, samples),
     }
+
+
+def cross_entropy(labels: torch.Tensor) -> Callable[[Rounded], Rounded]:
+    """Return what makes of logits the gradient of their mean cross entropy with these labels (n,)."""
+
+    def gradient(logits: Rounded) -> Rounded:
+        share = logits.value.softmax(dim=1)
+        own = share**2
+        # A share changes by itself times the change of its logit less the mean change of all.
+        carried = own * ((1 - 2 * share) * logits.variance + (own * logits.variance).sum(1, keepdim=True))
+        # The difference from the largest logit, the exponential, the sum of ten of them, and the division.
+        difference = logits.value - logits.value.max(1, keepdim=True).values
+        rounded = own * (_rounding(difference) + _rounding(torch.full_like(share, EXP_UNITS + 10 + 1)))
+        value = share - functional.one_hot(labels, share.shape[1])
+        count = len(labels)
+        return Rounded(value / count, (carried + rounded + 2 * _rounding(value)) / count**2)
+
+    return gradient
+
+
+def given(at_logits: torch.Tensor) -> Callable[[Rounded], Rounded]:
+    """Return what gives this gradient (n, 10), whatever the logits."""
+    return lambda logits: _exact(at_logits)
 
 
 def deviations(found: torch.Tensor, exact: Rounded) -> float:

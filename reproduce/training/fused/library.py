@@ -23,7 +23,6 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name("lenet5.cpp")
 # Five layers, weight and bias each, in PyTorch's order.
-PARAMETERS = 10
 # Each target with the instruction sets that it needs, as /proc/cpuinfo names them, the best first.
 V3 = {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}
 X86_TARGETS = {"x86-64-v4": V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}, "x86-64-v3": V3}
@@ -174,9 +173,14 @@ class Kernel:
     def __init__(self, library: Path) -> None:
         self._library = ctypes.CDLL(str(library))
         pointer, number = ctypes.c_void_p, ctypes.c_int
+        self.forward_bytes = self._declare("lenet5_forward_bytes", [], ctypes.c_int64)
         self.tape_bytes = self._declare("lenet5_tape_bytes", [number], ctypes.c_int64)
+        self.loss_bytes = self._declare("lenet5_loss_bytes", [number], ctypes.c_int64)
         self.forward = self._declare("lenet5_forward", [pointer, number, number, pointer, pointer, number, pointer])
         self.backward = self._declare("lenet5_backward", [pointer, number, pointer, pointer, pointer])
+        self.loss = self._declare(
+            "lenet5_loss", [pointer, number, pointer, number, pointer, pointer, pointer], ctypes.c_float
+        )
         self.lanes = self._declare("lenet5_lanes", [], ctypes.c_int)
         self.tanh = self._declare("lenet5_tanh", [pointer, number, pointer])
 
