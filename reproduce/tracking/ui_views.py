@@ -48,7 +48,7 @@ Scale = Literal["linear", "log"]
 class View:
     """A view: its key in the address, its name in the UI's menu, the kind of runs that it lists, and their charts.
 
-    `mode` is what it opens on. With `grouped_by`, charts show means over the runs that agree in these parameters.
+    `mode` is what it opens on. With `means`, charts show means over the runs that agree in all parameters but the seed.
     """
 
     key: str
@@ -56,7 +56,7 @@ class View:
     kind: str
     mode: Literal["CHART", "TABLE"]
     cards: Sequence[Card]
-    grouped_by: Sequence[str] = ()
+    means: bool = False
 
     def link(self, experiment_id: str, server: str = "") -> str:
         """Return the address of the view: on the server of that address, or to be followed within the UI."""
@@ -85,8 +85,7 @@ def _parallel(parameters: Sequence[str], metrics: Sequence[str]) -> Card:
 LINES = (line("test_accuracy"), line("train_loss", "log"), line("learning_rate", "log"))
 TRIALS = View("reproduce-trials", "Every trial", TRIAL, "CHART", (*LINES, bar("test_accuracy")))
 TABLE = View("reproduce-table", "Trials as a table", TRIAL, "TABLE", TRIALS.cards)
-MEANS = View("reproduce-means", "Means over seeds", TRIAL, "CHART", (*LINES, bar("test_accuracy")),
-             grouped_by=("scheduler", "learning_rate"))  # fmt: skip
+MEANS = View("reproduce-means", "Means over seeds", TRIAL, "CHART", (*LINES, bar("test_accuracy")), means=True)
 RANGE_TESTS = View("reproduce-range-tests", "Range tests", RANGE_TEST, "CHART", (line(RAMP[0], "log", by=RAMP[1]),))
 VIEWS = (TRIALS, TABLE, MEANS, RANGE_TESTS)
 
@@ -205,12 +204,13 @@ def _state(view: View, runs: Sequence[Run]) -> dict[str, object]:
     varying = [name for name in PARAMETERS if len({run.data.params.get(name) for run in runs}) > 1]
     cards = list(view.cards)
     # The UI draws no parallel coordinates of groups.
-    if view.kind == TRIAL and not view.grouped_by and varying:
+    if view.kind == TRIAL and not view.means and varying:
         cards.append(_parallel(varying, ["test_accuracy"]))
-    grouped_by = [{"mode": "param", "groupByData": name} for name in view.grouped_by]
+    shown = list(dict.fromkeys(["scheduler", "learning_rate", *varying]))
+    grouped_by = [{"mode": "param", "groupByData": name} for name in shown if name != "seed"]
     own = {"metricSectionId": SECTION, "deleted": False, "isGenerated": False, "runsCountToCompare": PAGE}
     if view.kind == TRIAL:
-        names = [f"params.`{name}`" for name in dict.fromkeys(["scheduler", "learning_rate", *varying])]
+        names = [f"params.`{name}`" for name in shown]
         columns = [*names, "metrics.`test_accuracy`", "metrics.`train_loss`", f"tags.`{VERDICT}`", "tags.`outcome`"]
     else:
         columns = ["params.`optimizer`", "params.`seed`", f"tags.`{PROPOSED}`", f"tags.`{WEAK_GROUND}`"]
@@ -226,7 +226,7 @@ def _state(view: View, runs: Sequence[Run]) -> dict[str, object]:
         "selectedColumns": columns,
         # Otherwise only ten runs are drawn.
         "runsHiddenMode": "SHOW_ALL",
-        "groupBy": {"aggregateFunction": "average", "groupByKeys": grouped_by} if grouped_by else None,
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": grouped_by} if view.means else None,
         "compareRunSections": [
             {"uuid": SECTION, "name": view.name, "display": True, "isReordered": False, "deleted": False,
              "isGenerated": False, "columns": min(2, len(cards)), "cardHeight": 360}

@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
+from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, PERMISSION_DENIED, TEMPORARILY_UNAVAILABLE
 
@@ -82,6 +83,19 @@ def test_means_are_grouped_and_have_no_parallel_coordinates(finished):
     grouped = [key["groupByData"] for key in state(store, MEANS)["groupBy"]["groupByKeys"]]
     assert grouped == ["scheduler", "learning_rate"]
     assert "PARALLEL" not in dict(cards(store, MEANS))
+
+
+def test_means_are_over_seeds_and_nothing_else(finished):
+    store, _, _ = finished
+    for seed, epochs in ((0, 1), (1, 1), (0, 30)):
+        parameters = {"scheduler": "step", "learning_rate": "0.1", "seed": str(seed), "epochs": str(epochs)}
+        run = store.client.mlflow.create_run(store.experiment_id, tags={"kind": "trial"})
+        store.client.mlflow.log_batch(run.info.run_id, params=[Param(*pair) for pair in parameters.items()])
+    write_views(store.client, store.experiment_id)
+    grouped = [key["groupByData"] for key in state(store, MEANS)["groupBy"]["groupByKeys"]]
+    assert grouped[:2] == ["scheduler", "learning_rate"]
+    assert "epochs" in grouped
+    assert "seed" not in grouped
 
 
 def test_range_tests_are_charted_by_rate(finished):
