@@ -88,6 +88,7 @@ bench: env bench/.venv/installed
 	$(BIN)/reproduce data
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/kernel.py
+	$(BIN)/python bench/command.py
 
 # Install a Chromium for the page's tests, if possible.
 $(VENV)/browser: $(STAMP)

@@ -93,7 +93,12 @@ OPTION: dict[str, click.Option] = {
     "range_test_epochs": _option("--range-test-epochs", EPOCHS, "Epochs of the range test. The paper uses 5."),
     "smoothing": _option("--smoothing", SMOOTHING, "The weight of the past in the average that smooths the loss. By "
                          "default 0.98, because the paper gives none."),
-    "jobs": _option("--jobs", JOBS, "Trials at once. auto is the number of cores; on Ray it is 1,000.", "auto"),
+    "jobs": _option(
+        "--jobs",
+        JOBS,
+        "Trials at once. auto is the number of cores, or more if that ends sooner; on Ray it is 1,000.",
+        "auto",
+    ),
     "engine": _option(
         "--engine", Named(("auto", "torch", "fused")),
         "PyTorch's layers (torch) or our kernel for CPUs (fused). auto uses the kernel if it is available.", AUTO,

@@ -187,7 +187,7 @@ def test_more_jobs_than_cores_are_taken_and_told(monkeypatch, capsys):
     assert [local.jobs_at_once(wanted) for wanted in (None, 2)] == [2, 2]
     assert capsys.readouterr().err == ""
     assert local.jobs_at_once(3) == 3
-    assert capsys.readouterr().err == ("--jobs 3: there are 2 cores, so trials share them and none ends sooner\n")
+    assert capsys.readouterr().err == ("--jobs 3: there are 2 cores, which the trials share\n")
 
 
 def test_without_a_range_test_to_propose_rates_the_command_for_it_is_given(store, paper):

@@ -40,7 +40,7 @@ class FusedLeNet5(LeNet5):
             self.register_load_state_dict_pre_hook(_join_state)  # type: ignore[no-untyped-call]
         # To collect them from the layers at each step would take a tenth of its time.
         self._leaves = tuple(self.parameters())
-        self._memory = self._tape = torch.empty(0, dtype=torch.uint8)
+        self._memory, self._tape = _Memory(), _Memory()
         self._passes = 0
 
     def split(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -67,17 +67,16 @@ class FusedLeNet5(LeNet5):
             else:
                 result = _Loss.apply(self, images, labels.contiguous(), *parameters)  # type: ignore[no-untyped-call]
             return result
-        self._memory = _room(self._memory, self._kernel.forward_bytes())
-        logits = self._logits(images, parameters, self._memory, keep=False)
+        logits = self._logits(images, parameters, self._memory.address(self._kernel.forward_bytes()), keep=False)
         return logits if labels is None else torch.nn.functional.cross_entropy(logits, labels)
 
     def _logits(
-        self, images: torch.Tensor, parameters: tuple[torch.Tensor, ...], memory: torch.Tensor, keep: bool
+        self, images: torch.Tensor, parameters: tuple[torch.Tensor, ...], memory: int, keep: bool
     ) -> torch.Tensor:
         logits = torch.empty(len(images), 10)
         self._kernel.forward(
-            images.data_ptr(), images.dtype == torch.uint8, len(images), _addresses(parameters), memory.data_ptr(),
-            keep, logits.data_ptr(),
+            images.data_ptr(), images.dtype == torch.uint8, len(images), _addresses(parameters), memory, keep,
+            logits.data_ptr(),
         )  # fmt: skip
         return logits
 
@@ -85,11 +84,11 @@ class FusedLeNet5(LeNet5):
         self, images: torch.Tensor, labels: torch.Tensor, parameters: tuple[torch.Tensor, ...]
     ) -> tuple[float, tuple[torch.Tensor, ...]]:
         """Return the loss and the gradients of all parameters."""
-        self._memory = _room(self._memory, self._kernel.loss_bytes(len(images)))
+        memory = self._memory.address(self._kernel.loss_bytes(len(images)))
         gradients = tuple(map(torch.empty_like, parameters))
         loss: float = self._kernel.loss(
             images.data_ptr(), images.dtype == torch.uint8, labels.data_ptr(), len(images), _addresses(parameters),
-            self._memory.data_ptr(), _addresses(gradients),
+            memory, _addresses(gradients),
         )  # fmt: skip
         return loss, gradients
 
@@ -105,12 +104,12 @@ class _Logits(torch.autograd.Function):
     def forward(
         context: _LogitsContext, network: FusedLeNet5, images: torch.Tensor, *parameters: torch.Tensor
     ) -> torch.Tensor:
-        network._tape = _room(network._tape, network._kernel.tape_bytes(len(images)))
+        tape = network._tape.address(network._kernel.tape_bytes(len(images)))
         network._passes += 1
         context.network, context.number = network, network._passes
         # Backward raises where they were changed in between.
         context.save_for_backward(*parameters)
-        return network._logits(images, parameters, network._tape, keep=True)
+        return network._logits(images, parameters, tape, keep=True)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
@@ -120,8 +119,9 @@ class _Logits(torch.autograd.Function):
             raise RuntimeError("backward after another forward pass: the fused engine keeps the last one only")
         gradient = gradient.contiguous()
         gradients = tuple(map(torch.empty_like, parameters))
+        tape = network._tape.address(network._kernel.tape_bytes(len(gradient)))
         network._kernel.backward(
-            gradient.data_ptr(), len(gradient), _addresses(parameters), network._tape.data_ptr(), _addresses(gradients)
+            gradient.data_ptr(), len(gradient), _addresses(parameters), tape, _addresses(gradients)
         )
         return (None, None, *gradients)
 
@@ -164,9 +164,20 @@ def _join_state(network: FusedLeNet5, state: dict[str, torch.Tensor], prefix: st
         state[f"{prefix}flat"] = torch.cat([state.pop(name).flatten() for name in names])
 
 
-def _room(memory: torch.Tensor, needed: int) -> torch.Tensor:
-    """Return that memory, or more. It is kept, as fresh pages would cost a tenth of a step's time."""
-    return memory if len(memory) >= needed else torch.empty(needed, dtype=torch.uint8)
+class _Memory:
+    """Memory for the kernel, kept from step to step, as fresh pages would cost a tenth of a step's time."""
+
+    def __init__(self) -> None:
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+
+    def address(self, needed: int) -> int:
+        """Return the address of at least so many bytes: the same as before, unless there were too few."""
+        if len(self._bytes) < needed:
+            self._bytes = torch.empty(needed, dtype=torch.uint8)
+        return self._bytes.data_ptr()
+
+    def __deepcopy__(self, _: object) -> "_Memory":
+        return _Memory()
 
 
 def _addresses(tensors: tuple[torch.Tensor, ...]) -> ctypes.Array[ctypes.c_void_p]:
