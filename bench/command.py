@@ -13,6 +13,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -69,9 +70,10 @@ def measure(home: Path, arguments: list[str]) -> dict:
         folder = Path(name)
         clock, store = folder / "clock", f"sqlite:///{folder}/mlflow.db"
         clock.mkdir()
+        for cached in ("data", "fused"):
+            shutil.copytree(home / cached, folder / "home" / cached)
         variables = os.environ | {
             "CLOCK": str(clock), "PYTHONPATH": f"{HERE / 'clock'}:{ROOT}", "REPRODUCE_HOME": str(folder / "home"),
-            "REPRODUCE_DATA_DIR": str(home / "data" / "mnist"), "REPRODUCE_FUSED_DIR": str(home / "fused"),
             "MLFLOW_TRACKING_URI": store,
         }  # fmt: skip
         command = [sys.executable, "-m", "reproduce", "main", "--device", "cpu", *arguments]
