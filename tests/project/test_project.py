@@ -264,7 +264,7 @@ def test_the_archived_run_is_the_papers_own_study_whole():
     [
         ("tools/fault_table.py", "docs/faults.json"), ("bench/soak.py", "bench/soak.json"),
         ("bench/scaling.py", "bench/scaling.json"), ("bench/cluster.py", "bench/cluster.json"),
-        ("bench/kernel.py", "bench/kernel.json"),
+        ("bench/kernel.py", "bench/kernel.json"), ("bench/command.py", "bench/command.json"),
     ],
 )  # fmt: skip
 def test_the_tables_of_the_documentation_are_those_of_the_last_run(module, record, monkeypatch):
