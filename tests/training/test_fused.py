@@ -309,10 +309,14 @@ def test_each_stage_by_itself(compiled, layer):
     assert {name: value for name, value in found.items() if not value <= DEVIATIONS} == {}
 
 
-def test_fifty_steps_of_adam_stay_with_the_plain_network(paper, whole_mnist, tmp_path):
+@pytest.mark.parametrize(("optimizer", "rate"), [("adam", 6e-5), ("lamb", 1e-3), ("lars", 0.1)])
+def test_fifty_steps_stay_with_the_plain_network(paper, whole_mnist, tmp_path, optimizer, rate):
+    """With LAMB and LARS too, which scale the update of each layer by the norm of its weights."""
     losses = {}
     for engine in engines.ENGINES:
-        config = StudyConfig(engine=engine, schedulers=("none",), learning_rates=(6e-5,), epochs=1, train_size=6400)
+        config = StudyConfig(
+            engine=engine, optimizer=optimizer, schedulers=("none",), learning_rates=(rate,), epochs=1, train_size=6400
+        )
         (record,) = loop.train(planning.trials(paper, config)[0], whole_mnist, tmp_path / engine, kernel=kernel())
         losses[engine] = record.step_losses
     assert len(losses["torch"]) == 50
