@@ -95,9 +95,16 @@ def _show_bar(total: int, epochs_done: Callable[[], int], ended: threading.Event
 
 
 def _say_lines(total: int, epochs_done: Callable[[], int], ended: threading.Event) -> None:
-    started, first = time.monotonic(), epochs_done()
-    while not ended.wait(LINE_SECONDS):
-        now = epochs_done()
-        if now > first:
-            seconds = (time.monotonic() - started) / (now - first) * (total - now)
-            say(f"{now} of {total} epochs, {tqdm.format_interval(seconds)} left")
+    """Say every while how far it is. The time left is reckoned from the first epoch on, not from the workers' start."""
+    before, first, first_at, told_at = epochs_done(), 0, 0.0, time.monotonic()
+    while not ended.wait(LOOK_SECONDS):
+        now, moment = epochs_done(), time.monotonic()
+        if now > before and not first:
+            first, first_at = now, moment
+        if first and moment - told_at >= LINE_SECONDS:
+            told_at = moment
+            line = f"{now} of {total} epochs"
+            if now > first:
+                left = (moment - first_at) / (now - first) * (total - now)
+                line += f", {tqdm.format_interval(left)} left"
+            say(line)

@@ -39,6 +39,8 @@ MAX_VALUES = 1000
 MAX_TEXT = 6000
 # int() and float() also accept 1_0, and the digits of every script.
 WHOLE = re.compile(r"[0-9]{1,30}")
+# How alike a word and a suggestion are at least, from 0 to 1: `cosine` is none of `none`'s, with 0.6.
+NEAR = 0.65
 HOST_NAME = re.compile(r"[A-Za-z0-9._:%-]{1,255}")
 REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -98,7 +100,7 @@ class Named(click.Choice[str]):
 
 def nearest(text: str, known: Iterable[str]) -> str:
     """Return the end of a message that suggests the nearest known word; empty if no word is near."""
-    near = difflib.get_close_matches(text[:100], list(known), n=1)
+    near = difflib.get_close_matches(text[:100], list(known), n=1, cutoff=NEAR)
     return f", did you mean {near[0]}?" if near else ""
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from helpers.commands import typed
 from reproduce.cli import main
+from reproduce.cli.option_types import nearest
 from reproduce.study.trial import format_rate
 
 PAPER_OR = "or the word paper"
@@ -156,3 +157,10 @@ def test_the_help_tells_the_papers_values(paper):
     for of_protocol in (drawn, written):
         assert {of_protocol[name]["gamma"] for name in ("step", "multistep", "exponential")} == {drawn["step"]["gamma"]}
         assert of_protocol["onecycle"] == of_onecycle
+
+
+@pytest.mark.parametrize(
+    ("typed", "suggestion"), [("cosine", ""), ("onecyle", ", did you mean onecycle?"), ("non", ", did you mean none?")]
+)
+def test_only_a_word_that_is_near_is_suggested(typed, suggestion):
+    assert nearest(typed, ["none", "step", "multistep", "onecycle", "exponential"]) == suggestion
