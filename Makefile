@@ -153,6 +153,7 @@ $(STAMP): requirements.lock pyproject.toml
 	    { echo 'error: this needs Python 3.10, 3.11 or 3.12: install one, or name its path: make PYTHON=/path/to/python3.12;' \
 	        'uv brings one too: make PYTHON="$$(uv python find 3.12)" after uv python install 3.12' >&2; exit 2; }
 	$(PYTHON) -m venv $(CLEAR) $(VENV)
+	@echo "installing the environment into $(VENV): 6 GB, in one to several minutes"
 	@awk '/^[^ ]/ { wanted = /^uv==/ } wanted' requirements.lock > $(VENV)/uv.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement $(VENV)/uv.lock
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes requirements.lock

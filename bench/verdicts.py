@@ -62,7 +62,7 @@ def fill(store: TrackingStore) -> None:
             "specification": trial.config_hash, "outcome": "finished", "seed": str(trial.seed),
             "kind": "range_test" if trial.is_range_test else "trial",
         }  # fmt: skip
-        run_id = store.mlflow.create_run(store.experiment_id, tags=tags, run_name=trial.label).info.run_id
+        run_id = store.mlflow.create_run(store.experiment_id, tags=tags, run_name=trial.run_name).info.run_id
         names = [name for name in METRICS if not (trial.is_range_test and name.startswith("test_"))]
         metrics = [
             Metric(name, 0.9 + 0.05 * rng.random(), 0, epoch) for name in names for epoch in range(1, trial.epochs + 1)

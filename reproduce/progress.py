@@ -25,8 +25,8 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def say_if_slow(line: str, said: threading.Event | None = None) -> Iterator[None]:
-    """Say the line once the block has taken a few seconds, unless `said` is set; then set it."""
+def say_if_slow(line: str, said: threading.Event | None = None, patience: float = 1) -> Iterator[None]:
+    """Say the line once the block has taken `patience` × SILENT_SECONDS, unless `said` is set; then set it."""
     event = said or threading.Event()
 
     def say_once() -> None:
@@ -34,7 +34,7 @@ def say_if_slow(line: str, said: threading.Event | None = None) -> Iterator[None
             event.set()
             say(line)
 
-    timer = threading.Timer(SILENT_SECONDS, say_once)
+    timer = threading.Timer(patience * SILENT_SECONDS, say_once)
     timer.daemon = True
     timer.start()
     try:

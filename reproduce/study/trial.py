@@ -200,6 +200,13 @@ class Trial(Frozen):
         # The paper's optimizer is not in the name.
         return name if self.optimizer == "adam" else f"{self.optimizer} {name}"
 
+    @property
+    def run_name(self) -> str:
+        """The label and how long the trial trains: `step 6e-4 seed 0, 1 epoch of 10000 images`."""
+        length = f"{self.epochs} epoch{'s' * (self.epochs > 1)}"
+        part = f" of {self.train_size} images" if self.train_size < SIZES[self.dataset] else ""
+        return f"{self.label}, {length}{part}"
+
     def parameters(self) -> dict[str, Any]:
         """Return the configuration flat, by its names in MLflow: the schedule's own parameters beside the rest."""
         flat = self.model_dump(exclude={"schedule"})

@@ -32,6 +32,8 @@ RETRY_TIMEOUT = "REPRODUCE_STORE_PATIENCE"
 # A server's restart, or somebody's backup of the database, takes less.
 DEFAULT_TIMEOUT_SECONDS = 300
 LONGEST_WAIT_SECONDS = 10
+# A store of one file is slow while several workers write to it: a call is announced later than other work that is slow.
+PATIENCE = 4
 # Variables of MLflow's that would change what is recorded: metrics of another model, or written at some later time.
 REMOVED_VARIABLES = ("MLFLOW_ACTIVE_MODEL_ID", "MLFLOW_ENABLE_ASYNC_LOGGING")
 # Experiments, or runs, in one request.
@@ -105,19 +107,18 @@ class RetryingClient:
         StoreAwayError once `timeout` seconds have passed without an answer, TrackingError at once where the store
         refuses.
         """
-        announced, was_away = threading.Event(), threading.Event()
+        announced = threading.Event()
         wait = f"waiting for it, for up to {self.timeout:g} s"
 
         def announce(state: RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None
-            was_away.set()
             if error is not None and not announced.is_set():
                 announced.set()
                 say(f"{self.describe_outage(error)}; {wait}")
 
         def attempt() -> T:
             slow = f"the tracking store {self.shown_uri} is slow to answer; {wait}"
-            with say_if_slow(slow, announced) if self.timeout else nullcontext():
+            with say_if_slow(slow, announced, PATIENCE) if self.timeout else nullcontext():
                 return function(*args, **kwargs)
 
         attempts = Retrying(
@@ -133,7 +134,7 @@ class RetryingClient:
             if is_temporary(error):
                 raise StoreAwayError(self.describe_outage(error)) from error
             raise TrackingError(f"the tracking store {self.shown_uri} refused: {describe_error(error)}") from error
-        if was_away.is_set():
+        if announced.is_set():
             say(f"the tracking store {self.shown_uri} is back")
         return result
 

@@ -89,7 +89,7 @@ class RunWriter:
                 "seed": str(trial.seed),
                 "data_sha256": datasets.data_sha256(trial.dataset),
             }
-            run_id, resumed = self.create_run(tags | provenance_tags(), trial.label), False
+            run_id, resumed = self.create_run(tags | provenance_tags(), trial.run_name), False
         # A run that is resumed may have been stopped right after it was created.
         parameters = [Param(key, str(value)) for key, value in trial.parameters().items()]
         self.client.call(self.client.mlflow.log_batch, run_id, params=parameters)

@@ -117,7 +117,7 @@ class _Run:
         )  # fmt: skip
 
     def train_epoch(self, epoch: int) -> EpochRecord:
-        """Train on every batch of the epoch, which counts from 1, or up to the step at which the trial explodes."""
+        """Train on every batch of the epoch, which counts from 1, or up to the step at which the trial is stopped."""
         trial, model = self.trial, self.state.model
         started = time.perf_counter()
         losses: list[torch.Tensor] = []

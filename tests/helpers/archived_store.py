@@ -43,7 +43,7 @@ def fill(folder: Path, empty_database: Path, seeds=(0,), times=1) -> tuple[str, 
             mine = trial.model_copy(update={"seed": trial.seed + copy * len(seeds)})
             tags = {"kind": "range_test" if trial.is_range_test else "trial", "mlflow.parentRunId": parent_id,
                     "specification": mine.config_hash, "seed": str(mine.seed), "outcome": result.outcome}  # fmt: skip
-            run_id = client.create_run(experiment_id, tags=tags, run_name=mine.label).info.run_id
+            run_id = client.create_run(experiment_id, tags=tags, run_name=mine.run_name).info.run_id
             client.log_batch(run_id, points, [Param(key, str(value)) for key, value in mine.parameters().items()])
             client.set_terminated(run_id)
             models += not trial.is_range_test

@@ -26,7 +26,7 @@ def on(nodes, *more):
 
 
 def trial_runs(ours):
-    return {run.info.run_name: run for run in ours._runs() if "fingerprint" in run.data.tags}
+    return {run.info.run_name.partition(",")[0]: run for run in ours._runs() if "fingerprint" in run.data.tags}
 
 
 def is_at_work(nodes, ours, lock):

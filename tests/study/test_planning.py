@@ -27,6 +27,13 @@ def test_a_range_test_of_the_paper_has_2345_steps(paper):
     assert (trial.total_steps, trial.learning_rate, trial.schedule.lr_end) == (2345, 1e-6, 1.0)
 
 
+def test_trainings_that_differ_in_length_or_images_differ_in_name(paper):
+    configs = (StudyConfig(), StudyConfig(epochs=1), StudyConfig(epochs=1, train_size=10_000))
+    assert [planning.trials(paper, config)[4].run_name for config in configs] == [
+        "step 6e-4 seed 0, 30 epochs", "step 6e-4 seed 0, 1 epoch", "step 6e-4 seed 0, 1 epoch of 10000 images",
+    ]  # fmt: skip
+
+
 def test_the_two_protocols_differ_in_step_and_multistep_alone(paper):
     drawn, written = (
         {name: planning.trials(paper, StudyConfig(protocol=protocol, schedulers=(name,))) for name in SCHEDULERS}

@@ -165,9 +165,13 @@ def test_a_call_that_takes_long_is_told_while_it_lasts_and_once(monkeypatch):
         told.set()
 
     monkeypatch.setattr("reproduce.progress.say", say)
+    monkeypatch.setattr("reproduce.tracking.retrying_client.say", say)
     monkeypatch.setattr("reproduce.progress.SILENT_SECONDS", 0)
     assert RetryingClient("sqlite:///x", 7).call(told.wait, PATIENCE_SECONDS)  # it ends once the line is said
-    assert said == ["the tracking store sqlite:///x is slow to answer; waiting for it, for up to 7 s"]
+    assert said == [
+        "the tracking store sqlite:///x is slow to answer; waiting for it, for up to 7 s",
+        "the tracking store sqlite:///x is back",
+    ]
 
 
 def test_a_call_that_is_quick_is_not_told(monkeypatch):

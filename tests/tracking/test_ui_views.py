@@ -71,7 +71,7 @@ def test_parallel_coordinates_have_an_axis_for_each_parameter_that_varies(finish
     assert parallel["selectedParams"] == ["scheduler"]
     assert parallel["selectedMetrics"] == ["test_accuracy"]
     store.client.mlflow.create_run(
-        store.experiment_id, tags={"kind": "trial"}, run_name=done[1].trial.label
+        store.experiment_id, tags={"kind": "trial"}, run_name=done[1].trial.run_name
     )  # without any parameter, as one that was just begun
     write_views(store.client, store.experiment_id)
     *_, parallel = state(store, TRIALS)["compareRunCharts"]
