@@ -9,13 +9,15 @@ from pathlib import Path
 
 from reproduce.analysis import intervals
 from reproduce.analysis.lr_range_test import PAPERS_RULE
-from reproduce.results.verdicts import REFERENCE_SPREAD
+from reproduce.results import verdicts
+from reproduce.study import location
 from reproduce.study.trial import format_rate
 from reproduce.training.provenance import ROOT
 
 REFERENCE = ROOT / "report" / "reference"
 README = ROOT / "README.md"
 RESULTS = ROOT / "docs" / "results.md"
+REFERENCE_SPREAD = location.find(location.DEFAULT).with_name(verdicts.REFERENCE_SPREAD)
 
 
 def results() -> str:

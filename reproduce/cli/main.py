@@ -7,6 +7,7 @@ appear at once.
 from __future__ import annotations
 
 import functools
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import click
 
 from reproduce import paths
 from reproduce.cli import process, proposals, run_command
-from reproduce.cli.option_types import HOST, PORT
+from reproduce.cli.option_types import HOST, PLACE, PORT, STUDY
 from reproduce.cli.options import COMMANDS, OPTION
 from reproduce.cli.process import EXIT_FAILED, EXIT_INCONCLUSIVE
 from reproduce.cli.recorded_config import find_recorded_config
@@ -25,7 +26,7 @@ from reproduce.progress import say
 from reproduce.report import output_folder
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig, option_words
-from reproduce.study.schema import Paper, load_paper
+from reproduce.study.schema import Paper
 from reproduce.study.trial import Trial
 
 EXAMPLES = """\b
@@ -52,9 +53,12 @@ if TYPE_CHECKING:
     },
     epilog=EXAMPLES,
 )
+@click.option("--study", type=STUDY, help="The study of the command that follows; see reproduce studies.")
 @click.version_option(package_name="lenet5-reproduction", prog_name="reproduce")
-def cli() -> None:
-    """Rerun the study, track it in MLflow, and report on it."""
+@click.pass_context
+def cli(context: click.Context, study: str | None) -> None:
+    """Rerun a study, track it in MLflow, and report on it."""
+    context.obj = study
 
 
 def main() -> None:
@@ -65,11 +69,12 @@ def main() -> None:
 @study_command(cli, "main")
 def main_command(request: Request) -> int:
     """Run the range test, train all models and write the report."""
-    paper = load_paper()
+    paper = request.paper
     output_folder.check_output(request.options.output)
 
     def plan(config: StudyConfig) -> list[Trial]:
-        return planning.range_tests(paper, config) + planning.requested_trials(paper, config)
+        tests = planning.range_tests(paper, config) if paper.has_range_test else []
+        return tests + planning.requested_trials(paper, config)
 
     def conclude(store: TrackingStore, parent_id: str, config: StudyConfig) -> None:
         collection = _collect(store, paper, config, request)
@@ -82,7 +87,7 @@ def main_command(request: Request) -> int:
 @study_command(cli, "range_test")
 def range_test_command(request: Request) -> int:
     """Raise the learning rate step by step, and propose a rate."""
-    paper = load_paper()
+    paper = request.paper
     own = request.with_config(range_test_epochs=request.config.epochs, epochs=None)
 
     def conclude(store: TrackingStore, parent_id: str, config: StudyConfig) -> None:
@@ -93,14 +98,14 @@ def range_test_command(request: Request) -> int:
 
 @study_command(cli, "sweep")
 def sweep_command(request: Request) -> int:
-    """Train with one schedule or with all, at several initial rates."""
-    return run_command.run(request, functools.partial(planning.requested_trials, load_paper()))
+    """Train with one schedule or all, at several rates."""
+    return run_command.run(request, functools.partial(planning.requested_trials, request.paper))
 
 
 @study_command(cli, "grid")
 def grid_command(request: Request) -> int:
     """Compare the proposed rates with a grid of fixed rates."""
-    paper = load_paper()
+    paper = request.paper
 
     def plan(config: StudyConfig) -> list[Trial]:
         models = planning.requested_trials(paper, planning.grid_config(paper, config))
@@ -137,7 +142,7 @@ def report_command(request: Request) -> int:
 
     --check writes nothing, and exits with 1 if the report is not what its own recorded runs give.
     """
-    options, paper = request.options, load_paper()
+    options, paper = request.options, request.paper
     if options.check:
         return _check(options.output)
     planning.refuse_what_never_ran(paper, request.config)
@@ -181,7 +186,7 @@ def verify_command(request: Request) -> int:
     Judges all claims, or those about the trials that the options choose. Exits with 0 if every claim could be judged,
     and with 3 if some are inconclusive. With --strict, exits with 1 if any claim is not reproduced.
     """
-    paper, options, typed = load_paper(), request.options, request.config
+    paper, options, typed = request.paper, request.options, request.config
     planning.refuse_what_never_ran(paper, typed)
     from reproduce.results import verdicts
 
@@ -205,7 +210,7 @@ def verify_command(request: Request) -> int:
             "statements can be judged: reproduce main makes the runs"
         )
         return EXIT_INCONCLUSIVE
-    click.echo(verdicts.text(judgements))
+    click.echo(verdicts.text(judgements, paper))
     found = {judgement.verdict for judgement in judgements}
     if options.strict and "not reproduced" in found:
         return EXIT_FAILED
@@ -220,13 +225,42 @@ def _chosen_trials(store: TrackingStore, paper: Paper, request: Request) -> set[
     return set(planning.chosen_trials(paper, typed, find_recorded_config(store, paper, typed, request.options)))
 
 
-@cli.command("data", params=[OPTION["dataset"], OPTION["data_dir"]])
+@cli.command("data", params=[OPTION["fetched"], OPTION["data_dir"]])
 def data_command(dataset: str, data_dir: Path | None) -> None:
     """Only fetch, check and resize the images."""
     from reproduce.data import verified_cache
 
     verified_cache.prepare(dataset, paths.prepare_home(paths.find_home()), data_dir or paths.default_data_dir(), say)
     click.echo(f"{dataset}: all four files are correct, in {paths.find_home() / 'data' / dataset}")
+
+
+@cli.command("studies")
+def studies_command() -> None:
+    """List the studies that are shipped, the default first."""
+    from reproduce.cli import studies
+
+    click.echo("\n".join(studies.list_shipped()))
+
+
+@cli.command("new-study")
+@click.argument("folder", type=PLACE)
+def new_study_command(folder: Path) -> None:
+    """Write a commented study into FOLDER, to be made your own."""
+    from reproduce.cli import studies
+
+    file = studies.begin(folder)
+    click.echo(
+        f"{file} is a study that runs as it is: edit it, then type reproduce check-study {shlex.quote(str(folder))}"
+    )
+
+
+@cli.command("check-study")
+@click.argument("study", type=STUDY)
+def check_study_command(study: str) -> None:
+    """Check a study's file, and say what it trains. STUDY is a folder, or the name of a shipped study."""
+    from reproduce.cli import studies
+
+    click.echo(studies.check(study))
 
 
 @cli.command("ui")

@@ -17,6 +17,7 @@ from click.shell_completion import CompletionItem
 
 from reproduce import paths
 from reproduce.errors import shown
+from reproduce.study import location
 from reproduce.study.trial import (
     MAX_EPOCHS,
     MAX_RATE,
@@ -228,6 +229,20 @@ def _count(name: str, high: int, word: str | None = PAPER) -> OrWord[int]:
     return OrWord(name, f"a whole number from 1 to {high}", functools.partial(_whole, 1, high), word)
 
 
+def _study(text: str) -> str:
+    try:
+        location.find(text)
+    except location.NoStudyError as error:
+        raise RefusedError(str(error)) from error
+    return text
+
+
+def _variant(text: str) -> str:
+    if not re.fullmatch("[a-z0-9][a-z0-9-]{0,39}", text):
+        raise ValueError
+    return text
+
+
 # The option types.
 EPOCHS = _count("count", MAX_EPOCHS)
 IMAGES = _count("count", MAX_IMAGES)
@@ -255,6 +270,8 @@ HOST = OrWord("host", "a name or an address", _host, word=None)
 RAY_ADDRESS = OrWord(
     "address", f"HOST:PORT of a Ray cluster's head, such as 10.0.0.1:6379, the word {LOCAL}", _ray_address, word=AUTO
 )
+STUDY = OrWord("study", location.expected(), _study, word=None)
+VARIANT = OrWord("variant", "the name of one of the study's variants", _variant)
 SEEDS_EXPECTED = f"at most {MAX_VALUES} whole numbers from 0 to {MAX_SEED}, such as 0,1,2 or 0-4"
 SEEDS = OrWord("seeds", SEEDS_EXPECTED, _seeds)
 EVERY_SEED = OrWord("seeds", f"{SEEDS_EXPECTED}, the word {PAPER}", _seeds_or_paper, word="all")

@@ -25,10 +25,13 @@ from reproduce.cli.option_types import (
     SEEDS,
     SMOOTHING,
     STEPS,
+    STUDY,
     SWITCH,
     UI_URL,
+    VARIANT,
     Named,
 )
+from reproduce.study.location import DEFAULT, VARIABLE
 from reproduce.study.trial import OPTIMIZERS, SCHEDULERS, SIZES
 
 
@@ -44,11 +47,16 @@ def _switch(name: str, text: str) -> click.Option:
 
 
 OPTION: dict[str, click.Option] = {
-    "dataset": _option("--dataset", Named(tuple(SIZES)), "The data set.", "mnist"),
+    "study": click.Option(
+        ["--study"], type=STUDY, help=f"A folder with a study.yaml, or the name of a study that is shipped. By "
+        f"default the one that {VARIABLE} names, else {DEFAULT}.",
+    ),
+    "dataset": _option("--dataset", Named((*SIZES, PAPER)), "The data set."),
+    "fetched": _option("--dataset", Named(tuple(SIZES)), "The data set.", next(iter(SIZES))),
     "data_dir": _option("--data-dir", DATA_DIR, "Look for the four IDX files here first: in a directory (plain, as "
                         ".gz, in a zip or in a tar) or in one archive.", "none"),
-    "optimizer": _option("--optimizer", Named(OPTIMIZERS), "The optimizer. The paper uses adam; hybridadam needs a "
-                         "GPU.", "adam"),
+    "optimizer": _option("--optimizer", Named((*OPTIMIZERS, PAPER)), "The optimizer. The paper uses adam; hybridadam "
+                         "needs a GPU."),
     "epochs": _option("--epochs", EPOCHS, "Epochs of every trial. The paper trains models for 30 and the range test "
                       "for 5."),
     "batch_size": _option("--batch-size", IMAGES, "Images per step. The paper uses 128."),
@@ -59,8 +67,9 @@ OPTION: dict[str, click.Option] = {
     "train_size": _option("--train-size", IMAGES, "Train on the first N images only. The paper trains on all "
                           "60,000."),
     "protocol": _option(
-        "--protocol", Named(("as-drawn", "as-written")),
-        "When the rate decays: as the paper's curves show (as-drawn), or as its text says (as-written).", "as-drawn",
+        "--protocol", VARIANT,
+        "When the rate decays. For the first study: as the paper's curves show (as-drawn), or as its text says "
+        "(as-written).",
     ),
     "scheduler": _option("--scheduler", Named((*SCHEDULERS, "all")), "One schedule, or all five.", "all"),
     "learning_rates": _option(
@@ -120,7 +129,7 @@ OPTION: dict[str, click.Option] = {
 }  # fmt: skip
 
 SCHEDULE_PARAMETERS = ("decay_steps", "milestones", "gamma", "pct_start", "div_factor", "final_div_factor")
-_COMMON = ("dataset", "optimizer", "batch_size", "seeds", "train_size", "engine")
+_COMMON = ("study", "dataset", "optimizer", "batch_size", "seeds", "train_size", "engine")
 _WORK = ("data_dir", "jobs", "device", "executor", "ray_address", "gpus_per_trial", "force")
 _RAMP = ("lr_start", "lr_end", "validation_size", "validation_interval", "stop_factor", "smoothing")
 _MODELS = ("scheduler", "learning_rates", *SCHEDULE_PARAMETERS)
@@ -131,8 +140,8 @@ COMMANDS = {
     "sweep": (*_COMMON, "epochs", "protocol", *_MODELS, *_WORK),
     "grid": (*_COMMON, "epochs", "grid_rates", "range_test_epochs", *_RAMP, *_WORK),
     "report": (*_COMMON, "epochs", "protocol", *_MODELS, "range_test_epochs", *_RAMP, "output", "ui_url", "check"),
-    "verify": ("dataset", "optimizer", "batch_size", "every_seed", "train_size", "engine", "epochs", "protocol",
-               *_MODELS, "range_test_epochs", *_RAMP, "strict"),
+    "verify": ("study", "dataset", "optimizer", "batch_size", "every_seed", "train_size", "engine", "epochs",
+               "protocol", *_MODELS, "range_test_epochs", *_RAMP, "strict"),
 }  # fmt: skip
 # Options of the commands that train. These two accept them without effect, so the same words work for every command.
 WITHOUT_EFFECT = {"report": _WORK, "verify": (*_WORK, "output", "ui_url")}

@@ -46,7 +46,7 @@ def run(commands: click.Group) -> None:
         # A rank whose launcher is gone would wait for the other ranks for ever.
         interruption.end_with(os.getppid())
     have_streams()
-    command = next(iter(sys.argv[1:]), "")
+    command = next((word for word in sys.argv[1:] if word in commands.commands), "")
     try:
         interpreter.settle()
         code = _invoke(commands)

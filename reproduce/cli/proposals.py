@@ -54,7 +54,8 @@ def _explain_missing(found: RecordedProposal | None, command: str) -> str:
 def range_test_command(paper: Paper, config: StudyConfig) -> str:
     """Return what to type for the configuration's range tests, with only the options that are not the paper's."""
     own = {key: getattr(config, key) for key in ("dataset", "optimizer", "batch_size", "train_size", "seeds")}
-    return " ".join(["reproduce range_test", *option_words(paper, StudyConfig(**own))])
+    study = [paper.option] if paper.option else []
+    return " ".join(["reproduce range_test", *study, *option_words(paper, StudyConfig(**own))])
 
 
 def log_proposals(store: TrackingStore, parent_id: str, collection: RunCollection) -> None:
@@ -67,12 +68,10 @@ def log_proposals(store: TrackingStore, parent_id: str, collection: RunCollectio
         if result is None or proposal is None:
             continue
         if proposal:
-            stated = paper.range_test.reported
-            beside = f" (the paper: {format_rate(stated.proposed_learning_rate)}, around step {stated.step})"
-            say(
-                f"{trial.label}: proposes {proposal}, read at step {proposal.step}"
-                f"{'' if list_departures(paper, config) else beside}"
-            )
+            beside = ""
+            if (stated := paper.range_test.reported) and not list_departures(paper, config):
+                beside = f" (the paper: {format_rate(stated.proposed_learning_rate)}, around step {stated.step})"
+            say(f"{trial.label}: proposes {proposal}, read at step {proposal.step}{beside}")
         else:
             say(f"{trial.label}: proposes no rate: {proposal.reason}")
         found[result.run_id] = (trial.seed, proposal)

@@ -42,7 +42,7 @@ def find_recorded_config(store: TrackingStore, paper: Paper, config: StudyConfig
         config = max((config.model_copy(update={"engine": engine}) for engine in ("fused", "torch")), key=count_all)
     config = max(_range_test_lengths(config), key=lambda other: count(planning.range_tests(paper, other)))
     if may_be_of_grid(paper, config) and count(planning.range_tests(paper, config)):
-        with_schedule = tuple(name for name in config.schedulers if name != "none")
+        with_schedule = tuple(name for name in config.schedulers or paper.schedulers if name != "none")
         models = planning.trials(paper, config.model_copy(update={"schedulers": with_schedule}))
         if not count(models) and count(planning.grid_trials(paper, config)):
             return planning.grid_config(paper, config)

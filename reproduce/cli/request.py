@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import click
 from click.core import ParameterSource
 
-from reproduce.cli.option_types import AUTO, PAPER, PROPOSED, OrWord
+from reproduce.cli.option_types import AUTO, PAPER, PROPOSED, OrWord, nearest
 from reproduce.cli.options import SCHEDULE_PARAMETERS, WITHOUT_EFFECT, list_options
+from reproduce.errors import UserError, shown
 from reproduce.execution.run_options import RunOptions
 from reproduce.progress import say
-from reproduce.study.config import StudyConfig, option_name
-from reproduce.study.schema import load_paper
+from reproduce.study.config import StudyConfig, option_name, without_usual
+from reproduce.study.location import DEFAULT, VARIABLE
+from reproduce.study.schema import Paper, load_paper
 
 STUDIED = StudyConfig.model_fields.keys() - {"schedulers", "proposed_rates", "rates_by_seed", "schedule_parameters"}
 # Click's values, by the names of the options.
@@ -23,9 +26,13 @@ Values = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Request:
-    """One command as it was typed. `texts` are its options as text, as `mlflow run` records them."""
+    """One command as it was typed, and the study that it is about.
+
+    `texts` are its options as text, as `mlflow run` records them.
+    """
 
     command: str
+    paper: Paper
     config: StudyConfig
     options: RunOptions
     texts: Mapping[str, str]
@@ -56,25 +63,35 @@ def read_request(command: str, context: click.Context, values: Values) -> Reques
     if typed:
         say(f"{', '.join(typed)} {'have' if len(typed) > 1 else 'has'} no effect on {command}, which trains nothing")
     used = {name: value for name, value in values.items() if name not in unused}
-    return Request(command, read_config(used), _read_options(used), _as_texts(context.command, used))
+    used["study"] = used["study"] or context.find_root().obj or os.environ.get(VARIABLE) or DEFAULT
+    paper = load_paper(str(used["study"]))
+    config = read_config(paper, used)
+    return Request(command, paper, config, _read_options(paper, config, used), _as_texts(context.command, used))
 
 
-def read_config(values: Values) -> StudyConfig:
+def read_config(paper: Paper, values: Values) -> StudyConfig:
     """Return what is to be studied; the words paper, auto and proposed leave a field as the study has it."""
-    fields = {key: values[key] for key in STUDIED if values.get(key) not in (None, AUTO, PROPOSED)}
+    fields = {key: values[key] for key in STUDIED if values.get(key) not in (None, AUTO, PROPOSED, PAPER)}
     # Where none are named, the seeds of some commands are all that are recorded.
     if values.get("seeds") == PAPER:
-        fields["seeds"] = load_paper().protocol.seeds
+        fields["seeds"] = paper.protocol.seeds
     if values.get("scheduler", "all") != "all":
         fields["schedulers"] = (values["scheduler"],)
     fields["schedule_parameters"] = {key: values[key] for key in SCHEDULE_PARAMETERS if values.get(key) is not None}
     fields["proposed_rates"] = values.get("learning_rates") == PROPOSED
-    return StudyConfig.model_validate(fields)
+    if values.get("protocol") not in (None, PAPER, *paper.protocols):
+        named = str(values["protocol"])
+        raise UserError(
+            f"--protocol: got {shown(named)}, expected one of {', '.join(paper.protocols)}"
+            f"{nearest(named, paper.protocols)}"
+        )
+    return without_usual(paper, StudyConfig.model_validate(fields))
 
 
-def _read_options(values: Values) -> RunOptions:
+def _read_options(paper: Paper, config: StudyConfig, values: Values) -> RunOptions:
     fields = {key: values[key] for key in RunOptions.model_fields if values.get(key) is not None}
-    return RunOptions.model_validate({"smoothing": load_paper().range_test.smoothing} | fields)
+    dataset = {"dataset": config.dataset or paper.protocol.dataset}
+    return RunOptions.model_validate({"smoothing": paper.smoothing} | fields | dataset)
 
 
 def _as_texts(command: click.Command, values: Values) -> dict[str, str]:

@@ -24,7 +24,6 @@ from reproduce.execution.run_options import RunOptions
 from reproduce.progress import say
 from reproduce.study.config import StudyConfig
 from reproduce.study.rate_checks import check_rates, list_without_effect
-from reproduce.study.schema import load_paper
 from reproduce.study.trial import Trial
 from reproduce.training import distributed, launcher
 
@@ -54,7 +53,7 @@ def run(
         conclude: What follows once all are trained, by the store, the parent run's id and the configuration.
         plan_more: Makes further trials of what the first have recorded.
     """
-    config, paper, options = request.config, load_paper(), _with_environment(request.options)
+    config, paper, options = request.config, request.paper, _with_environment(request.options)
     planned = plan(config)
     # Proposed rates are not known yet.
     if not config.proposed_rates:
@@ -200,4 +199,5 @@ def open_store(request: Request) -> TrackingStore:
     home = paths.prepare_home(request.options.home)
     from reproduce.tracking import store
 
-    return store.open_store(home, command=request.command, trains=request.command not in ("report", "verify"))
+    trains = request.command not in ("report", "verify")
+    return store.open_store(home, command=request.command, trains=trains, experiment=request.paper.slug)

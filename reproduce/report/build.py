@@ -7,6 +7,7 @@ so that `check` can write it again from them.
 import json
 import re
 import shlex
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +20,10 @@ from reproduce.results import archive, comparisons, verdicts
 from reproduce.results.archive import Archive
 from reproduce.results.run_collection import RunCollection
 from reproduce.study import planning
-from reproduce.study.config import command_line
-from reproduce.study.schema import load_paper
+from reproduce.study.config import command_line, without_usual
+from reproduce.study.location import FILE as STUDY
+from reproduce.study.location import shipped
+from reproduce.study.schema import Paper, load_paper
 from reproduce.study.trial import Trial
 from reproduce.tracking.reader import Result
 
@@ -75,8 +78,15 @@ def _nothing_to_report(collection: RunCollection, output: Path) -> UserError:
 def command(output: Path) -> str:
     """Return what to type to write the report in `output` again. UserError where it has no record of its runs."""
     recorded = Archive(output / archive.NAME)
-    again = command_line("report", load_paper(), recorded.config, recorded.smoothing)
+    paper = _study_of(output, recorded)
+    again = command_line("report", paper, without_usual(paper, recorded.config), recorded.smoothing)
     return f"{again} --output {shlex.quote(str(output))}"
+
+
+def _study_of(folder: Path, recorded: Archive) -> Paper:
+    """Return the study that a report is of: that of the package, or the copy in the report of a user's own."""
+    copy = folder / STUDY
+    return load_paper(recorded.study, None if recorded.study in shipped() else copy)
 
 
 def fill(data: ReportData, folder: Path) -> None:
@@ -90,12 +100,13 @@ def fill(data: ReportData, folder: Path) -> None:
         "environment.json": _json(data.environment),
     }
     if data.judgements:
-        texts["claims.json"] = _json(verdicts.data(data.judgements))
+        texts["claims.json"] = _json(verdicts.data(data.judgements, data.paper))
     if data.curves:
         texts["range-test.csv"] = tables.curves_csv(data.curves, collection.smoothing)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     archive.write(folder / archive.NAME, collection, data.ui)
+    shutil.copyfile(data.paper.file, folder / STUDY)
     # The page lists the files beside it, and the crate describes the page as well.
     (folder / output_folder.PAGE).write_text(page.render(data, drawn, folder), encoding="utf-8")
     command, dataset = wording.commands(data)[0][1], data.trials[0].dataset
@@ -114,8 +125,9 @@ def _draw(data: ReportData, folder: Path) -> dict[str, str]:
         drawn[key] = f"figure-{name}"
 
     if data.curves:
-        for key, figure in paper.range_test.figures:
-            save(key, figure.number, figures.range_test, data.curves, smoothing, data.proposed, paper, figure.shows)
+        for key, figure in paper.range_test.figures.by_key().items():
+            name = figure.number or f"range-test-{key}"
+            save(key, name, figures.range_test, data.curves, smoothing, data.proposed, paper, figure.shows)
         save("rules", "rules", figures.rules, data.curves, smoothing, data.by_rule)
     # Of every model, one a seed, by their schedule.
     models: dict[str, list[list[Result]]] = {}
@@ -123,8 +135,7 @@ def _draw(data: ReportData, folder: Path) -> dict[str, str]:
         if results := [row.result for row in rows if row.result]:
             models.setdefault(results[0].trial.schedule.name, []).append(results)
     for scheduler, schedule_models in models.items():
-        name = paper.sweep(scheduler).figure or scheduler
-        save(scheduler, name, figures.schedule, scheduler, schedule_models, paper)
+        save(scheduler, paper.figure(scheduler) or scheduler, figures.schedule, scheduler, schedule_models, paper)
     if models and data.curves:
         save("conclusion", "conclusion", conclusion_figure.draw, models, data)
     return drawn
@@ -155,7 +166,7 @@ def _range_test(test: Trial, data: ReportData) -> dict[str, object]:
         "step": proposal.step if proposal else None,
         "suggestions": {name: found.learning_rate if found else None for name, found in suggested.items()},
         "doubts": {name: found.doubt for name, found in suggested.items() if found.doubt},
-        "paper": data.paper.range_test.reported.model_dump(),
+        "paper": reported.model_dump() if (reported := data.paper.range_test.reported) else None,
         "run_id": result.run_id if result else None,
     }
 
@@ -166,7 +177,8 @@ def check(folder: Path) -> dict[str, str]:
     Figures are held to the hashes in the crate, everything else is written again and compared.
     """
     recorded = Archive(folder / archive.NAME)
-    collection = RunCollection(recorded, load_paper(), recorded.config, recorded.smoothing)
+    paper = _study_of(folder, recorded)
+    collection = RunCollection(recorded, paper, without_usual(paper, recorded.config), recorded.smoothing)
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     stale = set(crate.stale(folder))
     if output_folder.METADATA in stale:

@@ -20,7 +20,8 @@ from reproduce.data.datasets import SHA256
 from reproduce.files import file_sha256
 from reproduce.report.output_folder import DESCRIPTIONS, METADATA
 from reproduce.results.archive import finite
-from reproduce.study.schema import PAPER_FILE, Publication
+from reproduce.study.location import FILE as STUDY
+from reproduce.study.schema import Publication
 from reproduce.tracking.reader import Result
 from reproduce.training.checkout import ROOT
 
@@ -72,13 +73,12 @@ def write(
         for file, sha256 in sorted(SHA256[dataset].items())
     ]
     data_set = _add(crate, _id("dataset", dataset), "Dataset", name=dataset, hasPart=data)
-    about = _about(PAPER_FILE.name, file_sha256(PAPER_FILE) or "", "The paper's study, as data")
-    study = _add(crate, "#study.yaml", "File", **about)
-    files = []
+    files = {}
     for file, sha256 in sorted(_hashes(folder).items()):
         size_in_bytes = {"contentSize": str((folder / file).stat().st_size)}
         about = _about(file, sha256, description(file))
-        files.append(crate.add_file(folder / file, file, properties=about | size_in_bytes))
+        files[file] = crate.add_file(folder / file, file, properties=about | size_in_bytes)
+    study = files.pop(STUDY)
     actions = [_run(crate, run, package, [*data, study]) for run in ordered]
     results = [result for action in actions for result in action["result"]]
     report = _add(
@@ -86,7 +86,7 @@ def write(
         name="report",
         # With its true time the same runs would give another crate every time.
         description=f"Made by `{command}`; it has the time of the last training run",
-        instrument=package, object=[study, *results], result=files,
+        instrument=package, object=[study, *results], result=list(files.values()),
         endTime=last, actionStatus=COMPLETED,
     )  # fmt: skip
     mentions = [*actions, report, data_set]
@@ -199,7 +199,7 @@ def _package(crate: ROCrate, citation: dict[str, Any], environment: Mapping[str,
 def _describe_root(crate: ROCrate, publication: Publication, package: Entity, **properties: object) -> None:
     """Say what the folder is as a whole. It names no publisher, and its actions no agent: nobody knows who ran this."""
     publisher, year, title = publication.publisher, publication.year, publication.title
-    organization = _add(crate, publisher.url, "Organization", name=publisher.name, url=publisher.url)
+    organization = publisher and _add(crate, publisher.url, "Organization", name=publisher.name, url=publisher.url)
     authors = [
         _add(crate, _id("author", name), "Person", name=name, affiliation=organization) for name in publication.authors
     ]
@@ -207,9 +207,10 @@ def _describe_root(crate: ROCrate, publication: Publication, package: Entity, **
         crate, "#paper", "Report",
         name=title, author=authors, publisher=organization, url=publication.url, datePublished=str(year),
     )  # fmt: skip
+    named = ", ".join([*publication.authors, *([publisher.name] if publisher else []), str(year)])
     profile = _add(crate, PROFILE, "CreativeWork", name="Process Run Crate", version=PROFILE.rpartition("/")[2])
     properties |= {
-        "description": f"What \"{title}\" ({', '.join(publication.authors)}, {publisher.name}, {year}) reports, beside "
+        "description": f"What \"{title}\" ({named}) reports, beside "
         "what training runs of the same models gave",
         "license": package["license"], "author": package["author"], "citation": paper, "conformsTo": profile,
     }  # fmt: skip

@@ -145,7 +145,7 @@ def range_test(
             )  # fmt: skip
     longest = max(curves.values(), key=lambda curve: len(curve.losses))
     total = len(longest.losses)
-    if paper is not None:
+    if paper is not None and paper.range_test.reported:
         rate = paper.range_test.reported.proposed_learning_rate
         step = np.interp(np.log(rate), np.log(longest.learning_rates), np.arange(total))
         axes.axvline(step, color=GREY, linestyle="--", label=f"the paper proposes {format_rate(rate)}")
@@ -268,10 +268,11 @@ def schedule(scheduler: str, models: Sequence[Sequence[Result]], paper: Paper) -
             # Values that agree would hide each other in one place.
             beside = last * (1.03 + 0.03 * index)
             for axes, value in ((loss, reported.train_loss), (accuracy, reported.test_accuracy)):
-                axes.plot(
-                    beside, value, marker, color="none", markeredgecolor=colour, markersize=12, markeredgewidth=1.6,
-                    clip_on=False,
-                )  # fmt: skip
+                if value is not None:
+                    axes.plot(
+                        beside, value, marker, color="none", markeredgecolor=colour, markersize=12,
+                        markeredgewidth=1.6, clip_on=False,
+                    )  # fmt: skip
     for axes in (loss, accuracy):
         # There may be one epoch.
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

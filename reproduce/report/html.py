@@ -17,6 +17,7 @@ from markupsafe import Markup, escape
 from reproduce import escaping
 from reproduce.analysis.claims import Verdict
 from reproduce.analysis.intervals import Interval
+from reproduce.study.trial import format_rate
 from reproduce.training.checkout import ROOT
 
 # In the order in which they are counted, each with its class in the style sheet.
@@ -164,5 +165,5 @@ TEMPLATES = jinja2.Environment(
 )  # fmt: skip
 TEMPLATES.filters |= {
     "csp_hash": csp_hash, "data_uri": data_uri, "size": size, "plotted": plotted, "unbroken": unbroken,
-    "shown": escaping.markdown,
+    "shown": escaping.markdown, "rate": format_rate,
 }  # fmt: skip

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from reproduce.report import html, tables, wording
 from reproduce.report.report_data import ReportData
 from reproduce.results import comparisons, verdicts
-from reproduce.study.trial import format_rate
 
 
 def render(data: ReportData, drawn: Mapping[str, str]) -> str:
@@ -18,19 +17,19 @@ def render(data: ReportData, drawn: Mapping[str, str]) -> str:
         mean_proposal=wording.mean_proposal(data),
         seeds=wording.seed_count(data),
         verdict=verdicts.sentence(data.judgements) if data.judgements else None,
-        claims=verdicts.table(data.judgements).markdown() if data.judgements else None,
+        claims=verdicts.table(data.judgements, data.paper).markdown() if data.judgements else None,
         contradictions=wording.contradictions(data),
         readings=wording.curve_readings(data),
         rules=wording.rules_table(data).markdown() if data.suggested else None,
         regret=comparisons.regret_table(data.regrets).markdown() if data.regrets else None,
         costs=comparisons.cost_lines(data.regrets) if data.regrets else [],
         optimizers=data.optimizers.markdown() if len(data.optimizers.rows) > 1 else None,
-        proposed_by_paper=format_rate(paper.range_test.reported.proposed_learning_rate),
+        reported=paper.range_test.reported,
         table=tables.models_table(data.rows).markdown() if data.rows else None,
         drawn=drawn,
         sections=[
-            {"name": tables.NAMES[scheduler], "figure": paper.sweep(scheduler).figure, "file": drawn[scheduler]}
-            for scheduler in data.collection.config.schedulers
+            {"name": tables.NAMES[scheduler], "figure": paper.figure(scheduler), "file": drawn[scheduler]}
+            for scheduler in data.collection.config.schedulers or paper.schedulers
             if scheduler in drawn
         ],
     )

@@ -12,11 +12,13 @@ from pathlib import Path
 from reproduce import paths
 from reproduce.errors import UserError
 from reproduce.progress import say
+from reproduce.study.location import FILE as STUDY
 
 PAGE = "index.html"
 METADATA = "ro-crate-metadata.json"
 # What each file of a report is.
 DESCRIPTIONS = {
+    STUDY: "The study: what it trains, and what the paper reports and claims",
     "runs.json": "Every run behind the report, from which it can be made again",
     "index.html": "The report, as a page",
     "report.md": "The report: tables, figures and what they say of the paper's claims",
@@ -64,6 +66,9 @@ def _contents(folder: Path) -> list[Path]:
 
 def _is_of_report(path: Path) -> bool:
     is_figure = path.name.startswith("figure-") and path.suffix.removeprefix(".") in FIGURE_FORMATS
+    if path.name == STUDY:
+        # A folder with a study alone is a user's own study.
+        return holds_report(path.parent)
     return not path.is_dir() and (path.name in (*DESCRIPTIONS, METADATA) or is_figure)
 
 

@@ -87,7 +87,7 @@ def _claim(judgement: Judgement, data: ReportData, drawn: Mapping[str, str]) -> 
         "by_seed": [(seed, verdicts.one_value(claim, value)) for seed, value in judgement.values.items()],
         "runs": runs,
         "missing": list(judgement.missing),
-        "command": verdicts.command(judgement),
+        "command": verdicts.command(judgement, data.paper),
         "figure": _figure_key(judgement, drawn),
         "note": " ".join(found.says for found in data.paper.contradictions if claim.id in found.claims),
         "interval": judgement.interval,
@@ -116,10 +116,11 @@ def _figures(data: ReportData, drawn: Mapping[str, str], folder: Path) -> list[h
 
 def _figure_words(key: str, data: ReportData) -> tuple[str, str, str]:
     """Return a figure's title, its text for who cannot see it, and its caption."""
-    curve_figures = dict(data.paper.range_test.figures)
+    curve_figures = data.paper.range_test.figures.by_key()
     if key in curve_figures:
         figure = curve_figures[key]
-        return f"Figure {figure.number}: {figure.title}", figure.alt, figure.caption
+        title = f"Figure {figure.number}: {figure.title}" if figure.number else figure.title.capitalize()
+        return title, figure.alt, figure.caption
     if key == "rules":
         alt = "The smoothed loss by rate with a marker for each rule's suggestion."
         return "What each rule suggests", alt, wording.RULES_INTRO
@@ -140,9 +141,9 @@ def _schedule_figure_words(scheduler: str, data: ReportData) -> tuple[str, str, 
         if row.trial.schedule.name == scheduler
     )
     return (
-        f"Figure {sweep.figure}: {name}" if sweep.figure else f"{name} (not shown in the paper)",
+        f"Figure {sweep.figure}: {name}" if sweep and sweep.figure else f"{name} (not shown in the paper)",
         f"Training loss and test accuracy by epoch, {name}, a line for each initial rate.",
-        sweep.caption or ("Hollow markers are the paper's final values." if is_as_long else ""),
+        (sweep and sweep.caption) or ("Hollow markers are the paper's final values." if is_as_long else ""),
     )
 
 
@@ -187,8 +188,9 @@ def _models(data: ReportData) -> html.Table:
 
 
 def _proposals(data: ReportData) -> Table:
-    reported, steps = data.paper.range_test.reported, data.paper.range_test_steps
-    rows = [["the paper", format_rate(reported.proposed_learning_rate), f"around {reported.step}", str(steps)]]
+    reported, steps, rows = data.paper.range_test.reported, data.paper.range_test_steps, []
+    if reported:
+        rows = [["the paper", format_rate(reported.proposed_learning_rate), f"around {reported.step}", str(steps)]]
     for result, proposal, steps in wording.curve_readings(data):
         step = str(proposal.step) if proposal else "—"
         rows.append([f"seed {result.trial.seed}", str(proposal), step, str(steps)])

@@ -78,6 +78,8 @@ def collect_report_data(collection: RunCollection, ui: str | None = None) -> Rep
     paper, config = collection.paper, collection.config
     seeds = config.seeds or paper.protocol.seeds
     tests, rows = planning.range_tests(paper, config), _rows(collection)
+    if not paper.has_range_test:
+        tests = [test for test in tests if collection.has(test)]
     departures = list_departures(paper, config)
     is_judged = not departures
     if departures:
@@ -109,7 +111,9 @@ def _rows(collection: RunCollection) -> list[Row]:
         key = (trial.schedule.name, trial.seed)
         position = positions[key] = positions.get(key, -1) + 1
         model = (trial.schedule.name, position)
-        rows.append(Row(trial, model, config.protocol, collection.result(trial), paper.reported(trial)))
+        rows.append(
+            Row(trial, model, config.protocol or paper.protocols[0], collection.result(trial), paper.reported(trial))
+        )
     return rows
 
 

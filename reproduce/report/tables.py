@@ -95,10 +95,10 @@ def _model_cells(rows: Sequence[Row]) -> list[str]:
         f"{about}{reported.test_accuracy:.{2 if about else 4}f}" if reported else "—",
         _mean_text(results, "test_accuracy_batch_mean"),
         _mean_text(results, "test_accuracy"),
-        f"≈ {reported.train_loss:g}" if reported else "—",
+        f"≈ {reported.train_loss:g}" if reported and reported.train_loss is not None else "—",
         _mean_text(results, "train_loss"),
         ", ".join(outcomes if len(outcomes) == 1 else (f"{n} {outcome}" for outcome, n in outcomes.items())),
-        reported.said if reported else "—",
+        (reported and reported.said) or "—",
     ]
 
 

@@ -106,5 +106,5 @@ def _commands_beyond_main(data: ReportData, seeds: str) -> list[str]:
     found: dict[str, None] = {}
     for judgement in data.judgements:
         if judgement.runs and not judgement.missing:
-            found |= dict.fromkeys(verdicts.commands(judgement.claim.measure, seeds))
+            found |= dict.fromkeys(verdicts.commands(judgement.claim.measure, seeds, data.paper))
     return [command for command in found if any(words in command for words in BEYOND_MAIN)]

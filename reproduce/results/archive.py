@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from reproduce.errors import UserError, shown
 from reproduce.results.run_collection import RunCollection
 from reproduce.study.config import StudyConfig
+from reproduce.study.location import DEFAULT
 from reproduce.study.trial import MAX_EPOCHS, Frozen, Rate, Trial
 from reproduce.tracking.reader import METRICS, Result
 
@@ -82,6 +83,7 @@ def _rising(rates: list[float]) -> list[float]:
 class _Record(Frozen):
     format: Literal[1]
     config: StudyConfig = Field(alias="wishes")
+    study: Text = DEFAULT
     smoothing: Annotated[float, Field(ge=0, lt=1)]
     ui: Annotated[Text, Field(pattern="^https?://")] | None
     made_with: list[dict[Text, Text]]
@@ -109,7 +111,7 @@ class _Record(Frozen):
 class Archive:
     """Runs from a file, found and read as `RunReader` finds and reads those of a store.
 
-    `config`, `smoothing` and `ui` are those of the report that they are of. UserError where the file is none.
+    `config`, `study`, `smoothing` and `ui` are those of the report that they are of. UserError where the file is none.
     """
 
     def __init__(self, path: Path) -> None:
@@ -131,7 +133,7 @@ class Archive:
             raise UserError(f"{path} is no record of runs: {f'{where}: ' if where else ''}{message}") from error
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{path} is no record of runs: {' '.join(str(error).split())[:200]}") from error
-        self.config, self.smoothing, self.ui = record.config, record.smoothing, record.ui
+        self.config, self.study, self.smoothing, self.ui = record.config, record.study, record.smoothing, record.ui
         self._made_with, self._ramps, self._runs = record.made_with, record.ramps, record.runs
 
     def finished_runs(self) -> dict[str, _Run]:
@@ -187,7 +189,9 @@ def write(path: Path, collection: RunCollection, ui: str | None) -> None:
             run["losses"] = [float(str(loss)) for loss in curve.losses.astype(np.float32)]
         runs.append(run)
     config = collection.config.model_dump(mode="json")
-    content = {"format": FORMAT, "wishes": config, "smoothing": collection.smoothing, "ui": ui,
+    named = collection.paper.named
+    study = {} if named == DEFAULT else {"study": named}
+    content = {"format": FORMAT, "wishes": config, **study, "smoothing": collection.smoothing, "ui": ui,
                "made_with": made_with, "ramps": ramps, "runs": runs}  # fmt: skip
     path.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
 

@@ -62,15 +62,15 @@ class RunCollection:
         """Return whether there is such a run."""
         return trial.config_hash in self._finished
 
-    def config_for(self, optimizer: Optimizer, seed: int) -> StudyConfig:
+    def config_for(self, optimizer: Optimizer | None, seed: int) -> StudyConfig:
         """Return the configuration with that optimizer and that seed alone."""
         return self.config.model_copy(update={"optimizer": optimizer, "seeds": (seed,), "rates_by_seed": None})
 
-    def range_test(self, optimizer: Optimizer, seed: int) -> Trial:
+    def range_test(self, optimizer: Optimizer | None, seed: int) -> Trial:
         """Return the range test with that optimizer and seed."""
         return planning.range_tests(self.paper, self.config_for(optimizer, seed))[0]
 
-    def grid(self, optimizer: Optimizer, seed: int) -> list[Trial]:
+    def grid(self, optimizer: Optimizer | None, seed: int) -> list[Trial]:
         """Return the trials of the grid with that optimizer and seed."""
         return planning.grid_trials(self.paper, self.config_for(optimizer, seed))
 
@@ -81,7 +81,7 @@ class RunCollection:
         proposal = self.proposal(self.range_test(model.optimizer, seed))
         return self.trial_at(model.optimizer, seed, proposal) if isinstance(proposal, Proposal) else None
 
-    def trial_at(self, optimizer: Optimizer, seed: int, proposal: Proposal, factor: float = 1) -> Trial | None:
+    def trial_at(self, optimizer: Optimizer | None, seed: int, proposal: Proposal, factor: float = 1) -> Trial | None:
         """Return the trial without a schedule at a proposed rate, or so many times it; None where none can train.
 
         Args:

@@ -17,19 +17,19 @@ from reproduce.results.run_collection import RunCollection
 from reproduce.results.table import Table
 from reproduce.study import planning
 from reproduce.study.claim import PROPOSED, Claim, GridKind, Measure, Model, OptimizerRangeTest
-from reproduce.study.schema import PAPER_FILE
+from reproduce.study.schema import Paper
 from reproduce.study.trial import ExponentialDecay, StepDecay, Trial, format_rate
 
 # Each claim's values, one a seed, in the archived runs: where fewer than three seeds were run, the spread between seeds
 # is theirs. `tools/readme_results.py` writes it.
-REFERENCE_SPREAD = PAPER_FILE.parent / "reference_spread.json"
+REFERENCE_SPREAD = "reference_spread.json"
 
 
 def judge_all(
     collection: RunCollection,
     seeds: Sequence[int],
     further: Sequence[int] = (),
-    reference: Path = REFERENCE_SPREAD,
+    reference: Path | None = None,
     about: Collection[Trial] | None = None,
 ) -> list[Judgement]:
     """Return a judgement of each claim, in the paper's order.
@@ -40,10 +40,10 @@ def judge_all(
         collection: The runs.
         seeds: Seeds by which each claim is judged.
         further: Seeds that count only for those claims for which they have all runs.
-        reference: A file as REFERENCE_SPREAD.
+        reference: A file as REFERENCE_SPREAD; by default that beside the study.
         about: Where given, only the claims that rest on one of these trials are judged, run or not.
     """
-    borrowed = read_reference_spread(reference)
+    borrowed = read_reference_spread(reference or collection.paper.file.with_name(REFERENCE_SPREAD))
     judgements = []
     for claim in collection.paper.claims:
         values: dict[int, float] = {}
@@ -164,7 +164,7 @@ def sentence(judgements: list[Judgement]) -> str:
     )
 
 
-def command(judgement: Judgement) -> str:
+def command(judgement: Judgement, paper: Paper) -> str:
     """Return what to type for the runs that a claim rests on or needs; with more seeds where it is not settled."""
     if judgement.missing:
         seeds = ",".join(map(str, sorted(set(judgement.missing.values()))))
@@ -172,22 +172,25 @@ def command(judgement: Judgement) -> str:
         seeds = ",".join(map(str, judgement.values))
     else:
         seeds = "0-9" if len(judgement.values) >= claims.ENOUGH_SEEDS else "0-2"
-    return " && ".join(commands(judgement.claim.measure, seeds))
+    return " && ".join(commands(judgement.claim.measure, seeds, paper))
 
 
-def commands(measure: Measure, seeds: str) -> list[str]:
+def commands(measure: Measure, seeds: str, paper: Paper) -> list[str]:
     """Return what to type, line by line, for the runs of a measure with these seeds."""
+    study = f" {paper.option}" if paper.option else ""
     if measure.is_of_grid:
-        return [f"reproduce grid --seeds {seeds}"]
+        return [f"reproduce grid{study} --seeds {seeds}"]
     parts: dict[str, None] = {}
     for term in (measure.of, measure.minus):
         if term is None:
             continue
-        own = "" if term.optimizer == "adam" else f" --optimizer {term.optimizer}"
+        is_usual = term.optimizer in (None, paper.protocol.optimizer)
+        own = study if is_usual else f"{study} --optimizer {term.optimizer}"
         if isinstance(term, OptimizerRangeTest) or term.learning_rate == PROPOSED:
             parts[f"reproduce range_test{own} --seeds {seeds}"] = None
         if isinstance(term, Model):
-            protocol = "" if term.protocol == "as-drawn" else f" --protocol {term.protocol}"
+            is_usual_protocol = term.protocol in (None, paper.protocols[0])
+            protocol = "" if is_usual_protocol else f" --protocol {term.protocol}"
             rate = PROPOSED if term.learning_rate == PROPOSED else format_rate(term.learning_rate)
             options = f"--scheduler {term.scheduler} --learning-rates {rate}{protocol}"
             parts[f"reproduce sweep{own} {options} --seeds {seeds}"] = None
@@ -237,7 +240,7 @@ def _unit(measure: Measure) -> str:
     return " decades" if not measure.is_rate and ("log10" in measure.kind or "decades" in measure.kind) else ""
 
 
-def text(judgements: list[Judgement]) -> str:
+def text(judgements: list[Judgement], paper: Paper) -> str:
     """Return the verdicts for a terminal: two lines a claim, a third on what would settle it, and how many held."""
     lines = []
     for judgement in judgements:
@@ -245,30 +248,30 @@ def text(judgements: list[Judgement]) -> str:
         lines.append(f"{claim.id:4} {judgement.verdict:15} {claim.says}")
         lines.append(f"     the paper {paper_value(claim)}, here {our_value(judgement)}; {judgement.rule}")
         if judgement.verdict == "inconclusive":
-            lines.append(f"     to settle it: {command(judgement)}")
+            lines.append(f"     to settle it: {command(judgement, paper)}")
     return "\n".join([*lines, sentence(judgements)])
 
 
-def table(judgements: list[Judgement]) -> Table:
+def table(judgements: list[Judgement], paper: Paper) -> Table:
     """Return the verdicts as a table, a row a claim."""
     head = ["", "the paper says", "where", "its value", "ours", "verdict", "by which rule"]
-    return Table(head, [_row(judgement) for judgement in judgements])
+    return Table(head, [_row(judgement, paper) for judgement in judgements])
 
 
-def _row(judgement: Judgement) -> list[str]:
+def _row(judgement: Judgement, paper: Paper) -> list[str]:
     claim, rule = judgement.claim, escaping.markdown(judgement.rule)
     if judgement.verdict == "inconclusive":
-        rule += f". Run `{command(judgement)}`"
+        rule += f". Run `{command(judgement, paper)}`"
     values = [paper_value(claim), our_value(judgement)]
     return [claim.id, claim.says, claim.where, *values, f"**{judgement.verdict}**", Markup(rule)]
 
 
-def data(judgements: list[Judgement]) -> dict[str, object]:
+def data(judgements: list[Judgement], paper: Paper) -> dict[str, object]:
     """Return the verdicts as data. A number that is not finite, which JSON does not have, is text: inf, -inf or nan."""
-    return {"claims": [_claim_data(judgement) for judgement in judgements]}
+    return {"claims": [_claim_data(judgement, paper) for judgement in judgements]}
 
 
-def _claim_data(judgement: Judgement) -> dict[str, object]:
+def _claim_data(judgement: Judgement, paper: Paper) -> dict[str, object]:
     claim, interval = judgement.claim, judgement.interval
     return {
         "id": claim.id,
@@ -285,5 +288,5 @@ def _claim_data(judgement: Judgement) -> dict[str, object]:
         "rule": judgement.rule,
         "runs": judgement.runs,
         "missing": list(judgement.missing),
-        "command": command(judgement),
+        "command": command(judgement, paper),
     }

@@ -9,8 +9,8 @@ from pydantic import Field, field_validator, model_validator
 
 from reproduce.study.trial import Frozen, Optimizer, Rate, Scheduler
 
-Protocol = Literal["as-drawn", "as-written"]
-PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
+# The name of a variant of the schedules, where the paper's text and its curves disagree, say.
+Protocol = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=40)]
 # In place of a rate.
 Proposed = Literal["proposed"]
 PROPOSED: Proposed = "proposed"
@@ -20,18 +20,21 @@ AtLeastZero = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 
 
 class Model(Frozen):
-    """The model that a claim is about: one of the paper's, or one at what its own range test proposes."""
+    """The model that a claim is about: one of the paper's, or one at what its own range test proposes.
+
+    Optimizer and protocol are the paper's where none is named.
+    """
 
     scheduler: Scheduler
     learning_rate: Rate | Proposed
-    protocol: Protocol = "as-drawn"
-    optimizer: Optimizer = "adam"
+    protocol: Protocol | None = None
+    optimizer: Optimizer | None = None
 
 
 class OptimizerRangeTest(Frozen):
     """The range test, and the grid, that a claim is about: the paper's, or that of another optimizer."""
 
-    optimizer: Optimizer = "adam"
+    optimizer: Optimizer | None = None
 
 
 RangeTestKind = Literal["onset_step", "descent_steps", "explosion_step", "steepest_step", "proposed_log10"]

@@ -10,7 +10,6 @@ from pydantic import Field
 from reproduce.study.claim import Protocol
 from reproduce.study.schema import Paper
 from reproduce.study.trial import (
-    SCHEDULERS,
     Count,
     Dataset,
     Engine,
@@ -37,8 +36,8 @@ class StudyConfig(Frozen):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     train_size: Count | None = None
     engine: Engine = "torch"
-    protocol: Protocol = "as-drawn"
-    schedulers: Annotated[tuple[Scheduler, ...], Field(min_length=1)] = SCHEDULERS
+    protocol: Protocol | None = None
+    schedulers: Annotated[tuple[Scheduler, ...], Field(min_length=1)] | None = None
     learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1)] | None = None
     # Of what was recorded the rates are known.
     proposed_rates: bool = Field(default=False, exclude=True)
@@ -52,6 +51,12 @@ class StudyConfig(Frozen):
     stop_factor: Rate | None = None
 
 
+def without_usual(paper: Paper, config: StudyConfig) -> StudyConfig:
+    """Return the configuration with None for the schedules and the protocol that are the paper's own."""
+    usual = {"schedulers": paper.schedulers, "protocol": paper.protocols[0]}
+    return config.model_copy(update={key: None for key, value in usual.items() if getattr(config, key) == value})
+
+
 def option_name(field: str) -> str:
     """Return the option of a field: `--train-size` of `train_size`."""
     return "--" + field.replace("_", "-")
@@ -62,7 +67,7 @@ def option_words(paper: Paper, config: StudyConfig) -> list[str]:
     own = {"engine", "schedulers", "rates_by_seed", "schedule_parameters"}
     fields = config.model_dump(exclude_defaults=True, exclude=own)
     found = {key: value for key, value in fields.items() if value != getattr(paper.protocol, key, None)}
-    if len(config.schedulers) == 1:
+    if config.schedulers and len(config.schedulers) == 1:
         found["scheduler"] = config.schedulers
     if config.rates_by_seed or config.proposed_rates:
         found["learning_rates"] = "proposed"
@@ -96,5 +101,6 @@ def command_line(name: str, paper: Paper, config: StudyConfig, smoothing: float)
     """
     # The engine fused needs no option, because auto chooses it.
     options = option_words(paper, config) + ["--engine torch"] * (config.engine == "torch")
-    own_smoothing = [f"--smoothing {smoothing}"] if smoothing != paper.range_test.smoothing else []
-    return " ".join(["reproduce", name, *options, *own_smoothing])
+    own_smoothing = [f"--smoothing {smoothing}"] if smoothing != paper.smoothing else []
+    study = [paper.option] if paper.option else []
+    return " ".join(["reproduce", name, *study, *options, *own_smoothing])

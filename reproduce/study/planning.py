@@ -11,7 +11,7 @@ from reproduce.errors import UserError, shown
 from reproduce.study.claim import Model
 from reproduce.study.config import StudyConfig, option_name
 from reproduce.study.schema import Paper
-from reproduce.study.trial import MAX_RATE, MIN_RATE, SIZES, Engine, Trial, can_be_held, format_rate
+from reproduce.study.trial import MAX_RATE, MIN_RATE, SIZES, Engine, Scheduler, Trial, can_be_held, format_rate
 
 Number = TypeVar("Number", int, float)
 # More trials would take days, and one list in MLflow's UI would show as many runs.
@@ -27,11 +27,11 @@ def trials(paper: Paper, config: StudyConfig) -> list[Trial]:
     common = common_fields(paper, config)
     seeds = _without_doubles("seeds", config.seeds or paper.protocol.seeds)
     result = []
-    for scheduler in config.schedulers:
-        defaults = paper.schedules[config.protocol][scheduler]
+    for scheduler in config.schedulers or paper.schedulers:
+        defaults = schedule_parameters(paper, config, scheduler)
         own = {key: value for key, value in config.schedule_parameters.items() if key in defaults}
         schedule = {"name": scheduler, **defaults, **own}
-        rates = config.learning_rates or paper.sweep(scheduler).learning_rates
+        rates = config.learning_rates or stated_rates(paper, scheduler)
         rates_by_seed = config.rates_by_seed or dict.fromkeys(seeds, _without_doubles("learning_rates", rates))
         if without := set(seeds) - rates_by_seed.keys():
             raise UserError(f"--seeds: there are no rates for seed {min(without)}")
@@ -42,6 +42,21 @@ def trials(paper: Paper, config: StudyConfig) -> list[Trial]:
                     raise UserError(_describe_proposed_beyond(seed, rate))
                 result.append(_make_trial(**common, schedule=schedule, learning_rate=rate, seed=seed))
     return result
+
+
+def schedule_parameters(paper: Paper, config: StudyConfig, scheduler: Scheduler) -> Mapping[str, object]:
+    """Return a schedule's own parameters, as the study has them. UserError where it says nothing of that schedule."""
+    stated = paper.schedules[config.protocol or paper.protocols[0]]
+    if scheduler not in stated and scheduler != "none":
+        raise UserError(f"--scheduler {scheduler}: the study has no such schedule, expected one of {', '.join(stated)}")
+    return stated.get(scheduler, {})
+
+
+def stated_rates(paper: Paper, scheduler: Scheduler) -> tuple[float, ...]:
+    """Return the rates that the study trains a schedule at. UserError where there are none."""
+    if (sweep := paper.sweep(scheduler)) is None:
+        raise UserError(f"the study has no rates for scheduler {scheduler}: give --learning-rates")
+    return sweep.learning_rates
 
 
 def trial_of(paper: Paper, model: Model, seed: int, engine: Engine) -> Trial:
@@ -78,9 +93,11 @@ def refuse_too_many(paper: Paper, config: StudyConfig, combine: Callable[[list[i
     where each schedule may have had a command of its own.
     """
     seeds = len(config.seeds or paper.protocol.seeds)
-    counts = [seeds * len(config.learning_rates or paper.sweep(name).learning_rates) for name in config.schedulers]
+    schedulers = config.schedulers or paper.schedulers
     if config.rates_by_seed:
-        counts = [sum(map(len, config.rates_by_seed.values()))] * len(config.schedulers)
+        counts = [sum(map(len, config.rates_by_seed.values()))] * len(schedulers)
+    else:
+        counts = [seeds * len(config.learning_rates or stated_rates(paper, name)) for name in schedulers]
     if combine(counts) > MAX_TRIALS:
         raise UserError(
             f"--seeds and --learning-rates make {max(counts)} trials of every schedule, in all more than {MAX_TRIALS}: "
@@ -90,12 +107,11 @@ def refuse_too_many(paper: Paper, config: StudyConfig, combine: Callable[[list[i
 
 def refuse_unused(paper: Paper, config: StudyConfig) -> None:
     """Raise UserError for a schedule's parameter that none of the requested schedules has."""
-    known = {key for scheduler in config.schedulers for key in paper.schedules[config.protocol][scheduler]}
+    schedulers = config.schedulers or paper.schedulers
+    known = {key for scheduler in schedulers for key in schedule_parameters(paper, config, scheduler)}
     for key in config.schedule_parameters:
         if key not in known:
-            raise UserError(
-                f"{option_name(key)} has no effect on scheduler {', '.join(config.schedulers)}: leave it out"
-            )
+            raise UserError(f"{option_name(key)} has no effect on scheduler {', '.join(schedulers)}: leave it out")
 
 
 def trainable_config(paper: Paper, config: StudyConfig) -> StudyConfig:
@@ -103,8 +119,9 @@ def trainable_config(paper: Paper, config: StudyConfig) -> StudyConfig:
 
     OneCycle cannot have been run then, but the range test, the grid and the other schedules can.
     """
-    others = tuple(name for name in config.schedulers if name != "onecycle")
-    if "onecycle" not in config.schedulers or not others or "pct_start" in config.schedule_parameters:
+    schedulers = config.schedulers or paper.schedulers
+    others = tuple(name for name in schedulers if name != "onecycle")
+    if "onecycle" not in schedulers or not others or "pct_start" in config.schedule_parameters:
         return config
     # This raises a UserError if something is wrong with the other schedules too.
     trials(paper, config.model_copy(update={"schedulers": others}))
@@ -123,7 +140,7 @@ def chosen_trials(paper: Paper, typed: StudyConfig, recorded: StudyConfig) -> li
     models = trials(paper, recorded)
     is_of_grid = recorded.schedulers == ("none",) != typed.schedulers
     is_of_models = typed.learning_rates or typed.rates_by_seed or typed.schedule_parameters
-    if len(typed.schedulers) == 1 or (is_of_models and not is_of_grid):
+    if (typed.schedulers and len(typed.schedulers) == 1) or (is_of_models and not is_of_grid):
         return models
     return models + range_tests(paper, recorded) + grid_trials(paper, recorded)
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, PrivateAttr, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from reproduce.errors import shown
-from reproduce.study.claim import PROPOSED, PROTOCOLS, AtLeastZero, Claim, Contradiction, Model, Protocol, Text
+from reproduce.errors import UserError, shown
+from reproduce.study import location
+from reproduce.study.claim import PROPOSED, AtLeastZero, Claim, Contradiction, Model, Protocol, Text
 from reproduce.study.trial import (
-    SCHEDULERS,
     SIZES,
     Count,
     Dataset,
@@ -29,7 +30,6 @@ from reproduce.study.trial import (
 )
 from reproduce.study.yaml_lines import Document
 
-PAPER_FILE = Path(__file__).parent.parent / "studies" / "lenet5_mnist" / "study.yaml"
 # The way to a value through mappings and lists.
 Keys = tuple[int | str, ...]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -48,37 +48,39 @@ class Publication(Frozen):
 
     title: Text
     authors: Annotated[tuple[Text, ...], Field(min_length=1)]
-    publisher: Publisher
+    publisher: Publisher | None = None
     year: Count
-    url: Address | None
+    url: Address | None = None
 
     @property
     def citation(self) -> str:
-        """Return the citation in one line: authors, title, publisher, year."""
-        return f"{', '.join(self.authors)}, “{self.title}”, {self.publisher.name}, {self.year}"
+        """Return the citation in one line: authors, title, publisher if there is one, year."""
+        publisher = [self.publisher.name] if self.publisher else []
+        return ", ".join([*self.authors, f"“{self.title}”", *publisher, str(self.year)])
 
 
 class Reported(Frozen):
     """The paper's results of one model. Accuracy is a fraction, a mean over test batches; loss an epoch's mean.
 
-    `source` is that of the accuracy; every loss is read off a plot. `said` is the paper's verdict in our words.
+    `source` is that of the accuracy; every loss is read off a plot. `said` is the paper's verdict in our words. Loss
+    and verdict are None where the paper has none.
     """
 
     learning_rate: Rate
     test_accuracy: Annotated[AtLeastZero, Field(le=1)]
-    train_loss: AtLeastZero
-    source: Literal["printed", "plot"]
-    said: Text
+    train_loss: AtLeastZero | None = None
+    source: Literal["printed", "plot"] = "printed"
+    said: Text | None = None
 
 
 class Sweep(Frozen):
     """One schedule at several rates, as a figure of the paper shows it; no figure where the paper only mentions it."""
 
     scheduler: Scheduler
-    figure: Text | None
+    figure: Text | None = None
     caption: Text | None = None
     learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1)]
-    reported: tuple[Reported, ...]
+    reported: tuple[Reported, ...] = ()
 
 
 class ReportedProposal(Frozen):
@@ -89,9 +91,12 @@ class ReportedProposal(Frozen):
 
 
 class CurveFigure(Frozen):
-    """A figure of the range test: its number in the paper, the words for ours, and the part of the ramp it shows."""
+    """A figure of the range test: its number in the paper, the words for ours, and the part of the ramp it shows.
 
-    number: Text
+    The number is None where the paper has no such figure.
+    """
+
+    number: Text | None = None
     title: Text
     alt: Text
     caption: Text
@@ -102,18 +107,33 @@ class CurveFigures(Frozen):
     """The figures of the range test: the whole ramp, and its descent."""
 
     whole: CurveFigure
-    zoomed: CurveFigure
+    zoomed: CurveFigure | None = None
+
+    def by_key(self) -> dict[str, CurveFigure]:
+        """Return those that there are, by `whole` and `zoomed`."""
+        return {"whole": self.whole} | ({"zoomed": self.zoomed} if self.zoomed else {})
+
+
+WHOLE_RAMP = CurveFigure(
+    title="the range test",
+    alt="Loss against step and rate, linear up to 2.5 and logarithmic above, with the proposed rates marked.",
+    caption="The whole ramp. The loss axis is linear up to 2.5 and logarithmic above.",
+    shows=(0, 1),
+)
 
 
 class RangeTest(Frozen):
-    """The paper's ramp. `smoothing` is the weight of the past in the average that smooths the loss, in [0, 1)."""
+    """The paper's ramp. `smoothing` is the weight of the past in the average that smooths the loss, in [0, 1).
 
-    figures: CurveFigures
-    lr_start: Rate
-    lr_end: Rate
-    epochs: Epochs
-    smoothing: Annotated[float, Field(ge=0, lt=1)]
-    reported: ReportedProposal
+    A study that says nothing of one has the first study's, which only the commands for range test and grid train.
+    """
+
+    figures: CurveFigures = CurveFigures(whole=WHOLE_RAMP)
+    lr_start: Rate = 1e-6
+    lr_end: Rate = 1.0
+    epochs: Epochs = 5
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.98
+    reported: ReportedProposal | None = None
 
 
 class Defaults(Frozen):
@@ -127,11 +147,14 @@ class Defaults(Frozen):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
 
 
+HALF_DECADES = (1e-6, 3.16e-6, 1e-5, 3.16e-5, 1e-4, 3.16e-4, 1e-3, 3.16e-3, 0.01, 0.0316, 0.1)
+
+
 class Grid(Frozen):
     """The fixed rates that a proposal is compared with, and after how many epochs."""
 
-    learning_rates: Annotated[tuple[Rate, ...], Field(min_length=2)]
-    epochs_compared: Annotated[tuple[Epochs, ...], Field(min_length=1)]
+    learning_rates: Annotated[tuple[Rate, ...], Field(min_length=2)] = HALF_DECADES
+    epochs_compared: Annotated[tuple[Epochs, ...], Field(min_length=1)] = (1, 5, 30)
 
 
 SCHEDULE: TypeAdapter[Schedule] = TypeAdapter(Schedule)
@@ -143,13 +166,41 @@ class Paper(Frozen):
     title: Text
     publication: Publication
     protocol: Defaults
-    range_test: RangeTest
-    schedules: dict[Protocol, dict[Scheduler, dict[str, object]]]
-    sweeps: tuple[Sweep, ...]
-    optimizers: Annotated[tuple[Optimizer, ...], Field(min_length=1)]
-    grid: Grid
-    claims: Annotated[tuple[Claim, ...], Field(min_length=1)]
-    contradictions: tuple[Contradiction, ...]
+    range_test: RangeTest = RangeTest()
+    schedules: dict[Protocol, dict[Scheduler, dict[str, object]]] = Field({"as-stated": {}}, min_length=1)
+    sweeps: Annotated[tuple[Sweep, ...], Field(min_length=1)]
+    optimizers: tuple[Optimizer, ...] = ()
+    grid: Grid = Grid()
+    claims: tuple[Claim, ...] = ()
+    contradictions: tuple[Contradiction, ...] = ()
+    # Where it was read from, and the text that named it.
+    _file: Path = PrivateAttr()
+    _named: str = PrivateAttr()
+
+    @property
+    def file(self) -> Path:
+        """Return the study.yaml that this was read from."""
+        return self._file
+
+    @property
+    def named(self) -> str:
+        """Return what names the study: the name of one that is shipped, or a path."""
+        return self._named
+
+    @property
+    def is_shipped(self) -> bool:
+        """Return whether the study is part of the package."""
+        return self._named in location.shipped()
+
+    @property
+    def option(self) -> str | None:
+        """Return what to type to choose the study, `--study FOLDER`; None for the default."""
+        return None if self._named == location.DEFAULT else f"--study {shlex.quote(self._named)}"
+
+    @property
+    def slug(self) -> str:
+        """Return the study's name for an experiment: that of its folder."""
+        return self._file.resolve().parent.name.replace("_", "-")
 
     @property
     def model_count(self) -> int:
@@ -161,13 +212,39 @@ class Paper(Frozen):
         """Return how many steps the paper's range test has."""
         return self.range_test.epochs * math.ceil(self.protocol.train_size / self.protocol.batch_size)
 
-    def sweep(self, scheduler: str) -> Sweep:
-        """Return the paper's sweep of that schedule."""
-        return next(sweep for sweep in self.sweeps if sweep.scheduler == scheduler)
+    @property
+    def has_range_test(self) -> bool:
+        """Return whether a range test is part of the study."""
+        return "range_test" in self.model_fields_set
+
+    @property
+    def smoothing(self) -> float:
+        """Return the weight of the past in the average that smooths a range test's loss, in [0, 1)."""
+        return self.range_test.smoothing
+
+    @property
+    def schedulers(self) -> tuple[Scheduler, ...]:
+        """Return the schedules that the study trains with, in its order."""
+        return tuple(sweep.scheduler for sweep in self.sweeps)
+
+    @property
+    def protocols(self) -> tuple[Protocol, ...]:
+        """Return the variants of the schedules, the usual one first."""
+        return tuple(self.schedules)
+
+    def sweep(self, scheduler: str) -> Sweep | None:
+        """Return the paper's sweep of that schedule; None where it has none."""
+        return next((sweep for sweep in self.sweeps if sweep.scheduler == scheduler), None)
+
+    def figure(self, scheduler: str) -> str | None:
+        """Return the number of the paper's figure of that schedule; None where it has none."""
+        sweep = self.sweep(scheduler)
+        return sweep.figure if sweep else None
 
     def reported(self, trial: Trial) -> Reported | None:
         """Return what the paper reports for that schedule and rate; None where it is silent."""
-        rows = self.sweep(trial.schedule.name).reported
+        sweep = self.sweep(trial.schedule.name)
+        rows = sweep.reported if sweep else ()
         return next((row for row in rows if row.learning_rate == trial.learning_rate), None)
 
 
@@ -181,27 +258,25 @@ def _disagreements(paper: Paper) -> Iterator[tuple[Keys, str]]:
         yield ("protocol", "batch_size"), f"there are {protocol.train_size} images to train on"
     if not test.lr_start < test.lr_end:
         yield ("range_test", "lr_end"), f"must be above lr_start {test.lr_start:g}"
-    if not test.lr_start <= test.reported.proposed_learning_rate <= test.lr_end:
+    if test.reported and not test.lr_start <= test.reported.proposed_learning_rate <= test.lr_end:
         yield ("range_test", "reported", "proposed_learning_rate"), "must be from lr_start to lr_end"
-    if test.reported.step >= paper.range_test_steps:
+    if test.reported and test.reported.step >= paper.range_test_steps:
         yield ("range_test", "reported", "step"), f"the test has {paper.range_test_steps} steps"
-    for name, figure in test.figures:
+    for name, figure in test.figures.by_key().items():
         if not figure.shows[0] < figure.shows[1]:
             yield ("range_test", "figures", name, "shows"), "must go from low to high"
-    for variant in PROTOCOLS:
-        for scheduler in SCHEDULERS:
+    for variant, stated in paper.schedules.items():
+        for scheduler in paper.schedulers:
+            if scheduler not in stated and scheduler != "none":
+                yield ("schedules", variant, scheduler), "is missing"
+        for scheduler, parameters in stated.items():
             keys = ("schedules", variant, scheduler)
-            if scheduler not in paper.schedules.get(variant, {}):
-                yield keys, "is missing"
-                continue
             try:
-                SCHEDULE.validate_python({**paper.schedules[variant][scheduler], "name": scheduler})
+                SCHEDULE.validate_python({**parameters, "name": scheduler})
             except ValidationError as error:
                 first = error.errors()[0]
                 yield keys + first["loc"][1:], _describe(first)
     yield from _twice([sweep.scheduler for sweep in paper.sweeps], ("sweeps",), "scheduler")
-    for scheduler in {*SCHEDULERS} - {sweep.scheduler for sweep in paper.sweeps}:
-        yield ("sweeps",), f"there is none of {scheduler}"
     for number, sweep in enumerate(paper.sweeps):
         yield from _twice(sweep.learning_rates, ("sweeps", number, "learning_rates"))
         rates = [row.learning_rate for row in sweep.reported]
@@ -212,20 +287,32 @@ def _disagreements(paper: Paper) -> Iterator[tuple[Keys, str]]:
     for key, values in (("learning_rates", grid.learning_rates), ("epochs_compared", grid.epochs_compared)):
         if list(values) != sorted(set(values)):
             yield ("grid", key), "must rise, each one once"
-    if max(grid.epochs_compared) > protocol.epochs:
+    if "grid" in paper.model_fields_set and max(grid.epochs_compared) > protocol.epochs:
         yield ("grid", "epochs_compared"), f"must not be after the {protocol.epochs} epochs that are trained"
     yield from _twice([claim.id for claim in paper.claims], ("claims",), "id")
     for number, claim in enumerate(paper.claims):
         for term, model in (("of", claim.measure.of), ("minus", claim.measure.minus)):
-            if not isinstance(model, Model) or model.learning_rate == PROPOSED:
-                continue
-            if model.learning_rate not in paper.sweep(model.scheduler).learning_rates:
-                yield ("claims", number, "measure", term, "learning_rate"), f"is in no sweep of {model.scheduler}"
+            yield from _model_disagreements(paper, model, ("claims", number, "measure", term))
     known = {claim.id for claim in paper.claims}
     for number, contradiction in enumerate(paper.contradictions):
         for position, name in enumerate(contradiction.claims):
             if name not in known:
                 yield ("contradictions", number, "claims", position), f"there is no claim {name}"
+
+
+def _model_disagreements(paper: Paper, model: object, keys: Keys) -> Iterator[tuple[Keys, str]]:
+    """Yield why a claim's model is none of the study's."""
+    if not isinstance(model, Model):
+        return
+    if model.protocol not in (None, *paper.protocols):
+        yield (*keys, "protocol"), f"there is no such protocol, expected one of {', '.join(paper.protocols)}"
+    if model.learning_rate == PROPOSED:
+        return
+    sweep = paper.sweep(model.scheduler)
+    if sweep is None:
+        yield (*keys, "scheduler"), f"there is no sweep of {model.scheduler}"
+    elif model.learning_rate not in sweep.learning_rates:
+        yield (*keys, "learning_rate"), f"is in no sweep of {model.scheduler}"
 
 
 def _twice(values: Sequence[object], keys: Keys, *below: str) -> Iterator[tuple[Keys, str]]:
@@ -235,9 +322,25 @@ def _twice(values: Sequence[object], keys: Keys, *below: str) -> Iterator[tuple[
             yield (*keys, position, *below), f"{value} is there twice"
 
 
+def load_paper(named: str = location.DEFAULT, copy: Path | None = None) -> Paper:
+    """Return the study that a text names, as `location.find` does; from a copy of its file, where there is one.
+
+    UserError where there is none; where something in its file is wrong, it names the file, the line and the key.
+    """
+    if copy is None and named in location.shipped():
+        return _load_shipped(named)
+    try:
+        return _read(copy or location.find(named), named)
+    except location.NoStudyError as error:
+        raise UserError(f"the study is {shown(named)}, {error}; expected {location.expected()}") from error
+
+
 @cache
-def load_paper(path: Path = PAPER_FILE) -> Paper:
-    """Return the study in a file. UserError names the file, the line and the key that is wrong."""
+def _load_shipped(name: str) -> Paper:
+    return _read(location.find(name), name)
+
+
+def _read(path: Path, named: str) -> Paper:
     document = Document(path)
     try:
         paper = Paper.model_validate(document.data)
@@ -247,6 +350,7 @@ def load_paper(path: Path = PAPER_FILE) -> Paper:
     else:
         keys, said = next(_disagreements(paper), ((), ""))
         if not said:
+            paper._file, paper._named = path, named
             return paper
     where = ".".join(map(str, keys))
     raise document.error(document.line(keys), f"{where}: {said}" if where else said)

@@ -15,10 +15,11 @@ from mlflow.utils.mlflow_tags import MLFLOW_PROJECT_ENTRY_POINT, MLFLOW_SOURCE_T
 
 from reproduce.errors import UserError, shown
 from reproduce.escaping import without_credentials
+from reproduce.study.location import DEFAULT
 from reproduce.tracking import local_store
 
-# Where runs go unless `mlflow run` or the variables choose.
-EXPERIMENT = "lenet5-mnist"
+# Where the runs of the default study go unless `mlflow run` or the variables choose.
+EXPERIMENT = DEFAULT.replace("_", "-")
 STORE, RUN = "MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID"
 EXPERIMENT_ID, EXPERIMENT_NAME = "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"
 SERVERS = ("http", "https", "databricks", "databricks-uc", "uc")
@@ -68,8 +69,8 @@ def check_for_new_store() -> None:
     _experiment_name()
 
 
-def choose_experiment(client: MlflowClient, file: Path | None, command: str | None) -> str:
-    """Return the id of the experiment that MLflow's variables name, created where it does not exist.
+def choose_experiment(client: MlflowClient, file: Path | None, command: str | None, usual: str = EXPERIMENT) -> str:
+    """Return the id of the experiment that MLflow's variables name, else of the `usual`, created where it is not there.
 
     `file` is the file of a SQLite store. UserError where the store has no such run or experiment, or where the run is
     not one that `mlflow run` has just made for this `command`.
@@ -80,14 +81,14 @@ def choose_experiment(client: MlflowClient, file: Path | None, command: str | No
         return run.info.experiment_id
     if named := os.environ.get(EXPERIMENT_ID):
         return _active(_find(EXPERIMENT_ID, named, client.get_experiment), EXPERIMENT_ID)
-    name = _experiment_name()
+    name = _experiment_name(usual)
     if found := client.get_experiment_by_name(name):
         return _active(found, EXPERIMENT_NAME)
     return _create(client, name, local_store.next_artifact_uri(file) if file else None)
 
 
-def _experiment_name() -> str:
-    name = os.environ.get(EXPERIMENT_NAME, EXPERIMENT)
+def _experiment_name(usual: str = EXPERIMENT) -> str:
+    name = os.environ.get(EXPERIMENT_NAME, usual)
     if not name.strip():
         raise UserError(f"{EXPERIMENT_NAME} is {name!r}, expected the name of an experiment: unset it, or name one")
     return name

@@ -73,7 +73,13 @@ class TrackingStore:
             )
 
 
-def open_store(home: Path, uri: str | None = None, command: str | None = None, trains: bool = True) -> TrackingStore:
+def open_store(
+    home: Path,
+    uri: str | None = None,
+    command: str | None = None,
+    trains: bool = True,
+    experiment: str = mlflow_variables.EXPERIMENT,
+) -> TrackingStore:
     """Open the store for a command, and make the store and the experiment where they do not exist.
 
     UserError where the store cannot be used, is away, or holds no experiment of that name, and where the home cannot be
@@ -84,6 +90,7 @@ def open_store(home: Path, uri: str | None = None, command: str | None = None, t
         uri: the store's address; None for what MLflow's variables name, by default SQLite in this directory.
         command: the command that records in it, for which `mlflow run` may have made a run.
         trains: whether the command trains. For one that does not, a SQLite store that does not exist is a UserError.
+        experiment: the name of the experiment for new runs, where MLflow's variables name none.
     """
     configure_mlflow()
     if uri is not None:
@@ -99,7 +106,9 @@ def open_store(home: Path, uri: str | None = None, command: str | None = None, t
                 client.call(relocation.relocate, file, home)
             else:
                 _make(file, home_id, trains)
-            experiment_id = client.call(lambda: mlflow_variables.choose_experiment(client.mlflow, file, command))
+            choose = mlflow_variables.choose_experiment
+            # The first call of the client is what opens the store, and is made again as the other calls are.
+            experiment_id = client.call(lambda: choose(client.mlflow, file, command, experiment))
         except UserError:
             raise
         except Exception as error:

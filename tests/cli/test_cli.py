@@ -16,7 +16,8 @@ PAPER_OR = "or the word paper"
     [
         (
             ["sweeep"],
-            "there is no command 'sweeep', expected one of main, range_test, sweep, grid, report, verify, data, ui",
+            "there is no command 'sweeep', expected one of main, range_test, sweep, grid, report, verify, data, "
+            "studies, new-study, check-study, ui",
         ),
         (["sweep", "--scheduler", "multistp"], "did you mean multistep?"),
         (["sweep", "--x", "1"], "No such option '--x'."),
@@ -149,9 +150,8 @@ def test_the_help_tells_the_papers_values(paper):
         "smoothing": f"By default {ramp.smoothing}, because the paper gives none.",
     }  # fmt: skip
     options = {option.name: option for option in main.cli.commands["report"].params}
-    assert {name for name, option in options.items() if option.default == "paper"} - expected.keys() == {
-        "validation_interval"
-    }
+    unsaid = {"validation_interval", "dataset", "optimizer", "protocol"}
+    assert {name for name, option in options.items() if option.default == "paper"} - expected.keys() == unsaid
     for name, words in expected.items():
         assert words in options[name].help
     for of_protocol in (drawn, written):

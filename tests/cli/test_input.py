@@ -12,7 +12,12 @@ from reproduce.execution import local
 from reproduce.study import planning, rate_checks
 
 # Of a command's options: all but --help, which is click's.
-EVERY_OPTION = [(command, option) for command in main.cli.commands for option in main.cli.commands[command].params]
+EVERY_OPTION = [
+    (command, option)
+    for command in main.cli.commands
+    for option in main.cli.commands[command].params
+    if isinstance(option, click.Option)
+]
 ANY_KIND = ["", " ", "\udcff\udcfe", "a\0b"]
 LONG = "x" * 100_000
 NO_NUMBERS = [
@@ -64,6 +69,8 @@ BAD = {
     option_types.DATA_DIR: ["nowhere", "/dev/null", "/etc/passwd", "paper", ",", LONG],
     option_types.PLACE: ["/dev/null", "/etc/passwd", LONG],
     option_types.HOST: ["two\nlines", "two words"],
+    option_types.STUDY: ["nowhere", ",", "lenet5", "~nobody/x", "/", LONG],
+    option_types.VARIANT: ["two words", ",", "As-Drawn", "-", "x" * 41],
 }  # fmt: skip
 BAD_NAMES = [LONG, ",", "nothing", "ALL", "mnist,mnist", "1", "auto ", "Torch"]
 BAD_SWITCHES = [LONG, ",", "yes", "1", "TRUE", "perhaps"]
@@ -98,6 +105,30 @@ def test_every_option_names_itself_what_it_got_and_what_it_expected(monkeypatch,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("command", "value", "said"),
+    [
+        (
+            "check-study",
+            "nowhere",
+            "'STUDY': got 'nowhere', which is not there; expected a folder with a study.yaml, or ",
+        ),
+        (
+            "check-study",
+            "",
+            "'STUDY': got '', a folder that has no study.yaml; expected a folder with a study.yaml, or ",
+        ),
+        ("new-study", "", "'FOLDER': got '', expected a directory, existing or new"),
+        ("new-study", "/dev/null", "'FOLDER': got '/dev/null', which is a file; expected a directory, existing or new"),
+    ],
+)
+def test_the_argument_of_a_command_names_itself(monkeypatch, capsys, tmp_path, command, value, said):
+    monkeypatch.chdir(tmp_path)
+    code, printed = typed(monkeypatch, capsys, command, value)
+    assert code == 2
+    assert one_line(printed).startswith(f"error: Invalid value for {said}")
+
+
 def test_every_parameter_of_mlproject_is_among_them():
     tried = {(command, option.name) for command, option in EVERY_OPTION}
     named = {"every_seed": "seeds", "grid_rates": "learning_rates"}
@@ -125,7 +156,7 @@ def test_every_parameter_of_mlproject_is_among_them():
         (["sweep", "--learning-rate", "1e-3"], "No such option '--learning-rate'. Did you mean '--learning-rates'?"),
         (["sweep", "--learning_rate", "1e-3"], "No such option '--learning-rate'. Did you mean '--learning-rates'?"),
         (["range-test"], "there is no command 'range-test', expected one of main, range_test, sweep, grid, report, "
-                         "verify, data, ui, did you mean range_test?"),
+                         "verify, data, studies, new-study, check-study, ui, did you mean range_test?"),
         (["sweep", "--scheduler", "multistep", "--milestones", "5,3"],
          "--milestones: got (5, 3), milestones must rise, each one once"),
         (["sweep", "--learning-rates", "0.1,1e-1"], "--learning-rates: 0.1 is given twice; give each value once"),

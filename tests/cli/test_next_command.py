@@ -201,7 +201,7 @@ def test_what_only_trains_is_taken_and_told_to_have_no_effect(commands, capsys):
 
 def test_every_command_that_a_verdict_advises_is_one_and_trains(commands, paper):
     for claim, seeds in product(paper.claims, ("0,1,2", "0-9")):
-        for advised in verdicts.commands(claim.measure, seeds):
+        for advised in verdicts.commands(claim.measure, seeds, paper):
             program, name, *options = shlex.split(advised)
             assert program == "reproduce"
             assert commands(name, options)

@@ -10,7 +10,7 @@ import pytest
 
 from helpers import ROOT
 from helpers.commands import typed
-from reproduce.cli import main, process
+from reproduce.cli import process
 from reproduce.tracking import remedies
 
 
@@ -69,7 +69,7 @@ def test_a_command_that_was_stopped_says_what_is_true_of_it(monkeypatch, capsys,
                 signal.raise_signal(signal.SIGTERM)
             raise stop
 
-        monkeypatch.setattr(main, "load_paper", stopped)
+        monkeypatch.setattr("reproduce.cli.request.load_paper", stopped)
         monkeypatch.setattr("reproduce.data.verified_cache.prepare", stopped)
         left, printed = typed(monkeypatch, capsys, command)
         assert (left, printed.strip()) == (code, f"{how}: {kept}")

@@ -41,8 +41,9 @@ def complete(printed, line, shell="bash"):
 
 def test_alone_it_lists_the_commands_in_the_order_of_work_and_five_examples(printed):
     shown = printed()
-    listed = re.findall(r"^  (\w+)  ", shown.partition("Commands:")[2], re.MULTILINE)
-    assert listed == ["main", "range_test", "sweep", "grid", "report", "verify", "data", "ui"]
+    listed = re.findall(r"^  ([\w-]+)  ", shown.partition("Commands:")[2], re.MULTILINE)
+    assert listed == ["main", "range_test", "sweep", "grid", "report", "verify", "data", "studies", "new-study",
+                      "check-study", "ui"]  # fmt: skip
     assert "..." not in shown.partition("Commands:")[2]
     examples = re.findall(r"^ +reproduce (\S+)(.*?)  ", shown.partition("Examples:")[2], re.MULTILINE)
     assert [name for name, _ in examples] == ["main", "range_test", "sweep", "report", "ui"]

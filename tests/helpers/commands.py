@@ -6,6 +6,7 @@ import pytest
 
 from reproduce.cli import main
 from reproduce.cli.request import read_config
+from reproduce.study.schema import load_paper
 
 
 def typed(monkeypatch, capsys, *arguments):
@@ -19,7 +20,7 @@ def typed(monkeypatch, capsys, *arguments):
 def parsed(name, options):
     """The configuration that these options of a command ask for."""
     with main.cli.commands[name].make_context(name, list(options)) as context:
-        return read_config(context.params)
+        return read_config(load_paper(), context.params)
 
 
 def one_line(printed):

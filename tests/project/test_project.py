@@ -21,6 +21,7 @@ from packaging.specifiers import SpecifierSet
 
 from helpers import PYPROJECT, ROOT
 from helpers.imports import imports_of, modules
+from helpers.own_study import write_study
 from reproduce.cli.main import cli
 from reproduce.cli.options import COMMANDS
 from reproduce.errors import shown
@@ -150,7 +151,10 @@ PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_of_a_page_is_one(page):
+def test_every_command_of_a_page_is_one(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_study(tmp_path / "two_rates")
+    (tmp_path / "report").mkdir()
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     commands = [line for block in blocks for line in block.splitlines() if line and not line.startswith("#")]
     for line in commands:

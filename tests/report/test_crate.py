@@ -52,7 +52,7 @@ def test_a_run_is_an_action_with_its_id_its_parameters_and_its_final_values(desc
         "instrument": {"@id": "#package"},
         "object": [
             *({"@id": f"#dataset/mnist/{name}"} for name in sorted(SHA256["mnist"])),
-            {"@id": "#study.yaml"},
+            {"@id": "study.yaml"},
             {"@id": "#parameter/learning_rate/0.0006"},
             {"@id": "#parameter/milestones/%5B2500%2C%207500%5D"},
             {"@id": "#parameter/optimizer/adam"},
@@ -87,8 +87,8 @@ def test_the_report_is_made_of_what_the_runs_gave_and_gives_every_file(described
     entities = graph(described)
     report = entities["#report"]
     of_runs = [result for action in (FINISHED, DIVERGED) for result in entities[f"#run/{action.run_id}"]["result"]]
-    assert report["object"] == [{"@id": "#study.yaml"}, *of_runs]
-    assert report["result"] == entities["./"]["hasPart"]
+    assert report["object"] == [{"@id": "study.yaml"}, *of_runs]
+    assert report["result"] == [part for part in entities["./"]["hasPart"] if part["@id"] != "study.yaml"]
     assert "`reproduce main --seeds 0,1,2`" in report["description"]
     assert report["endTime"] == "2026-03-01T12:01:30.250+00:00"
     actions = {f"#run/{FINISHED.run_id}", f"#run/{DIVERGED.run_id}", "#report"}
@@ -101,8 +101,8 @@ def test_what_went_in_is_named_by_its_hash_and_is_not_in_the_crate(described):
         entity = entities[f"#dataset/mnist/{name}"]
         assert (entity["@type"], entity["name"], entity["sha256"]) == ("File", name, sha256)
     paper = (ROOT / "reproduce" / "studies" / "lenet5_mnist" / "study.yaml").read_bytes()
-    assert entities["#study.yaml"]["sha256"] == hashlib.sha256(paper).hexdigest()
-    assert entities["#study.yaml"]["encodingFormat"] == "application/yaml"
+    assert entities["study.yaml"]["sha256"] == hashlib.sha256(paper).hexdigest()
+    assert entities["study.yaml"]["encodingFormat"] == "application/yaml"
     assert not [entity_id for entity_id in ids(entities["./"]["hasPart"]) if entity_id.startswith("#")]
 
 
@@ -204,6 +204,7 @@ def test_what_runs_have_in_common_is_there_once_for_three_hundred(tmp_path):
         replace(FINISHED, run_id=f"{number:032x}", trial=trial("one", **FINISHED.trial.parameters(), seed=number))
         for number in range(300)
     ]
+    (tmp_path / "study.yaml").touch()
     crate.write(tmp_path, actions, PUBLICATION, **GIVEN)
     kinds = [entity["@type"] for entity in graph(tmp_path).values()]
     assert kinds.count("CreateAction") == 301

@@ -74,11 +74,13 @@ def test_claims_are_judged_by_their_own_runs_and_the_rest_wait(store, paper, add
     settled = {name for name, judgement in found.items() if judgement.verdict != "inconclusive"}
     assert settled == {"C3a", "C3c", "C3e", "C7b"}
     assert found["C3b"].missing == {f"none 0.06 seed {seed}": seed for seed in SEEDS}
-    assert verdicts.command(found["C3b"]) == "reproduce sweep --scheduler none --learning-rates 0.06 --seeds 0,1,2"
-    assert verdicts.command(found["C1a"]) == "reproduce range_test --seeds 0,1,2"
-    assert verdicts.command(found["C7e"]) == "reproduce grid --seeds 0,1,2"
+    assert (
+        verdicts.command(found["C3b"], paper) == "reproduce sweep --scheduler none --learning-rates 0.06 --seeds 0,1,2"
+    )
+    assert verdicts.command(found["C1a"], paper) == "reproduce range_test --seeds 0,1,2"
+    assert verdicts.command(found["C7e"], paper) == "reproduce grid --seeds 0,1,2"
     tests = "reproduce range_test --seeds 0,1,2 && reproduce range_test --optimizer sgd --seeds 0,1,2"
-    assert verdicts.command(found["C8a"]) == tests
+    assert verdicts.command(found["C8a"], paper) == tests
 
 
 def test_deleting_a_run_makes_just_its_claims_inconclusive(store, paper, add, tmp_path):
@@ -88,7 +90,7 @@ def test_deleting_a_run_makes_just_its_claims_inconclusive(store, paper, add, tm
     found = judged(store, paper, tmp_path / "none.json")
     assert {name for name, judgement in found.items() if judgement.verdict != "inconclusive"} == {"C3a"}
     assert found["C3c"].missing == {"none 6e-6 seed 1": 1}
-    assert verdicts.command(found["C3c"]) == "reproduce sweep --scheduler none --learning-rates 6e-6 --seeds 1"
+    assert verdicts.command(found["C3c"], paper) == "reproduce sweep --scheduler none --learning-rates 6e-6 --seeds 1"
     found = judged(store, paper, tmp_path / "none.json", seeds=(0,))
     assert found["C3c"].missing == {}
 
@@ -112,7 +114,7 @@ def test_a_verdict_on_what_is_not_finite_is_data_for_json(store, paper, add, tmp
     add(FAST, (0.981, 0.980, 0.982))
     add(SLOW, (0.80, 0.81, 0.82))
     found = judged(store, paper, tmp_path / "none.json")["C3e"]
-    (row,) = json.loads(json.dumps(verdicts.data([found]), allow_nan=False))["claims"]
+    (row,) = json.loads(json.dumps(verdicts.data([found], paper), allow_nan=False))["claims"]
     assert row["values"] == {"0": "-inf", "1": "-inf", "2": "-inf"}
     assert (row["mean"], row["interval"]) == ("-inf", ["-inf", "-inf"])
 

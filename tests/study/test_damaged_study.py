@@ -7,22 +7,20 @@ from hypothesis import strategies as st
 
 from helpers.fuzzing import ODD, changed, fuzzed_a_little, places
 from reproduce.errors import UserError
-from reproduce.study.schema import PAPER_FILE, load_paper
+from reproduce.study.location import DEFAULT, find
+from reproduce.study.schema import load_paper
 
-PAPER = PAPER_FILE.read_text()
+PAPER = find(DEFAULT).read_text()
 PAPER_LINES = PAPER.splitlines()
 
 
 def refused(path):
     """What is said of a paper that is wrong, without the directory; None where nothing is wrong."""
-    load_paper.cache_clear()
     said = None
     try:
-        load_paper(path)
+        load_paper(str(path))
     except UserError as error:
         said = str(error)
-    finally:
-        load_paper.cache_clear()
     assert said is None or (said.startswith(str(path)) and "\n" not in said and len(said) < 700)
     return said and said.removeprefix(f"{path.parent}/")
 
@@ -107,9 +105,11 @@ def test_what_is_no_paper_at_all_is_told(tmp_path, content, message):
 
 
 def test_a_paper_that_is_absent_or_a_directory_is_told(tmp_path):
-    assert refused(tmp_path / "paper.yaml") == "paper.yaml cannot be read: No such file or directory"
-    (tmp_path / "paper.yaml").mkdir()
-    assert refused(tmp_path / "paper.yaml") == "paper.yaml cannot be read: Is a directory"
+    with pytest.raises(UserError, match=r"^the study is '.*paper.yaml', which is not there; expected a folder with a "):
+        load_paper(str(tmp_path / "paper.yaml"))
+    (tmp_path / "mine" / "study.yaml").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"study.yaml cannot be read: Is a directory"):
+        load_paper(str(tmp_path / "mine"))
 
 
 def test_a_mark_of_its_encoding_changes_nothing(tmp_path):

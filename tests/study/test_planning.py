@@ -10,6 +10,7 @@ from reproduce.errors import UserError
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig, option_words
 from reproduce.study.departures import MAIN_FIELDS, fits_main, list_departures
+from reproduce.study.schema import load_paper
 from reproduce.study.trial import SCHEDULERS, StepDecay, format_rate
 
 
@@ -132,7 +133,7 @@ def test_wishes_are_told_as_the_options_that_make_them(paper, options, expected)
 
 def wishes_of(options):
     with cli.commands["report"].make_context("report", options.split()) as context:
-        return read_config(context.params)
+        return read_config(load_paper(), context.params)
 
 
 def test_what_is_the_papers_and_what_the_store_knows_is_not_told(paper):

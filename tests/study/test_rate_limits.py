@@ -11,7 +11,6 @@ from helpers.small import small_config
 from reproduce.analysis.lr_range_test import NoProposal, Proposal
 from reproduce.results.run_collection import RunCollection
 from reproduce.study import planning, rate_checks, rate_limits
-from reproduce.study.claim import PROTOCOLS
 from reproduce.study.config import StudyConfig
 from reproduce.study.trial import (
     MAX_RATE,
@@ -78,7 +77,7 @@ def test_a_rate_that_comes_to_a_bound_within_rounding_is_at_the_bound():
 
 
 def test_whatever_the_paper_and_the_archive_have_is_trained(paper):
-    for protocol in PROTOCOLS:
+    for protocol in paper.protocols:
         config = StudyConfig(protocol=protocol)
         rate_checks.check_rates(config, planning.requested_trials(paper, config) + planning.range_tests(paper, config))
     rate_checks.check_rates(StudyConfig(), planning.grid_trials(paper, StudyConfig()))
