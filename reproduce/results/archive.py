@@ -168,7 +168,7 @@ def write(path: Path, collection: RunCollection, ui: str | None) -> None:
     made_with: list[dict[str, str]] = []
     ramps: list[list[float]] = []
     runs = []
-    for result in sorted(collection.results_read(), key=lambda result: (result.started_at, result.run_id)):
+    for result in collection.results_read():
         tags = {key: value for key, value in sorted(result.tags.items())
                 if key in KEPT_TAGS or key.startswith("environment.")}  # fmt: skip
         run = {

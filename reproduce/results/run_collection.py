@@ -55,8 +55,9 @@ class RunCollection:
         return self._results[trial]
 
     def results_read(self) -> list[Result]:
-        """Return all runs that were read so far."""
-        return [result for result in self._results.values() if result is not None]
+        """Return all runs that were read so far, in the order of their beginning, whatever the order of reading."""
+        found = [result for result in self._results.values() if result is not None]
+        return sorted(found, key=lambda result: (result.started_at, result.run_id))
 
     def has(self, trial: Trial) -> bool:
         """Return whether there is such a run."""
