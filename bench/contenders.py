@@ -172,7 +172,7 @@ def ours(home: Path, steps: int, engine: str, target: str | None = None) -> floa
     from reproduce.data import datasets
     from reproduce.study import planning
     from reproduce.study.config import StudyConfig
-    from reproduce.study.schema import load_paper
+    from reproduce.study.loading import load_paper
     from reproduce.training import engines, loop
     from reproduce.training.fused import library
 

@@ -26,7 +26,7 @@ def main() -> None:
     from reproduce.cli.option_types import SEEDS as SEED_TYPE
     from reproduce.study import planning
     from reproduce.study.config import StudyConfig
-    from reproduce.study.schema import load_paper
+    from reproduce.study.loading import load_paper
     from reproduce.tracking.store import open_store
 
     found = []

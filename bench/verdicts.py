@@ -21,7 +21,7 @@ from mlflow.entities import Metric, Param
 
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig
-from reproduce.study.schema import load_paper
+from reproduce.study.loading import load_paper
 from reproduce.study.trial import Trial
 from reproduce.tracking.reader import CURVE_FILE, METRICS
 from reproduce.tracking.store import TrackingStore, open_store

@@ -69,7 +69,7 @@ def home_in(folder: Path, cache: Path) -> Path:
 
 @pytest.fixture
 def paper():
-    from reproduce.study.schema import load_paper
+    from reproduce.study.loading import load_paper
 
     return load_paper()
 
@@ -116,7 +116,7 @@ def store(own_home, tmp_path, empty_database):
 def trials():
     """A range test and one trial each of StepLR and MultiStepLR, small."""
     from reproduce.study import planning
-    from reproduce.study.schema import load_paper
+    from reproduce.study.loading import load_paper
 
     config = small_config(learning_rates=(6e-4,), schedulers=("step", "multistep"))
     return planning.range_tests(load_paper(), config) + planning.trials(load_paper(), config)

@@ -73,8 +73,7 @@ def main_command(request: Request) -> int:
     output_folder.check_output(request.options.output)
 
     def plan(config: StudyConfig) -> list[Trial]:
-        tests = planning.range_tests(paper, config) if paper.has_range_test else []
-        return tests + planning.requested_trials(paper, config)
+        return planning.own_range_tests(paper, config) + planning.requested_trials(paper, config)
 
     def conclude(store: TrackingStore, parent_id: str, config: StudyConfig) -> None:
         collection = _collect(store, paper, config, request)

@@ -3,21 +3,22 @@
 Each value is checked before any work: MLflow passes parameters on as text and checks none.
 """
 
-import difflib
 import functools
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
 import click
 from click.shell_completion import CompletionItem
+from pydantic import TypeAdapter
 
 from reproduce import paths
-from reproduce.errors import shown
+from reproduce.errors import nearest, shown
 from reproduce.study import location
+from reproduce.study.claim import Protocol
 from reproduce.study.trial import (
     MAX_EPOCHS,
     MAX_RATE,
@@ -40,8 +41,6 @@ MAX_VALUES = 1000
 MAX_TEXT = 6000
 # int() and float() also accept 1_0, and the digits of every script.
 WHOLE = re.compile(r"[0-9]{1,30}")
-# How alike a word and a suggestion are at least, from 0 to 1: `cosine` is none of `none`'s, with 0.6.
-NEAR = 0.65
 HOST_NAME = re.compile(r"[A-Za-z0-9._:%-]{1,255}")
 REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -97,12 +96,6 @@ class Named(click.Choice[str]):
             expected = f"expected one of {', '.join(self.choices)}{nearest(text, self.choices)}"
             self.fail(f"got {shown(text)}, {expected}", param, ctx)
         return text
-
-
-def nearest(text: str, known: Iterable[str]) -> str:
-    """Return the end of a message that suggests the nearest known word; empty if no word is near."""
-    near = difflib.get_close_matches(text[:100], list(known), n=1, cutoff=NEAR)
-    return f", did you mean {near[0]}?" if near else ""
 
 
 def _truth(text: str) -> bool:
@@ -237,12 +230,6 @@ def _study(text: str) -> str:
     return text
 
 
-def _variant(text: str) -> str:
-    if not re.fullmatch("[a-z0-9][a-z0-9-]{0,39}", text):
-        raise ValueError
-    return text
-
-
 # The option types.
 EPOCHS = _count("count", MAX_EPOCHS)
 IMAGES = _count("count", MAX_IMAGES)
@@ -271,7 +258,7 @@ RAY_ADDRESS = OrWord(
     "address", f"HOST:PORT of a Ray cluster's head, such as 10.0.0.1:6379, the word {LOCAL}", _ray_address, word=AUTO
 )
 STUDY = OrWord("study", location.expected(), _study, word=None)
-VARIANT = OrWord("variant", "the name of one of the study's variants", _variant)
+VARIANT = OrWord("variant", "the name of one of the study's variants", TypeAdapter(Protocol).validate_python)
 SEEDS_EXPECTED = f"at most {MAX_VALUES} whole numbers from 0 to {MAX_SEED}, such as 0,1,2 or 0-4"
 SEEDS = OrWord("seeds", SEEDS_EXPECTED, _seeds)
 EVERY_SEED = OrWord("seeds", f"{SEEDS_EXPECTED}, the word {PAPER}", _seeds_or_paper, word="all")

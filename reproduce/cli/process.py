@@ -16,9 +16,8 @@ import click
 from click.shell_completion import shell_complete
 
 from reproduce.cli import interpreter
-from reproduce.cli.option_types import nearest
 from reproduce.cli.options import COMMANDS
-from reproduce.errors import ClusterLostError, TrackingError, TrialsFailedError, UserError, shown
+from reproduce.errors import ClusterLostError, TrackingError, TrialsFailedError, UserError, nearest, shown
 from reproduce.escaping import printable, without_credentials
 from reproduce.execution import interruption
 from reproduce.tracking.remedies import suggest_after

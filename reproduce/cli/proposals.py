@@ -54,8 +54,7 @@ def _explain_missing(found: RecordedProposal | None, command: str) -> str:
 def range_test_command(paper: Paper, config: StudyConfig) -> str:
     """Return what to type for the configuration's range tests, with only the options that are not the paper's."""
     own = {key: getattr(config, key) for key in ("dataset", "optimizer", "batch_size", "train_size", "seeds")}
-    study = [paper.option] if paper.option else []
-    return " ".join(["reproduce range_test", *study, *option_words(paper, StudyConfig(**own))])
+    return " ".join([paper.command("range_test"), *option_words(paper, StudyConfig(**own))])
 
 
 def log_proposals(store: TrackingStore, parent_id: str, collection: RunCollection) -> None:

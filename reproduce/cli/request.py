@@ -10,14 +10,15 @@ from dataclasses import dataclass, replace
 import click
 from click.core import ParameterSource
 
-from reproduce.cli.option_types import AUTO, PAPER, PROPOSED, OrWord, nearest
+from reproduce.cli.option_types import AUTO, PAPER, PROPOSED, OrWord
 from reproduce.cli.options import SCHEDULE_PARAMETERS, WITHOUT_EFFECT, list_options
-from reproduce.errors import UserError, shown
+from reproduce.errors import UserError, nearest, shown
 from reproduce.execution.run_options import RunOptions
 from reproduce.progress import say
 from reproduce.study.config import StudyConfig, option_name, without_usual
+from reproduce.study.loading import load_paper
 from reproduce.study.location import DEFAULT, VARIABLE
-from reproduce.study.schema import Paper, load_paper
+from reproduce.study.schema import Paper
 
 STUDIED = StudyConfig.model_fields.keys() - {"schedulers", "proposed_rates", "rates_by_seed", "schedule_parameters"}
 # Click's values, by the names of the options.
@@ -91,7 +92,7 @@ def read_config(paper: Paper, values: Values) -> StudyConfig:
 def _read_options(paper: Paper, config: StudyConfig, values: Values) -> RunOptions:
     fields = {key: values[key] for key in RunOptions.model_fields if values.get(key) is not None}
     dataset = {"dataset": config.dataset or paper.protocol.dataset}
-    return RunOptions.model_validate({"smoothing": paper.smoothing} | fields | dataset)
+    return RunOptions.model_validate({"smoothing": paper.range_test.smoothing} | fields | dataset)
 
 
 def _as_texts(command: click.Command, values: Values) -> dict[str, str]:

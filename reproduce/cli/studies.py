@@ -8,8 +8,8 @@ from pathlib import Path
 from reproduce.errors import UserError
 from reproduce.study import location, planning
 from reproduce.study.config import StudyConfig
+from reproduce.study.loading import load_paper
 from reproduce.study.rate_checks import check_rates
-from reproduce.study.schema import load_paper
 
 SKELETON = Path(location.__file__).with_name("skeleton.yaml")
 
@@ -38,9 +38,8 @@ def begin(folder: Path) -> Path:
 def check(named: str) -> str:
     """Return in one line what a study trains. UserError where something is wrong with it."""
     paper, config = load_paper(named), StudyConfig()
-    tests = planning.range_tests(paper, config) if paper.has_range_test else []
-    trials = planning.trials(paper, config)
-    check_rates(config, trials + tests)
+    tests = planning.own_range_tests(paper, config)
+    check_rates(config, planning.trials(paper, config) + tests)
     models = f"{_count(paper.model_count, 'model')} of {_count(paper.protocol.epochs, 'epoch')}"
     seeds = _count(len(paper.protocol.seeds), "seed")
     rest = f"{_count(len(tests), 'range test')}, {_count(len(paper.claims), 'claim')}"

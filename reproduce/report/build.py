@@ -21,9 +21,9 @@ from reproduce.results.archive import Archive
 from reproduce.results.run_collection import RunCollection
 from reproduce.study import planning
 from reproduce.study.config import command_line, without_usual
+from reproduce.study.loading import load_paper
 from reproduce.study.location import FILE as STUDY
 from reproduce.study.location import shipped
-from reproduce.study.schema import Paper, load_paper
 from reproduce.study.trial import Trial
 from reproduce.tracking.reader import Result
 
@@ -77,16 +77,15 @@ def _nothing_to_report(collection: RunCollection, output: Path) -> UserError:
 
 def command(output: Path) -> str:
     """Return what to type to write the report in `output` again. UserError where it has no record of its runs."""
-    recorded = Archive(output / archive.NAME)
-    paper = _study_of(output, recorded)
-    again = command_line("report", paper, without_usual(paper, recorded.config), recorded.smoothing)
+    recorded = _recorded_runs(output, Archive(output / archive.NAME))
+    again = command_line("report", recorded.paper, recorded.config, recorded.smoothing)
     return f"{again} --output {shlex.quote(str(output))}"
 
 
-def _study_of(folder: Path, recorded: Archive) -> Paper:
-    """Return the study that a report is of: that of the package, or the copy in the report of a user's own."""
-    copy = folder / STUDY
-    return load_paper(recorded.study, None if recorded.study in shipped() else copy)
+def _recorded_runs(folder: Path, recorded: Archive) -> RunCollection:
+    """Return the runs behind a report, of the package's study, or of the copy in the report of a user's own."""
+    paper = load_paper(recorded.study, None if recorded.study in shipped() else folder / STUDY)
+    return RunCollection(recorded, paper, without_usual(paper, recorded.config), recorded.smoothing)
 
 
 def fill(data: ReportData, folder: Path) -> None:
@@ -177,8 +176,7 @@ def check(folder: Path) -> dict[str, str]:
     Figures are held to the hashes in the crate, everything else is written again and compared.
     """
     recorded = Archive(folder / archive.NAME)
-    paper = _study_of(folder, recorded)
-    collection = RunCollection(recorded, paper, without_usual(paper, recorded.config), recorded.smoothing)
+    collection = _recorded_runs(folder, recorded)
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     stale = set(crate.stale(folder))
     if output_folder.METADATA in stale:

@@ -24,7 +24,6 @@ def render(data: ReportData, drawn: Mapping[str, str]) -> str:
         regret=comparisons.regret_table(data.regrets).markdown() if data.regrets else None,
         costs=comparisons.cost_lines(data.regrets) if data.regrets else [],
         optimizers=data.optimizers.markdown() if len(data.optimizers.rows) > 1 else None,
-        reported=paper.range_test.reported,
         table=tables.models_table(data.rows).markdown() if data.rows else None,
         drawn=drawn,
         sections=[

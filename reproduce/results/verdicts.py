@@ -177,23 +177,22 @@ def command(judgement: Judgement, paper: Paper) -> str:
 
 def commands(measure: Measure, seeds: str, paper: Paper) -> list[str]:
     """Return what to type, line by line, for the runs of a measure with these seeds."""
-    study = f" {paper.option}" if paper.option else ""
     if measure.is_of_grid:
-        return [f"reproduce grid{study} --seeds {seeds}"]
+        return [f"{paper.command('grid')} --seeds {seeds}"]
     parts: dict[str, None] = {}
     for term in (measure.of, measure.minus):
         if term is None:
             continue
         is_usual = term.optimizer in (None, paper.protocol.optimizer)
-        own = study if is_usual else f"{study} --optimizer {term.optimizer}"
+        own = "" if is_usual else f" --optimizer {term.optimizer}"
         if isinstance(term, OptimizerRangeTest) or term.learning_rate == PROPOSED:
-            parts[f"reproduce range_test{own} --seeds {seeds}"] = None
+            parts[f"{paper.command('range_test')}{own} --seeds {seeds}"] = None
         if isinstance(term, Model):
             is_usual_protocol = term.protocol in (None, paper.protocols[0])
             protocol = "" if is_usual_protocol else f" --protocol {term.protocol}"
             rate = PROPOSED if term.learning_rate == PROPOSED else format_rate(term.learning_rate)
             options = f"--scheduler {term.scheduler} --learning-rates {rate}{protocol}"
-            parts[f"reproduce sweep{own} {options} --seeds {seeds}"] = None
+            parts[f"{paper.command('sweep')}{own} {options} --seeds {seeds}"] = None
     return list(parts)
 
 

@@ -50,6 +50,11 @@ class StudyConfig(Frozen):
     validation_interval: Count | None = None
     stop_factor: Rate | None = None
 
+    @property
+    def only_scheduler(self) -> Scheduler | None:
+        """Return the schedule, where one alone is requested."""
+        return self.schedulers[0] if self.schedulers and len(self.schedulers) == 1 else None
+
 
 def without_usual(paper: Paper, config: StudyConfig) -> StudyConfig:
     """Return the configuration with None for the schedules and the protocol that are the paper's own."""
@@ -67,8 +72,8 @@ def option_words(paper: Paper, config: StudyConfig) -> list[str]:
     own = {"engine", "schedulers", "rates_by_seed", "schedule_parameters"}
     fields = config.model_dump(exclude_defaults=True, exclude=own)
     found = {key: value for key, value in fields.items() if value != getattr(paper.protocol, key, None)}
-    if config.schedulers and len(config.schedulers) == 1:
-        found["scheduler"] = config.schedulers
+    if config.only_scheduler:
+        found["scheduler"] = config.only_scheduler
     if config.rates_by_seed or config.proposed_rates:
         found["learning_rates"] = "proposed"
     if config.seeds and "seeds" in found:
@@ -101,6 +106,5 @@ def command_line(name: str, paper: Paper, config: StudyConfig, smoothing: float)
     """
     # The engine fused needs no option, because auto chooses it.
     options = option_words(paper, config) + ["--engine torch"] * (config.engine == "torch")
-    own_smoothing = [f"--smoothing {smoothing}"] if smoothing != paper.smoothing else []
-    study = [paper.option] if paper.option else []
-    return " ".join(["reproduce", name, *study, *options, *own_smoothing])
+    own_smoothing = [f"--smoothing {smoothing}"] if smoothing != paper.range_test.smoothing else []
+    return " ".join([paper.command(name), *options, *own_smoothing])

@@ -33,11 +33,12 @@ def list_departures(paper: Paper, config: StudyConfig) -> list[str]:
     if config.protocol not in (None, paper.protocols[0]):
         usual = paper.protocols[0].replace("-", " ")
         found.append(f"schedules {config.protocol.replace('-', ' ')} instead of {usual}")
-    ramps, default_ramps = (
-        {(test.schedule, test.learning_rate, test.epochs) for test in range_tests(paper, each)}
-        for each in (config, StudyConfig())
-    )
-    if ramps != default_ramps:
+    ramp, default_ramp = range_tests(paper, config)[0], range_tests(paper, StudyConfig())[0]
+    if (ramp.schedule, ramp.learning_rate, ramp.epochs) != (
+        default_ramp.schedule,
+        default_ramp.learning_rate,
+        default_ramp.epochs,
+    ):
         found.append("a range test of your own")
     return found
 
@@ -47,14 +48,13 @@ def may_be_of_grid(paper: Paper, config: StudyConfig) -> bool:
 
     That of the paper's own study is not: it has 15 models beside the grid.
     """
-    is_of_one = config.schedulers is not None and len(config.schedulers) == 1
-    is_of_schedules = is_of_one or config.schedule_parameters or config.rates_by_seed
+    is_of_schedules = config.only_scheduler or config.schedule_parameters or config.rates_by_seed
     return not is_of_schedules and not config.protocol and bool(list_departures(paper, config))
 
 
 def main_trains(paper: Paper, config: StudyConfig, smoothing: float) -> bool:
     """Return whether `main` has options for exactly this configuration and smoothing, and trains it."""
-    if not fits_main(config) or smoothing != paper.smoothing:
+    if not fits_main(config) or smoothing != paper.range_test.smoothing:
         return False
     try:
         check_rates(config, requested_trials(paper, config) + range_tests(paper, config))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
+
+from reproduce.errors import nearest
 
 FILE = "study.yaml"
 DEFAULT = "lenet5_mnist"
@@ -42,5 +43,4 @@ def find(text: str) -> Path:
     # This is the home of an unknown user, or a text that no path can have.
     except (OSError, RuntimeError):
         pass
-    near = difflib.get_close_matches(text[:100], shipped(), n=1)
-    raise NoStudyError(f"which is not there{f', did you mean {near[0]}?' if near else ''}")
+    raise NoStudyError(f"which is not there{nearest(text, shipped())}")

@@ -140,7 +140,7 @@ def chosen_trials(paper: Paper, typed: StudyConfig, recorded: StudyConfig) -> li
     models = trials(paper, recorded)
     is_of_grid = recorded.schedulers == ("none",) != typed.schedulers
     is_of_models = typed.learning_rates or typed.rates_by_seed or typed.schedule_parameters
-    if (typed.schedulers and len(typed.schedulers) == 1) or (is_of_models and not is_of_grid):
+    if typed.only_scheduler or (is_of_models and not is_of_grid):
         return models
     return models + range_tests(paper, recorded) + grid_trials(paper, recorded)
 
@@ -165,6 +165,11 @@ def range_tests(paper: Paper, config: StudyConfig) -> list[Trial]:
     rate = config.lr_start or paper.range_test.lr_start
     seeds = _without_doubles("seeds", config.seeds or paper.protocol.seeds)
     return [_make_trial(**common, schedule=ramp, learning_rate=rate, seed=seed) for seed in seeds]
+
+
+def own_range_tests(paper: Paper, config: StudyConfig) -> list[Trial]:
+    """Return the range tests that are part of the study: none where it says nothing of one."""
+    return range_tests(paper, config) if paper.has_range_test else []
 
 
 def grid_config(paper: Paper, config: StudyConfig) -> StudyConfig:

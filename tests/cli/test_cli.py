@@ -5,7 +5,7 @@ import pytest
 
 from helpers.commands import typed
 from reproduce.cli import main
-from reproduce.cli.option_types import nearest
+from reproduce.errors import nearest
 from reproduce.study.trial import format_rate
 
 PAPER_OR = "or the word paper"

@@ -10,7 +10,7 @@ from helpers import ROOT
 from reproduce.analysis.lr_range_test import Curve
 from reproduce.results.archive import Archive
 from reproduce.study import planning
-from reproduce.study.schema import load_paper
+from reproduce.study.loading import load_paper
 from reproduce.tracking import local_store
 from reproduce.tracking.writer import ramp_metrics
 

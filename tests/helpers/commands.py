@@ -6,7 +6,7 @@ import pytest
 
 from reproduce.cli import main
 from reproduce.cli.request import read_config
-from reproduce.study.schema import load_paper
+from reproduce.study.loading import load_paper
 
 
 def typed(monkeypatch, capsys, *arguments):

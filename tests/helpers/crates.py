@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 
 from reproduce.report import crate
-from reproduce.study.schema import load_paper
+from reproduce.study.loading import load_paper
 from reproduce.tracking.reader import Result
 
 

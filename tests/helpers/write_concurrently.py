@@ -18,7 +18,7 @@ from reproduce.report import trial_artifacts
 from reproduce.studies.lenet5_mnist.network import LeNet5
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig
-from reproduce.study.schema import load_paper
+from reproduce.study.loading import load_paper
 from reproduce.study.trial import Trial
 from reproduce.tracking.parent_run import log_outcomes, open_parent_run
 from reproduce.tracking.store import open_store

@@ -28,7 +28,7 @@ from reproduce.errors import shown
 from reproduce.report import build
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig
-from reproduce.study.schema import load_paper
+from reproduce.study.loading import load_paper
 from reproduce.training import provenance
 from tools import readme_results
 

@@ -51,7 +51,7 @@ def any_page(request):
 @pytest.fixture(scope="session")
 def report_written_once(finished_study, tmp_path_factory):
     """The report on the three runs, of which each test gets a copy."""
-    from reproduce.study.schema import load_paper
+    from reproduce.study.loading import load_paper
     from reproduce.tracking.store import open_store
 
     folder, _, _ = finished_study

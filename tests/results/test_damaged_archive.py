@@ -13,7 +13,7 @@ from reproduce.errors import UserError
 from reproduce.results.archive import Archive
 from reproduce.results.run_collection import RunCollection
 from reproduce.study import planning
-from reproduce.study.schema import load_paper
+from reproduce.study.loading import load_paper
 
 RUNS = json.loads((ROOT / "report" / "reference" / "runs.json").read_text())
 # Two runs of either kind, short: what there is to damage is the same.

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from helpers.fuzzing import ODD, changed, fuzzed_a_little, places
 from reproduce.errors import UserError
+from reproduce.study.loading import load_paper
 from reproduce.study.location import DEFAULT, find
-from reproduce.study.schema import load_paper
 
 PAPER = find(DEFAULT).read_text()
 PAPER_LINES = PAPER.splitlines()

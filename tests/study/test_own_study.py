@@ -7,7 +7,7 @@ from reproduce.errors import UserError
 from reproduce.results import verdicts
 from reproduce.study import location, planning
 from reproduce.study.config import StudyConfig, command_line
-from reproduce.study.schema import load_paper
+from reproduce.study.loading import load_paper
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def own(tmp_path):
 
 def test_the_default_study_is_shipped_and_comes_first():
     assert location.shipped()[0] == "lenet5_mnist"
-    assert load_paper().option is None
+    assert load_paper().command("main") == "reproduce main"
     assert load_paper().slug == "lenet5-mnist"
 
 

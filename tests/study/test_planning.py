@@ -10,7 +10,7 @@ from reproduce.errors import UserError
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig, option_words
 from reproduce.study.departures import MAIN_FIELDS, fits_main, list_departures
-from reproduce.study.schema import load_paper
+from reproduce.study.loading import load_paper
 from reproduce.study.trial import SCHEDULERS, StepDecay, format_rate
 
 

@@ -27,7 +27,7 @@ from reproduce.errors import UserError
 from reproduce.results import verdicts
 from reproduce.results.run_collection import RunCollection
 from reproduce.study.config import StudyConfig
-from reproduce.study.schema import load_paper
+from reproduce.study.loading import load_paper
 from reproduce.tracking.reader import RAMP, VALIDATION, metrics_of_kind
 from reproduce.tracking.store import open_store
 

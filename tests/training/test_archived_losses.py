@@ -14,7 +14,7 @@ from helpers import ROOT
 from helpers.small import kernel
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig
-from reproduce.study.schema import load_paper
+from reproduce.study.loading import load_paper
 from reproduce.training import loop
 
 TOLERANCE = 1e-5  # of a loss, relative

@@ -54,7 +54,7 @@ def few(whole_mnist):
 @pytest.fixture(scope="module")
 def stopped(few, tmp_path_factory):
     """A trial of three epochs left after its second, the directory's checkpoints as they then are, its final bits."""
-    from reproduce.study.schema import load_paper
+    from reproduce.study.loading import load_paper
 
     config = small_config(epochs=3, train_size=128, batch_size=64, schedulers=("onecycle",), learning_rates=(6e-3,))
     trial = planning.trials(load_paper(), config)[0]
