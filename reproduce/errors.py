@@ -1,4 +1,4 @@
-"""The errors that end a command in one line instead of a traceback; how a wrong value is shown and a right one suggested."""
+"""The errors that end a command in one line, not a traceback, and how a line shows a wrong value and suggests another."""
 
 import difflib
 from collections.abc import Iterable

@@ -15,8 +15,15 @@ def own(tmp_path):
     return load_paper(str(write_study(tmp_path / "two_rates")))
 
 
-def test_the_default_study_is_shipped_and_comes_first():
-    assert location.shipped()[0] == "lenet5_mnist"
+def test_the_default_study_comes_before_the_other_shipped_ones(tmp_path, monkeypatch):
+    for name in ("zebra", location.DEFAULT, "ant"):
+        write_study(tmp_path / name)
+    (tmp_path / "no study").mkdir()
+    monkeypatch.setattr(location, "SHIPPED", tmp_path)
+    assert location.shipped() == ["lenet5_mnist", "ant", "zebra"]
+
+
+def test_the_default_study_needs_no_option():
     assert load_paper().command("main") == "reproduce main"
     assert load_paper().slug == "lenet5-mnist"
 
