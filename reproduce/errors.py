@@ -1,4 +1,4 @@
-"""The errors that end a command in one line, not a traceback, and how a line shows a wrong value and suggests another."""
+"""The errors that end a command in one line, not a traceback, and how a line shows a wrong value and a near one."""
 
 import difflib
 from collections.abc import Iterable
