@@ -1,5 +1,6 @@
 """Commands on a real Ray cluster, and what they have done so far."""
 
+import re
 import shutil
 import subprocess
 
@@ -58,11 +59,19 @@ def epochs(ours):
     return sum("train_loss" in run.data.metrics for run in trial_runs(ours).values())
 
 
+# What a command says only where the machine or its disk is slow (reproduce.progress.say_if_slow), and that it is over.
+ONLY_IF_SLOW = re.compile(
+    r"waiting for .*, for up to .*"
+    r"|the tracking store .* is (new and is being made, which takes some seconds|back)"
+    r"|the tracking store .*, for up to .*"
+    r"|compiling the kernel of engine .*, for up to .*"
+)
+
+
 def told(said):
-    """The lines of a command, but for what takes a while, which depends on the machine, and where to compare runs."""
-    slow, last = ("waiting for ", "the tracking store "), "to compare the runs, "
-    lines = [line for line in said.splitlines() if not line.startswith(last)]
-    return [line for line in lines if not (line.startswith(slow) and ", for up to " in line)]
+    """The lines of a command, but for what depends on how quick the machine is, and where to compare runs."""
+    lines = [line for line in said.splitlines() if not line.startswith("to compare the runs, ")]
+    return [line for line in lines if not ONLY_IF_SLOW.fullmatch(line)]
 
 
 def refused(ours, *words):

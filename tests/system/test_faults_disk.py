@@ -5,6 +5,7 @@ import subprocess
 import pytest
 
 from helpers.faults import PATIENCE_SECONDS, SWEEP, WHILE, wait_for
+from helpers.ray_commands import told
 
 pytestmark = pytest.mark.faults
 
@@ -94,7 +95,7 @@ def test_a_disk_that_can_only_be_read_ends_in_a_line_and_later_it_goes_on(worksh
         said = ended_in_a_line(ours.start(*SWEEP), 2)
     finally:
         subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
-    assert len(said.splitlines()) == 1, said
+    assert len(told(said)) == 1, said
     ours.run(*SWEEP)
     ledger.add(f"the disk read-only, with {where} on it", "the start of a sweep", 1, ours.damage(expected),
                "ends in one line before any work; later the same command works")  # fmt: skip
