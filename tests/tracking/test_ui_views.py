@@ -65,6 +65,20 @@ def test_a_command_writes_a_view_of_its_trials_flat_sorted_and_charted(finished)
     assert [card.get("scaleType") for card in found["compareRunCharts"][:3]] == ["linear", "log", "log"]
 
 
+def test_a_ranking_and_a_mean_are_of_finished_trials(finished):
+    store, _, done = finished
+    interrupted = store.client.mlflow.create_run(store.experiment_id, tags={"kind": "trial"})
+    store.client.mlflow.log_metric(interrupted.info.run_id, "test_accuracy", 0.5)
+    store.client.mlflow.set_terminated(interrupted.info.run_id, "KILLED")
+
+    def listed(view):
+        found = store.client.mlflow.search_runs([store.experiment_id], state(store, view)["searchFilter"])
+        return {run.info.run_id for run in found}
+
+    assert listed(TABLE) == listed(MEANS) == listed(TRIALS) - {interrupted.info.run_id}
+    assert len(listed(TABLE)) == len(done) - 1  # without the range test
+
+
 def test_parallel_coordinates_have_an_axis_for_each_parameter_that_varies(finished):
     store, _, done = finished
     *_, parallel = state(store, TRIALS)["compareRunCharts"]
@@ -146,7 +160,7 @@ def test_a_view_of_an_earlier_command_follows_the_trials_that_there_are_now(fini
     old = envelope(store, TABLE) | {"state": "deflate;of few trials"}
     store.client.mlflow.set_experiment_tag(store.experiment_id, f"{TAG}{TABLE.key}", json.dumps(old))
     write_views(store.client, store.experiment_id)
-    assert state(store, TABLE)["searchFilter"] == "tags.kind = 'trial'"
+    assert state(store, TABLE)["searchFilter"] == "tags.kind = 'trial' and attributes.status = 'FINISHED'"
 
 
 def test_the_first_line_of_each_note_links_to_every_view(finished):
@@ -245,7 +259,7 @@ def test_a_tag_that_another_command_has_just_written_is_written_again(finished, 
     monkeypatch.setattr(store.client.mlflow, "set_experiment_tag", collide)
     write_views(store.client, store.experiment_id)
     assert tried[0] == tried[1]
-    assert state(store, TABLE)["searchFilter"] == "tags.kind = 'trial'"
+    assert state(store, TABLE)["searchFilter"] == "tags.kind = 'trial' and attributes.status = 'FINISHED'"
 
 
 def test_the_ui_is_opened_on_the_newest_trials_whose_view_is_written_where_it_is_missing(finished):
