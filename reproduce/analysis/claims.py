@@ -149,6 +149,7 @@ def judge(
     reference: Sequence[float],
     runs: Mapping[str, str] | None = None,
     missing: Mapping[str, int] | None = None,
+    failed: str = "",
 ) -> Judgement:
     """Return the verdict on a claim. While a run is missing, nothing is concluded from the others.
 
@@ -158,6 +159,7 @@ def judge(
         reference: The same of the archived runs, for the spread between seeds.
         runs: Ids of the runs that the values are of, by name.
         missing: Seeds of the runs that are needed and not there, by name.
+        failed: Why a measure of the study's own could not be taken; empty where it could.
     """
     beyond = tolerance(claim, reference)
     low, high = claim.expected[0] - beyond, claim.expected[1] + beyond
@@ -170,6 +172,8 @@ def judge(
 
     if missing or not own:
         return judgement("inconclusive", "runs are missing")
+    if failed:
+        return judgement("inconclusive", f"its measure failed: {failed}")
     if low <= least and most <= high:
         rule = f"seeds differ so much that every value would do: give or take {beyond:.3g}"
         return judgement("inconclusive", rule)
@@ -207,7 +211,7 @@ def _compare(interval: Interval, allowed: tuple[float, float]) -> tuple[Verdict,
 def _possible(claim: Claim) -> tuple[float, float]:
     """Return the least and the most that the measure can be: a claim that no run could fail is not settled by any."""
     kind = claim.measure.kind
-    if "accuracy" not in kind and "regret" not in kind:
+    if claim.measure.is_own or ("accuracy" not in kind and "regret" not in kind):
         return -math.inf, math.inf
     return (-1.0, 1.0) if claim.measure.minus or "regret" in kind else (0.0, 1.0)
 

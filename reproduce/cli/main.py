@@ -255,11 +255,19 @@ def new_study_command(folder: Path) -> None:
 
 @cli.command("check-study")
 @click.argument("study", type=STUDY)
-def check_study_command(study: str) -> None:
-    """Check a study's file, and say what it trains. STUDY is a folder, or the name of a shipped study."""
-    from reproduce.cli import studies
+def check_study_command(study: str) -> int:
+    """Check a study, and say what it trains. STUDY is a folder, or the name of a shipped study.
 
-    click.echo(studies.check(study))
+    Whatever is wrong is said in one line each. A batch is tried with the network, and the schedules step by step.
+    """
+    from reproduce.cli import process, studies
+
+    said, faults = studies.check(study)
+    for fault in faults:
+        click.echo(f"error: {fault}", err=True)
+    if not faults:
+        click.echo(said)
+    return process.EXIT_USER if faults else 0
 
 
 @cli.command("ui")

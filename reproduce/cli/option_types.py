@@ -98,6 +98,14 @@ class Named(click.Choice[str]):
         return text
 
 
+class Schedule(Named):
+    """The name of a schedule. A study may have its own, so another name is for whoever knows the study to refuse."""
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name as it is."""
+        return str(value)
+
+
 def _truth(text: str) -> bool:
     # Click's own type would take an empty text for a no.
     if text not in ("true", "false"):

@@ -30,6 +30,7 @@ from reproduce.cli.option_types import (
     UI_URL,
     VARIANT,
     Named,
+    Schedule,
 )
 from reproduce.study.location import DEFAULT, VARIABLE
 from reproduce.study.trial import OPTIMIZERS, SCHEDULERS, SIZES
@@ -71,7 +72,8 @@ OPTION: dict[str, click.Option] = {
         "When the rate decays. For the first study: as the paper's curves show (as-drawn), or as its text says "
         "(as-written).",
     ),
-    "scheduler": _option("--scheduler", Named((*SCHEDULERS, "all")), "One schedule, or all five.", "all"),
+    "scheduler": _option("--scheduler", Schedule((*SCHEDULERS, "all")), "One schedule of the study, or all of them.",
+                         "all"),
     "learning_rates": _option(
         "--learning-rates", OWN_RATES,
         "Initial rates (max_lr for onecycle). The paper uses 0.6,6e-4,6e-6, and without a schedule 0.06,6e-5,6e-6. "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import click
@@ -15,6 +15,7 @@ from reproduce.cli.options import SCHEDULE_PARAMETERS, WITHOUT_EFFECT, list_opti
 from reproduce.errors import UserError, nearest, shown
 from reproduce.execution.run_options import RunOptions
 from reproduce.progress import say
+from reproduce.study import planning
 from reproduce.study.config import StudyConfig, option_name, without_usual
 from reproduce.study.loading import load_paper
 from reproduce.study.location import DEFAULT, VARIABLE
@@ -80,19 +81,25 @@ def read_config(paper: Paper, values: Values) -> StudyConfig:
         fields["schedulers"] = (values["scheduler"],)
     fields["schedule_parameters"] = {key: values[key] for key in SCHEDULE_PARAMETERS if values.get(key) is not None}
     fields["proposed_rates"] = values.get("learning_rates") == PROPOSED
-    if values.get("protocol") not in (None, PAPER, *paper.protocols):
-        named = str(values["protocol"])
-        raise UserError(
-            f"--protocol: got {shown(named)}, expected one of {', '.join(paper.protocols)}"
-            f"{nearest(named, paper.protocols)}"
-        )
+    _refuse_unknown("protocol", values.get("protocol"), paper.protocols, (None, PAPER))
+    _refuse_unknown("scheduler", values.get("scheduler"), (*paper.every_scheduler, "all"), (None,))
     return without_usual(paper, StudyConfig.model_validate(fields))
+
+
+def _refuse_unknown(field: str, value: object, known: Sequence[str], words: Sequence[str | None]) -> None:
+    """Raise UserError for a name that the study does not have, and that is none of the words for another."""
+    if value not in (*words, *known):
+        named = str(value)
+        raise UserError(
+            f"{option_name(field)}: got {shown(named)}, expected one of {', '.join(known)}{nearest(named, known)}"
+        )
 
 
 def _read_options(paper: Paper, config: StudyConfig, values: Values) -> RunOptions:
     fields = {key: values[key] for key in RunOptions.model_fields if values.get(key) is not None}
-    dataset = {"dataset": config.dataset or paper.protocol.dataset}
-    return RunOptions.model_validate({"smoothing": paper.range_test.smoothing} | fields | dataset)
+    own = planning.common_fields(paper, config)
+    data = {"dataset": own["dataset"], "data_sha256": own["data_sha256"], "own_network": own["network"] is not None}
+    return RunOptions.model_validate({"smoothing": paper.range_test.smoothing} | fields | data | {"code": paper.code})
 
 
 def _as_texts(command: click.Command, values: Values) -> dict[str, str]:

@@ -23,7 +23,9 @@ from reproduce.execution import open_executor
 from reproduce.execution.run_options import RunOptions
 from reproduce.progress import say
 from reproduce.study.config import StudyConfig
+from reproduce.study.loading import find_faults
 from reproduce.study.rate_checks import check_rates, list_without_effect
+from reproduce.study.schema import Paper
 from reproduce.study.trial import Trial
 from reproduce.training import distributed, launcher
 
@@ -77,11 +79,12 @@ def run(
             say(line)
         with executor.prepare(store) as engine:
             config = config.model_copy(update={"engine": engine})
+            _try_own_code(paper, options)
             store.heartbeat.end_stale_runs()
             from reproduce.tracking.parent_run import open_parent_run
 
             with open_parent_run(store, request.command, request.texts, options.executor == "ray") as parent_id:
-                store.writer.log_dataset(parent_id, options.dataset)
+                store.writer.log_dataset(parent_id, options.dataset, options.data_sha256)
                 train = functools.partial(_train, store, parent_id, executor, options)
                 try:
                     outcomes = train(plan(config))
@@ -103,6 +106,16 @@ def run(
     return 0
 
 
+def _try_own_code(paper: Paper, options: RunOptions) -> None:
+    """Raise UserError where one batch shows that a study's own Python cannot be trained with."""
+    if paper.code.files:
+        from reproduce.training import trial_run
+
+        _, faults = find_faults(paper.named, lambda paper: trial_run.find_faults(paper, options.home))
+        if faults:
+            raise UserError(faults[0])
+
+
 def _train(
     store: TrackingStore, parent_id: str, executor: Executor, options: RunOptions, trials: list[Trial]
 ) -> list[TrialOutcome]:
@@ -110,7 +123,10 @@ def _train(
     from reproduce.report import trial_artifacts
 
     draw_artifacts = functools.partial(trial_artifacts.write_artifacts, smoothing=options.smoothing)
-    return runner.run(trials, store, parent_id, executor=executor, force=options.force, draw_artifacts=draw_artifacts)
+    return runner.run(
+        trials, store, parent_id, executor=executor, force=options.force, draw_artifacts=draw_artifacts,
+        code=options.code,
+    )  # fmt: skip
 
 
 def _record_outcomes(store: TrackingStore, parent_id: str, outcomes: list[TrialOutcome]) -> None:
@@ -150,6 +166,7 @@ def _check_ranks(options: RunOptions, planned: list[Trial]) -> None:
 
 def _train_as_other_rank(options: RunOptions) -> int:
     """Prepare this rank, which is not the main one, and train what the main one says. Return the exit code."""
+    from reproduce.data import datasets
     from reproduce.execution import local
 
     def ignore(line: str) -> None:
@@ -159,8 +176,9 @@ def _train_as_other_rank(options: RunOptions) -> int:
         device, _ = local.choose_devices(options.device)
         home = paths.prepare_home(options.home)
         engine, kernel = local.prepare_machine(options.model_copy(update={"device": device}), ignore)
+        data = datasets.data_sha256(options.dataset, options.data_sha256)
         distributed.train_broadcast_trials(
-            home, kernel, lambda: local.numerics_environment(options.dataset, device, engine, kernel)
+            home, kernel, options.code, lambda: local.numerics_environment(data, device, engine, kernel)
         )
     except UserError as error:
         raise UserError(launcher.with_rank(str(error))) from error

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from reproduce.errors import UserError
 from reproduce.study import location, planning
 from reproduce.study.config import StudyConfig
-from reproduce.study.loading import load_paper
+from reproduce.study.loading import Fault, find_faults, load_paper
 from reproduce.study.rate_checks import check_rates
+from reproduce.study.schema import Paper
 
-SKELETON = Path(location.__file__).with_name("skeleton.yaml")
+# The shipped study that a new one begins as.
+SKELETON = "digits"
 
 
 def list_shipped() -> list[str]:
@@ -22,22 +25,42 @@ def list_shipped() -> list[str]:
 def begin(folder: Path) -> Path:
     """Write a commented study that runs as it is into a folder, which may be new, and return its file.
 
-    UserError where the folder has a study already, or cannot be written to.
+    UserError where the folder has one of its files already, or cannot be written to.
     """
-    file = folder / location.FILE
-    if file.exists():
-        raise UserError(f"{file} is there already: name another folder, or edit that file")
+    skeleton = load_paper(SKELETON)
+    names = [location.FILE, *(name for name, _ in skeleton.code.files)]
+    for name in names:
+        if (folder / name).exists():
+            raise UserError(f"{folder / name} is there already: name another folder, or edit that file")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(SKELETON, file)
+        for name in names:
+            shutil.copyfile(skeleton.file.with_name(name), folder / name)
     except OSError as error:
-        raise UserError(f"{file} cannot be written ({error.strerror}): name another folder") from error
-    return file
+        raise UserError(f"{folder} cannot be written to ({error.strerror}): name another folder") from error
+    return folder / location.FILE
 
 
-def check(named: str) -> str:
-    """Return in one line what a study trains. UserError where something is wrong with it."""
-    paper, config = load_paper(named), StudyConfig()
+def check(named: str) -> tuple[str, list[str]]:
+    """Return in one line what a study trains, and in one line each what is wrong with it.
+
+    One batch is tried with its network, and all steps with its schedules. UserError where it cannot be planned.
+    """
+    paper, faults = find_faults(named, _try_out)
+    if paper is None or faults:
+        return "", faults
+    return _describe(paper), []
+
+
+def _try_out(paper: Paper) -> Iterator[Fault]:
+    # It takes seconds to import, and most faults are found before.
+    from reproduce.training import trial_run
+
+    yield from trial_run.find_faults(paper)
+
+
+def _describe(paper: Paper) -> str:
+    config = StudyConfig()
     tests = planning.own_range_tests(paper, config)
     check_rates(config, planning.trials(paper, config) + tests)
     models = f"{_count(paper.model_count, 'model')} of {_count(paper.protocol.epochs, 'epoch')}"

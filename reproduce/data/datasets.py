@@ -1,21 +1,22 @@
 """Images as arrays: the files' hashes, the resize, and batches in an order fixed by (seed, epoch).
 
-This module decides the numbers. `verified_cache.py` fetches the files and keeps them.
+This module decides the numbers. `verified_cache.py` fetches the files and keeps them, `arrays.py` keeps what has none.
 """
 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from reproduce.data import arrays
 from reproduce.errors import UserError
+from reproduce.study.trial import SIDE
 
-# Pixels. LeNet-5 takes 32×32, and the images are 28×28.
-SIDE = 32
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 FILES = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
@@ -39,9 +40,9 @@ SHA256 = {
 
 @dataclass(frozen=True)
 class Split:
-    """Images (n, 1, 32, 32) uint8, memory-mapped, and labels (n,) int64."""
+    """Images (n, 1, 32, 32) uint8, memory-mapped, or others (n, …) of a study, and labels (n,) int64."""
 
-    images: NDArray[np.uint8]
+    images: NDArray[Any]
     labels: NDArray[np.int64]
 
     def part(self, start: int, stop: int) -> "Split":
@@ -58,21 +59,48 @@ class Dataset:
     test: Split
 
 
-def data_sha256(name: str) -> str:
-    """Return one SHA-256 over those of the four files, in their fixed order."""
+def data_sha256(name: str, own: str | None = None) -> str:
+    """Return the hash of a data set: a study's `own`, else one SHA-256 over those of the four files, in their order."""
+    if name not in SHA256:
+        return own or arrays.DIGITS_SHA256
     return hashlib.sha256("".join(SHA256[name].values()).encode()).hexdigest()
 
 
-def open_dataset(name: str, home: Path) -> Dataset:
-    """Open the files that `verified_cache.prepare` has checked. All processes share the mapped pages."""
-    cache = home / "data" / name
+def open_dataset(name: str, home: Path, size: int | None = SIDE, own: str | None = None) -> Dataset:
+    """Open a data set that was prepared. All processes share the mapped pages.
 
-    def split(images: str, labels: str) -> Split:
+    Args:
+        name: The data set.
+        home: The directory of data and checkpoints.
+        size: The side of the square that images are resized to; None keeps theirs.
+        own: The hash of a study's own data.
+    """
+    if name in SHA256:
+        return Dataset(name, *(_open_files(home / "data" / name, *files, size) for files in (FILES[:2], FILES[2:])))
+    train_images, train_labels, test_images, test_labels = arrays.open_arrays(data_sha256(name, own), home)
+    train, test = (resize_arrays(images, size) for images in (train_images, test_images))
+    return Dataset(name, Split(train, train_labels), Split(test, test_labels))
+
+
+def _open_files(cache: Path, images: str, labels: str, size: int | None) -> Split:
+    classes = read_idx((cache / labels).read_bytes(), labels).astype(np.int64)
+    if size == SIDE:
         # Copy-on-write, as torch warns about read-only arrays. Nothing writes.
-        mapped = np.load(cache / RESIZED[images], mmap_mode="c", allow_pickle=False)
-        return Split(mapped, read_idx((cache / labels).read_bytes(), labels).astype(np.int64))
+        return Split(np.load(cache / RESIZED[images], mmap_mode="c", allow_pickle=False), classes)
+    raw = read_idx((cache / images).read_bytes(), images)
+    return Split(raw[:, np.newaxis].copy() if size is None else resize(raw, size), classes)
 
-    return Dataset(name, split(TRAIN_IMAGES, TRAIN_LABELS), split(TEST_IMAGES, TEST_LABELS))
+
+def resize_arrays(images: NDArray[Any], size: int | None) -> NDArray[Any]:
+    """Return images (n, 1, h, w) of bytes resized as files' are; UserError for others, None keeps their size."""
+    if size is None:
+        return images
+    if images.ndim != 4 or images.shape[1] != 1 or images.dtype != np.uint8:
+        raise UserError(
+            f"preparation: size is for images of bytes with one channel, and these are {images.dtype} "
+            f"{images.shape[1:]}: leave it out, and resize them in the function that returns them"
+        )
+    return resize(images[:, 0], size)
 
 
 def batches(size: int, batch_size: int, seed: int, epoch: int) -> Iterator[NDArray[np.int64]]:
@@ -108,7 +136,7 @@ def read_idx(content: bytes, name: str) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
-def resize(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return (n, h, w) uint8 as (n, 1, 32, 32) uint8, by PIL's bilinear filter, as torchvision's Resize does."""
-    resized = [np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for image in images]
+def resize(images: NDArray[np.uint8], size: int = SIDE) -> NDArray[np.uint8]:
+    """Return (n, h, w) uint8 as (n, 1, size, size) uint8, by PIL's bilinear filter, as torchvision's Resize does."""
+    resized = [np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)) for image in images]
     return np.stack(resized)[:, np.newaxis]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from reproduce.study.own_code import NO_CODE, OwnCode
 from reproduce.study.trial import Trial
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class TrialTask:
     """All that a worker needs for a trial.
 
     `reuse` takes a finished run of the trial, `wait` waits for another command that trains it. `node` is the name of
-    the cluster's node that the worker runs on.
+    the cluster's node that the worker runs on. `code` is the study's own Python.
     """
 
     trial: Trial
@@ -50,6 +51,7 @@ class TrialTask:
     reuse: bool
     wait: bool = False
     node: str = ""
+    code: OwnCode = NO_CODE
 
     @property
     def directory(self) -> Path:

@@ -11,7 +11,7 @@ import joblib
 import psutil
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from reproduce.data import datasets, verified_cache
+from reproduce.data import arrays, datasets, verified_cache
 from reproduce.errors import UserError
 from reproduce.execution.executor import Placement, TrialOutcome, TrialTask
 from reproduce.execution.interruption import blocked_interrupts
@@ -43,13 +43,15 @@ class Pool:
     def prepare(self, store: TrackingStore) -> Iterator[str]:
         """Make data and kernel ready, and the other ranks where a launcher started several; yield the engine."""
         engine, self.kernel = prepare_machine(self._options, say)
-        ours = numerics_environment(self._options.dataset, self.device, engine, self.kernel)
+        data = datasets.data_sha256(self._options.dataset, self._options.data_sha256)
+        ours = numerics_environment(data, self.device, engine, self.kernel)
         with distributed.main_process(ours):
             yield engine
 
     def numerics_environment(self, trial: Trial) -> dict[str, str]:
         """Return all that decides the trial's numbers beside its configuration."""
-        return numerics_environment(trial.dataset, self.device, trial.engine, self.kernel)
+        data = datasets.data_sha256(trial.dataset, trial.data_sha256)
+        return numerics_environment(data, self.device, trial.engine, self.kernel)
 
     def place(self, index: int) -> Placement:
         """Return the device of the trial of that number; trials take turns on the GPUs."""
@@ -138,22 +140,25 @@ def prepare_machine(options: RunOptions, tell: Callable[[str], None]) -> tuple[s
     The `device` of the options is cpu or cuda here. `tell` gets a line for each thing that is done.
     """
     with say_if_slow("compiling the kernel of engine fused, once for this machine, for up to 120 s"):
-        engine, kernel = engines.resolve(options.engine, options.device, options.home, tell)
-    verified_cache.prepare(options.dataset, options.home, options.data_dir, tell)
+        engine, kernel = engines.resolve(options.engine, options.device, options.home, tell, options.own_network)
+    if options.dataset in datasets.SHA256:
+        verified_cache.prepare(options.dataset, options.home, options.data_dir, tell)
+    else:
+        arrays.prepare(options.dataset, options.data_sha256, options.home, options.code, tell)
     return engine, kernel
 
 
-def numerics_environment(dataset: str, device: str, engine: str, kernel: Path | None) -> dict[str, str]:
+def numerics_environment(data_sha256: str, device: str, engine: str, kernel: Path | None) -> dict[str, str]:
     """Return all that decides a trial's numbers on this machine beside its configuration.
 
     Args:
-        dataset: The name of the data set.
+        data_sha256: The hash of the data set.
         device: cpu or cuda.
         engine: torch or fused.
         kernel: The fused engine's compiled kernel.
     """
     digest = engines.engine_id(engine, kernel)
-    return provenance.numerics_environment(datasets.data_sha256(dataset), device, digest, bool(launcher.world_size()))
+    return provenance.numerics_environment(data_sha256, device, digest, bool(launcher.world_size()))
 
 
 def jobs_at_once(requested: int | None) -> int:

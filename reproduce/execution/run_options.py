@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from reproduce.paths import find_home
-from reproduce.study.trial import Dataset, Frozen
+from reproduce.study.own_code import NO_CODE, OwnCode
+from reproduce.study.trial import Dataset, Frozen, Sha256
 
 EngineChoice = Literal["auto", "torch", "fused"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
@@ -18,11 +19,15 @@ class RunOptions(Frozen):
 
     `home` is the folder of data, checkpoints and locks, `data_dir` where the images are looked for first. `jobs` is how
     many trials run at once, `gpus_per_trial` a part of a GPU, `smoothing` the weight of the past in the average that
-    smooths a range test's loss, in [0, 1).
+    smooths a range test's loss, in [0, 1). `own_network` says that the study has its own, which no kernel computes.
+    `data_sha256` is that of its own data, and `code` its own Python.
     """
 
     home: Path = Field(default_factory=find_home)
     dataset: Dataset = "mnist"
+    data_sha256: Sha256 | None = None
+    own_network: bool = False
+    code: OwnCode = NO_CODE
     data_dir: Path | None = None
     engine: EngineChoice = "auto"
     device: DeviceChoice = "auto"

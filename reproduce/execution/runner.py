@@ -9,6 +9,7 @@ from dataclasses import replace
 from reproduce import progress
 from reproduce.execution.executor import DrawArtifacts, Executor, TrialOutcome, TrialTask
 from reproduce.execution.worker import remove_leftovers
+from reproduce.study.own_code import NO_CODE, OwnCode
 from reproduce.study.trial import Trial
 from reproduce.tracking.store import TrackingStore
 
@@ -21,6 +22,7 @@ def run(
     executor: Executor,
     force: bool,
     draw_artifacts: DrawArtifacts,
+    code: OwnCode = NO_CODE,
 ) -> list[TrialOutcome]:
     """Have every trial finished. A trial that fails is returned as failed and stops no other.
 
@@ -31,6 +33,7 @@ def run(
         executor: who trains them; it is prepared.
         force: whether to train finished trials again.
         draw_artifacts: draws what a trial's record is to show.
+        code: the study's own Python.
 
     Returns:
         What became of each trial, in the order of `trials`.
@@ -41,7 +44,7 @@ def run(
         tasks.append(
             TrialTask(
                 trial, cache_key, store.home, store.uri, store.experiment_id, parent_id, executor.place(index),
-                draw_artifacts, reuse=not force,
+                draw_artifacts, reuse=not force, code=code,
             )
         )  # fmt: skip
     done = {} if force else _reuse_finished(tasks, store, parent_id)

@@ -15,7 +15,9 @@ from reproduce.data import datasets
 from reproduce.errors import TrackingError, TrialsFailedError
 from reproduce.execution import interruption
 from reproduce.execution.executor import TrialOutcome, TrialTask
+from reproduce.study.own_code import OwnCodeError, describe, own_line
 from reproduce.tracking.locks import trial_lock
+from reproduce.tracking.logged_model import TrainedNetwork
 from reproduce.tracking.store import TrackingStore, reopen_store
 from reproduce.tracking.store_errors import describe_error
 from reproduce.training import distributed, launcher
@@ -86,7 +88,8 @@ def _train_and_record(task: TrialTask, store: TrackingStore) -> Iterator[int | T
         with store.heartbeat.record_heartbeat(run_id):
             begun_at = time.time()
             logged = store.writer.logged_epochs(run_id) if resumed else set()
-            for record in _train(task):
+            data = datasets.open_dataset(trial.dataset, task.home, trial.image_size, trial.data_sha256)
+            for record in _train(task, data):
                 history.append(record)
                 if record.epoch not in logged:
                     store.writer.log_epoch(run_id, record)
@@ -98,12 +101,13 @@ def _train_and_record(task: TrialTask, store: TrackingStore) -> Iterator[int | T
                     tags["resumed"] = f"after epoch {sum(record.finished_at < begun_at for record in history)}"
                 if task.node:
                     tags["node"] = task.node
-                weights = None if trial.is_range_test else last_weights(task.directory)
-                store.writer.finish_trial(run_id, history, Path(folder), weights, tags)
+                network = None if trial.is_range_test else _trained_network(task, data)
+                store.writer.finish_trial(run_id, history, Path(folder), network, tags)
     except TrackingError:
         raise
     except Exception as error:
-        why = f"{type(error).__name__}: {describe_error(error)}"
+        is_own = isinstance(error, OwnCodeError) or own_line(error)
+        why = describe(error) if is_own else f"{type(error).__name__}: {describe_error(error)}"
         store.writer.fail_trial(run_id, error)
         if launcher.world_size():
             # The other ranks are in the middle of the trial, and wait for this one.
@@ -114,7 +118,12 @@ def _train_and_record(task: TrialTask, store: TrackingStore) -> Iterator[int | T
     yield TrialOutcome(trial, run_id, "resumed" if resumed else "trained", _summary(history[-1], trial.is_range_test))
 
 
-def _train(task: TrialTask) -> Iterator[EpochRecord]:
+def _trained_network(task: TrialTask, data: datasets.Dataset) -> TrainedNetwork:
+    """Return the network of a trial that is trained, to be kept."""
+    return TrainedNetwork(last_weights(task.directory), data.test.images.shape[1:], task.trial.network, task.code)
+
+
+def _train(task: TrialTask, data: datasets.Dataset) -> Iterator[EpochRecord]:
     """Train the trial, on all ranks, and yield the record of each epoch, from the first, once it is saved."""
     # It takes seconds to import, and a trial that is reused needs none of it.
     from reproduce.training import loop, torch_setup
@@ -123,9 +132,9 @@ def _train(task: TrialTask) -> Iterator[EpochRecord]:
         # With these optimizers Colossal-AI imports more of itself, and prints which kernels it lacks. None is used.
         with torch_setup.quiet():
             import colossalai.nn.optimizer  # noqa: F401
-    data = datasets.open_dataset(task.trial.dataset, task.home)
-    distributed.broadcast_trial(task.trial)
-    yield from loop.train(task.trial, data, task.directory, task.placement.local_rank, task.placement.kernel)
+    trial, where = task.trial, task.placement
+    distributed.broadcast_trial(trial)
+    yield from loop.train(trial, data, task.directory, where.local_rank, where.kernel, task.code)
 
 
 def _summary(last: EpochRecord, is_range_test: bool) -> str:

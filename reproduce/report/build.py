@@ -106,10 +106,14 @@ def fill(data: ReportData, folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
     archive.write(folder / archive.NAME, collection, data.ui)
     shutil.copyfile(data.paper.file, folder / STUDY)
+    for name, text in data.paper.code.files:
+        (folder / name).write_text(text, encoding="utf-8")
     # The page lists the files beside it, and the crate describes the page as well.
     (folder / output_folder.PAGE).write_text(page.render(data, drawn, folder), encoding="utf-8")
-    command, dataset = wording.commands(data)[0][1], data.trials[0].dataset
-    crate.write(folder, collection.results_read(), data.paper.publication, command, data.environment, dataset)
+    crate.write(
+        folder, collection.results_read(), data.paper.publication, wording.commands(data)[0][1], data.environment,
+        data.trials[0].dataset, data.trials[0].data_sha256,
+    )  # fmt: skip
 
 
 def _draw(data: ReportData, folder: Path) -> dict[str, str]:

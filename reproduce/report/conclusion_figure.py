@@ -8,7 +8,7 @@ from reproduce.analysis import intervals
 from reproduce.analysis.lr_range_test import Curve, smooth
 from reproduce.report.figures import BAND_ALPHA, COLOURS, GREY, MARKERS, Axes, Figure, over_seeds, styled
 from reproduce.report.report_data import ReportData
-from reproduce.report.tables import NAMES
+from reproduce.report.tables import schedule_name
 from reproduce.results.comparisons import Regrets
 from reproduce.study.trial import format_rate
 from reproduce.tracking.reader import Result
@@ -40,8 +40,9 @@ def draw(models: Mapping[str, Sequence[Sequence[Result]]], data: ReportData) -> 
             if len(proposed) > 1:
                 label = f"95% interval, {format_rate(low, 2)} to {format_rate(high, 2)}"
                 axes.axvspan(low, high, color="black", alpha=BAND_ALPHA / 2, linewidth=0, label=label)
+    drawn = {schedule_name(scheduler) for scheduler in models}
     handles, labels = panels[0].get_legend_handles_labels()
-    shown = [(handle, name) for handle, name in zip(handles, labels, strict=True) if name in NAMES.values()]
+    shown = [(handle, name) for handle, name in zip(handles, labels, strict=True) if name in drawn]
     figure.legend(*zip(*shown, strict=True), loc="outside upper center", ncols=len(shown))
     figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
@@ -59,7 +60,7 @@ def _models(axes: Axes, models: Mapping[str, Sequence[Sequence[Result]]]) -> Non
         apart = 1.07 ** (index - (len(models) - 1) / 2)
         axes.errorbar(
             np.array(rates) * apart, means, (below, above), marker=MARKERS[index % len(MARKERS)], markersize=7,
-            color=COLOURS[index % len(COLOURS)], capsize=3, label=NAMES[scheduler],
+            color=COLOURS[index % len(COLOURS)], capsize=3, label=schedule_name(scheduler),
         )  # fmt: skip
     axes.set(ylabel="final test accuracy\n(mean over batches)", ylim=(0, 1.02))
 

@@ -4,21 +4,20 @@ The crate is of version 1.1 and keeps to the Process Run Crate profile 0.5, whic
 give the same bytes: nothing in it comes from the clock, the machine or the place of the folder.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import yaml
 from rocrate.model.contextentity import ContextEntity
 from rocrate.model.entity import Entity
 from rocrate.rocrate import ROCrate
 
-from reproduce.data.datasets import SHA256
+from reproduce.data.datasets import SHA256, data_sha256
 from reproduce.files import file_sha256
-from reproduce.report.output_folder import DESCRIPTIONS, METADATA
+from reproduce.report.output_folder import DESCRIPTIONS, METADATA, described_files
 from reproduce.results.archive import finite
 from reproduce.study.location import FILE as STUDY
 from reproduce.study.schema import Publication
@@ -51,6 +50,7 @@ def write(
     command: str,
     environment: Mapping[str, Sequence[str]],
     dataset: str,
+    own_data: str | None = None,
 ) -> None:
     """Describe every file that `folder` holds, in a new `ro-crate-metadata.json` in it.
 
@@ -61,6 +61,7 @@ def write(
         command: What was typed for it.
         environment: What the runs were made with, by name, more than one value where they differ.
         dataset: The name of their data set.
+        own_data: The hash of a study's own data.
     """
     ordered = sorted(runs, key=lambda run: (run.started_at, run.run_id))
     last = _time(max((run.ended_at for run in ordered), default=UNDATED))
@@ -70,16 +71,18 @@ def write(
     package = _package(crate, citation, {name: ", ".join(values) for name, values in environment.items()})
     data = [
         _add(crate, _id("dataset", dataset, file), "File", **_about(file, sha256, f"A file of {dataset}"))
-        for file, sha256 in sorted(SHA256[dataset].items())
+        for file, sha256 in sorted(SHA256.get(dataset, {}).items())
     ]
-    data_set = _add(crate, _id("dataset", dataset), "Dataset", name=dataset, hasPart=data)
+    about = {"hasPart": data} if data else {"identifier": data_sha256(dataset, own_data)}
+    data_set = _add(crate, _id("dataset", dataset), "Dataset", name=dataset, **about)
     files = {}
     for file, sha256 in sorted(_hashes(folder).items()):
         size_in_bytes = {"contentSize": str((folder / file).stat().st_size)}
         about = _about(file, sha256, description(file))
         files[file] = crate.add_file(folder / file, file, properties=about | size_in_bytes)
     study = files.pop(STUDY)
-    actions = [_run(crate, run, package, [*data, study]) for run in ordered]
+    used = [*(data or [data_set]), study, *(files.pop(name) for name in sorted(files) if name.endswith(".py"))]
+    actions = [_run(crate, run, package, used) for run in ordered]
     results = [result for action in actions for result in action["result"]]
     report = _add(
         crate, "#report", "CreateAction",
@@ -100,6 +103,8 @@ def write(
 
 def description(name: str) -> str:
     """Return what a report's file of that name is."""
+    if name.endswith(".py"):
+        return "The study's own Python"
     return DESCRIPTIONS.get("figure" if name.startswith("figure-") else name, "A file of the report")
 
 
@@ -108,12 +113,8 @@ def stale(folder: Path) -> list[str]:
 
     Where the crate itself is missing or cannot be read, that is it and every file.
     """
-    present = _hashes(folder)
-    try:
-        graph = json.loads((folder / METADATA).read_bytes())["@graph"]
-        files = [entity for entity in graph if entity["@type"] == "File" and not entity["@id"].startswith("#")]
-        described = {unquote(entity["@id"]): entity["sha256"] for entity in files}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    present, described = _hashes(folder), described_files(folder)
+    if not described:
         return sorted({METADATA, *present})
     return sorted(name for name in described.keys() | present.keys() if described.get(name) != present.get(name))
 

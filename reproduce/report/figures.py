@@ -33,7 +33,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from reproduce.analysis.lr_range_test import Curve, Suggestion, smooth
-from reproduce.report.tables import NAMES, rate_text
+from reproduce.report.tables import rate_text, schedule_name
 from reproduce.study.schema import Paper
 from reproduce.study.trial import Trial, format_rate
 from reproduce.tracking.reader import Result
@@ -93,7 +93,8 @@ def trial(trial: Trial, history: Sequence[EpochRecord]) -> Figure:
         markersize=4,
         label="mean over the epoch, at its end",
     )
-    title = f"{NAMES[trial.schedule.name]}, {trial.optimizer}, {format_rate(trial.learning_rate)}, seed {trial.seed}"
+    rate_of = f"{schedule_name(trial.schedule.name)}, {trial.optimizer}, {format_rate(trial.learning_rate)}"
+    title = f"{rate_of}, seed {trial.seed}"
     loss.set(ylabel="training loss (cross entropy)", title=title)
     _log_of_losses(loss)
     loss.legend()
@@ -288,5 +289,5 @@ def schedule(scheduler: str, models: Sequence[Sequence[Result]], paper: Paper) -
         labels.append(f"lowest to highest of {seeds} seeds, each thin")
     title = "max_lr" if scheduler == "onecycle" else "initial learning rate"
     figure.legend(handles, labels, title=title, loc="outside lower center", ncols=len(handles))
-    figure.suptitle(NAMES[scheduler])
+    figure.suptitle(schedule_name(scheduler))
     return figure

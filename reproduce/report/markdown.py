@@ -27,7 +27,7 @@ def render(data: ReportData, drawn: Mapping[str, str]) -> str:
         table=tables.models_table(data.rows).markdown() if data.rows else None,
         drawn=drawn,
         sections=[
-            {"name": tables.NAMES[scheduler], "figure": paper.figure(scheduler), "file": drawn[scheduler]}
+            {"name": tables.schedule_name(scheduler), "figure": paper.figure(scheduler), "file": drawn[scheduler]}
             for scheduler in data.collection.config.schedulers or paper.schedulers
             if scheduler in drawn
         ],

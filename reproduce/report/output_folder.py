@@ -2,15 +2,18 @@
 
 import errno
 import fcntl
+import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import unquote
 
 from reproduce import paths
 from reproduce.errors import UserError
+from reproduce.files import file_sha256
 from reproduce.progress import say
 from reproduce.study.location import FILE as STUDY
 
@@ -69,7 +72,20 @@ def _is_of_report(path: Path) -> bool:
     if path.name == STUDY:
         # A folder with a study alone is a user's own study.
         return holds_report(path.parent)
+    if path.suffix == ".py":
+        # A report has a copy of the study's own code. Any other is the user's.
+        return described_files(path.parent).get(path.name) == file_sha256(path)
     return not path.is_dir() and (path.name in (*DESCRIPTIONS, METADATA) or is_figure)
+
+
+def described_files(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of the report in a folder, as its crate has it; empty where that is none."""
+    try:
+        graph = json.loads((folder / METADATA).read_bytes())["@graph"]
+        files = [entity for entity in graph if entity["@type"] == "File" and not entity["@id"].startswith("#")]
+        return {unquote(entity["@id"]): entity["sha256"] for entity in files}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def holds_report(output: Path) -> bool:
@@ -114,11 +130,16 @@ def _lock(directory: int, why: str) -> None:
 def replace_report(unfinished: Path) -> None:
     """Put a finished report in the place of the one before.
 
-    The page goes first and comes back last: where the page is, all of one report is.
+    The page goes first and comes back last: where the page is, all of one report is. What tells a report's files
+    from a user's goes last and comes back first, so that a kill leaves nothing that is taken for a user's.
     """
     output = unfinished.parent
-    for earlier in sorted(_contents(output), key=lambda path: path.name != PAGE):
+
+    def rank(path: Path) -> int:
+        return {PAGE: 0, METADATA: 2, "report.md": 2}.get(path.name, 1)
+
+    for earlier in sorted(_contents(output), key=rank):
         earlier.unlink()
-    for path in sorted(_contents(unfinished), key=lambda path: path.name == PAGE):
+    for path in sorted(_contents(unfinished), key=rank, reverse=True):
         path.rename(output / path.name)
     unfinished.rmdir()

@@ -134,7 +134,7 @@ def _figure_words(key: str, data: ReportData) -> tuple[str, str, str]:
 
 
 def _schedule_figure_words(scheduler: str, data: ReportData) -> tuple[str, str, str]:
-    name, sweep = tables.NAMES[scheduler], data.paper.sweep(scheduler)
+    name, sweep = tables.schedule_name(scheduler), data.paper.sweep(scheduler)
     is_as_long = any(
         row.reported is not None and row.trial.epochs == data.paper.protocol.epochs
         for row in data.rows

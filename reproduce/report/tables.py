@@ -30,6 +30,11 @@ HEAD = (
 )  # fmt: skip
 
 
+def schedule_name(scheduler: str) -> str:
+    """Return a schedule's name for readers: that of its class in PyTorch, or the study's own."""
+    return NAMES.get(scheduler, scheduler)
+
+
 @dataclass(frozen=True)
 class Row:
     """One trial, and what the paper reports of it; None where it is missing or the paper is silent.
@@ -90,7 +95,7 @@ def _model_cells(rows: Sequence[Row]) -> list[str]:
     about = "≈ " if reported and reported.source == "plot" else ""
     outcomes = Counter(row.result.outcome if row.result else "missing" for row in rows)
     return [
-        NAMES[rows[0].trial.schedule.name],
+        schedule_name(rows[0].trial.schedule.name),
         rate_text([row.trial for row in rows]),
         f"{about}{reported.test_accuracy:.{2 if about else 4}f}" if reported else "—",
         _mean_text(results, "test_accuracy_batch_mean"),

@@ -5,7 +5,6 @@ import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import get_args
 
 from markupsafe import Markup
 
@@ -16,7 +15,8 @@ from reproduce.results.archive import finite
 from reproduce.results.run_collection import RunCollection
 from reproduce.results.table import Table
 from reproduce.study import planning
-from reproduce.study.claim import PROPOSED, Claim, GridKind, Measure, Model, OptimizerRangeTest
+from reproduce.study.claim import PROPOSED, Claim, Measure, Model, OptimizerRangeTest
+from reproduce.study.own_code import describe
 from reproduce.study.schema import Paper
 from reproduce.study.trial import ExponentialDecay, StepDecay, Trial, format_rate
 
@@ -50,10 +50,12 @@ def judge_all(
         runs: dict[str, str] = {}
         missing: dict[str, int] = {}
         needed: set[Trial] = set()
+        failed = ""
         for seed in sorted({*seeds, *further}):
             used = _UsedRuns(collection)
             value = _value(claim.measure, seed, used)
             needed |= used.needed
+            failed = failed or used.failed
             if value is not None:
                 values[seed] = value
             if value is not None or seed in seeds:
@@ -61,7 +63,7 @@ def judge_all(
                 missing |= dict.fromkeys(used.missing, seed)
         if about is None or not needed.isdisjoint(about):
             spread_of = borrowed.get(claim.id, list(values.values()))
-            judgements.append(claims.judge(claim, values, spread_of, runs, missing))
+            judgements.append(claims.judge(claim, values, spread_of, runs, missing, failed))
     return judgements
 
 
@@ -83,6 +85,7 @@ class _UsedRuns:
         self.collection = collection
         self.runs: dict[str, str] = {}
         self.missing: dict[str, None] = {}
+        self.failed = ""
         self.needed: set[Trial] = set()
 
     def has(self, trial: Trial) -> bool:
@@ -98,24 +101,25 @@ class _UsedRuns:
 
 def _value(measure: Measure, seed: int, used: _UsedRuns) -> float | None:
     """Return the measure's value for that seed; None where a run is missing, NaN where the runs have no such value."""
-    value = _term(measure.kind, measure.of, seed, used)
+    value = _term(measure, measure.of, seed, used)
     if measure.minus is None:
         return value
-    subtracted = _term(measure.kind, measure.minus, seed, used)
+    subtracted = _term(measure, measure.minus, seed, used)
     return None if value is None or subtracted is None else value - subtracted
 
 
-def _term(kind: str, term: Model | OptimizerRangeTest, seed: int, used: _UsedRuns) -> float | None:
+def _term(measure: Measure, term: Model | OptimizerRangeTest, seed: int, used: _UsedRuns) -> float | None:
+    kind = measure.kind
     if isinstance(term, Model):
-        return _model_term(kind, term, seed, used)
-    if kind in get_args(GridKind):
+        return _model_term(measure, term, seed, used)
+    if measure.is_of_grid:
         return _grid_term(kind, term, seed, used)
     test = used.collection.range_test(term.optimizer, seed)
     curve = used.collection.curve(test) if used.has(test) else None
     return None if curve is None else claims.measure_curve(kind, curve, used.collection.smoothing)
 
 
-def _model_term(kind: str, model: Model, seed: int, used: _UsedRuns) -> float | None:
+def _model_term(measure: Measure, model: Model, seed: int, used: _UsedRuns) -> float | None:
     collection = used.collection
     if model.learning_rate == PROPOSED and not used.has(collection.range_test(model.optimizer, seed)):
         return None
@@ -123,7 +127,18 @@ def _model_term(kind: str, model: Model, seed: int, used: _UsedRuns) -> float | 
     if trial is None:
         return math.nan
     result = collection.result(trial) if used.has(trial) else None
-    return None if result is None else claims.measure_epochs(kind, result.epochs, _decay_epoch(trial))
+    if result is None:
+        return None
+    if not measure.is_own:
+        return claims.measure_epochs(measure.kind, result.epochs, _decay_epoch(trial))
+    try:
+        function = collection.paper.code.load(measure.kind)
+        recorded = {name: list(values) for name, values in result.epochs.items()}
+        return float(function(recorded, **dict(measure.arguments)))
+    # What a study's own code raises can be anything.
+    except Exception as error:
+        used.failed = describe(error)
+        return math.nan
 
 
 def _grid_term(kind: str, term: OptimizerRangeTest, seed: int, used: _UsedRuns) -> float | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from reproduce.study.trial import Frozen, Optimizer, Rate, Scheduler
+from reproduce.study.trial import Arguments, Frozen, Optimizer, Rate, Reference, Scheduler
 
 # The name of a variant of the schedules, where the paper's text and its curves disagree, say.
 Protocol = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=40)]
@@ -43,11 +43,20 @@ GridKind = Literal["best_log10", "decades_from_best", "final_regret"]
 
 
 class Measure(Frozen):
-    """The quantity that a claim is about, one number a seed; `analysis/claims.py` says how each kind is taken."""
+    """The quantity that a claim is about, one number a seed; `analysis/claims.py` says how each kind is taken.
 
-    kind: RangeTestKind | ModelKind | GridKind
+    A study's own kind is a function of what a model recorded by epoch, and `arguments` are its.
+    """
+
+    kind: RangeTestKind | ModelKind | GridKind | Reference
+    arguments: Arguments = ()
     of: Model | OptimizerRangeTest = OptimizerRangeTest()
     minus: Model | OptimizerRangeTest | None = None
+
+    @property
+    def is_own(self) -> bool:
+        """Return whether it is a function of the study's own."""
+        return ":" in self.kind
 
     @property
     def is_of_grid(self) -> bool:
@@ -61,7 +70,7 @@ class Measure(Frozen):
 
     @model_validator(mode="after")
     def _is_of_its_kind(self) -> Measure:
-        needed = Model if self.kind in get_args(ModelKind) else OptimizerRangeTest
+        needed = Model if self.kind in get_args(ModelKind) or self.is_own else OptimizerRangeTest
         for term in filter(None, (self.of, self.minus)):
             if not isinstance(term, needed):
                 raise ValueError(
@@ -69,6 +78,8 @@ class Measure(Frozen):
                 )
         if self.is_of_grid and self.minus is not None:
             raise ValueError("a grid's measure has nothing to subtract")
+        if self.arguments and not self.is_own:
+            raise ValueError(f"a measure of kind {self.kind} takes no arguments")
         return self
 
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from reproduce.errors import UserError, shown
+from reproduce.errors import UserError, nearest, shown
 from reproduce.study import location
 from reproduce.study.claim import PROPOSED, Model
+from reproduce.study.own_code import OwnCode, OwnCodeError
 from reproduce.study.schema import Paper
-from reproduce.study.trial import SIZES, Schedule
+from reproduce.study.trial import OPTIMIZER_ARGUMENTS, SIZES, WITH_KERNEL, Schedule
 from reproduce.study.yaml_lines import Document
 
 # The way to a value through mappings and lists.
 Keys = tuple[int | str, ...]
+# Where something is wrong, and what.
+Fault = tuple[Keys, str]
 SCHEDULE: TypeAdapter[Schedule] = TypeAdapter(Schedule)
 
 
@@ -41,17 +44,60 @@ def _load_shipped(name: str) -> Paper:
 
 def _read(path: Path, named: str) -> Paper:
     document = Document(path)
+    paper, faults = _parse(document, named)
+    if paper is None or faults:
+        raise _as_error(document, faults[0])
+    return paper
+
+
+def find_faults(named: str, try_out: Callable[[Paper], Iterable[Fault]]) -> tuple[Paper | None, list[str]]:
+    """Return a study, and in one line each all that is wrong with it, by line and column of its file.
+
+    UserError where there is no such study, or its file is no YAML.
+
+    Args:
+        named: What names the study.
+        try_out: Yields further faults of a study whose file is right.
+    """
+    try:
+        path = location.find(named)
+    except location.NoStudyError as error:
+        raise UserError(f"the study is {shown(named)}, {error}; expected {location.expected()}") from error
+    document = Document(path)
+    paper, faults = _parse(document, named)
+    if paper is not None and not faults:
+        faults = list(try_out(paper))
+    return paper, [str(_as_error(document, fault)) for fault in faults]
+
+
+def _as_error(document: Document, fault: Fault) -> UserError:
+    keys, said = fault
+    where = ".".join(map(str, keys))
+    return document.error(document.place(keys), f"{where}: {said}" if where else said)
+
+
+def _parse(document: Document, named: str) -> tuple[Paper | None, list[Fault]]:
+    """Return the study in a file, None where its parts are not of the right kinds, and all that is wrong with it."""
     try:
         paper = Paper.model_validate(document.data)
     except ValidationError as error:
-        first = error.errors()[0]
-        keys, said = first["loc"], _describe(first)
-    else:
-        keys, said = next(_disagreements(paper), ((), ""))
-        if not said:
-            return paper.read_from(path, named)
-    where = ".".join(map(str, keys))
-    raise document.error(document.line(keys), f"{where}: {said}" if where else said)
+        return None, [(found["loc"], _describe(found)) for found in error.errors()]
+    faults = list(_code_faults(paper, document.path, named))
+    return paper, faults or list(_disagreements(paper))
+
+
+def _code_faults(paper: Paper, path: Path, named: str) -> Iterator[Fault]:
+    """Read the study's own Python beside its file; yield what is wrong with it, and where the file names it."""
+    paper.read_from(path, named, OwnCode())
+    faults, references = False, list(paper.references())
+    for keys, reference in references:
+        try:
+            OwnCode.read(path.parent, [reference])
+        except OwnCodeError as error:
+            faults = True
+            yield keys, str(error)
+    if not faults:
+        paper.read_from(path, named, OwnCode.read(path.parent, (reference for _, reference in references)))
 
 
 def _describe(error: ErrorDetails) -> str:
@@ -60,12 +106,24 @@ def _describe(error: ErrorDetails) -> str:
     return message if error["type"] in ("value_error", "missing") else f"{message}, got {shown(error['input'])}"
 
 
-def _disagreements(paper: Paper) -> Iterator[tuple[Keys, str]]:
+def _disagreements(paper: Paper) -> Iterator[Fault]:
     """Yield where its parts contradict each other: the keys and positions that lead there, and what is wrong."""
     protocol, test, grid = paper.protocol, paper.range_test, paper.grid
     yield from _twice(protocol.seeds, ("protocol", "seeds"))
-    if protocol.train_size > SIZES[protocol.dataset]:
+    if protocol.train_size > SIZES.get(protocol.dataset, protocol.train_size):
         yield ("protocol", "train_size"), f"there are {SIZES[protocol.dataset]} images"
+    if (protocol.data_sha256 is None) == (":" in protocol.dataset):
+        wanted = "is missing: reproduce check-study says what it is" if ":" in protocol.dataset else "is of no use"
+        yield ("protocol", "data_sha256"), wanted
+    if protocol.network is None and protocol.dataset not in WITH_KERNEL:
+        yield ("protocol", "network"), f"is missing; only {' and '.join(WITH_KERNEL)} have one that is built in"
+    if protocol.network is None and protocol.preparation is not None:
+        yield ("protocol", "preparation"), "is of no use without a network of your own"
+    allowed = OPTIMIZER_ARGUMENTS[protocol.optimizer]
+    for key, _ in protocol.optimizer_arguments:
+        if key not in allowed:
+            expected = f"expected one of {', '.join(allowed)}{nearest(key, allowed)}"
+            yield ("protocol", "optimizer_arguments", key), f"{protocol.optimizer} has no such argument, {expected}"
     if protocol.batch_size > protocol.train_size:
         yield ("protocol", "batch_size"), f"there are {protocol.train_size} images to train on"
     if not test.lr_start < test.lr_end:
@@ -78,13 +136,13 @@ def _disagreements(paper: Paper) -> Iterator[tuple[Keys, str]]:
         if not figure.shows[0] < figure.shows[1]:
             yield ("range_test", "figures", name, "shows"), "must go from low to high"
     for variant, stated in paper.schedules.items():
-        for scheduler in paper.schedulers:
+        for scheduler in (sweep.scheduler for sweep in paper.sweeps):
             if scheduler not in stated and scheduler != "none":
                 yield ("schedules", variant, scheduler), "is missing"
         for scheduler, parameters in stated.items():
             keys = ("schedules", variant, scheduler)
             try:
-                SCHEDULE.validate_python({**parameters, "name": scheduler})
+                SCHEDULE.validate_python(paper.schedule(scheduler, parameters))
             except ValidationError as error:
                 first = error.errors()[0]
                 yield keys + first["loc"][1:], _describe(first)
@@ -112,7 +170,7 @@ def _disagreements(paper: Paper) -> Iterator[tuple[Keys, str]]:
                 yield ("contradictions", number, "claims", position), f"there is no claim {name}"
 
 
-def _model_disagreements(paper: Paper, model: object, keys: Keys) -> Iterator[tuple[Keys, str]]:
+def _model_disagreements(paper: Paper, model: object, keys: Keys) -> Iterator[Fault]:
     """Yield why a claim's model is none of the study's."""
     if not isinstance(model, Model):
         return
@@ -127,7 +185,7 @@ def _model_disagreements(paper: Paper, model: object, keys: Keys) -> Iterator[tu
         yield (*keys, "learning_rate"), f"is in no sweep of {model.scheduler}"
 
 
-def _twice(values: Sequence[object], keys: Keys, *below: str) -> Iterator[tuple[Keys, str]]:
+def _twice(values: Sequence[object], keys: Keys, *below: str) -> Iterator[Fault]:
     """Yield the second place of each value that is there twice."""
     for position, value in enumerate(values):
         if value in values[:position]:

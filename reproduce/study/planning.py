@@ -30,7 +30,9 @@ def trials(paper: Paper, config: StudyConfig) -> list[Trial]:
     for scheduler in config.schedulers or paper.schedulers:
         defaults = schedule_parameters(paper, config, scheduler)
         own = {key: value for key, value in config.schedule_parameters.items() if key in defaults}
-        schedule = {"name": scheduler, **defaults, **own}
+        schedule = paper.schedule(scheduler, {**defaults, **own})
+        sweep = paper.sweep(scheduler)
+        epochs = config.epochs or (sweep.epochs if sweep else None) or common["epochs"]
         rates = config.learning_rates or stated_rates(paper, scheduler)
         rates_by_seed = config.rates_by_seed or dict.fromkeys(seeds, _without_doubles("learning_rates", rates))
         if without := set(seeds) - rates_by_seed.keys():
@@ -40,7 +42,8 @@ def trials(paper: Paper, config: StudyConfig) -> list[Trial]:
                 rate = rates_by_seed[seed][position]
                 if not can_be_held(rate):
                     raise UserError(_describe_proposed_beyond(seed, rate))
-                result.append(_make_trial(**common, schedule=schedule, learning_rate=rate, seed=seed))
+                own_fields = {"epochs": epochs, "schedule": schedule, "learning_rate": rate, "seed": seed}
+                result.append(_make_trial(**common | own_fields))
     return result
 
 
@@ -201,12 +204,17 @@ def round_rate(rate: float) -> float:
 def common_fields(paper: Paper, config: StudyConfig) -> dict[str, Any]:
     """Return what all trials of a study have in common, by the names of `Trial`'s fields."""
     stated = paper.protocol
-    dataset = config.dataset or stated.dataset
+    dataset, optimizer = config.dataset or stated.dataset, config.optimizer or stated.optimizer
     size = stated.train_size if dataset == stated.dataset else SIZES[dataset]
     return {
         "dataset": dataset,
+        "data_sha256": stated.data_sha256 if dataset == stated.dataset else None,
+        "preparation": stated.preparation,
+        "network": paper.network,
+        "loss": paper.loss,
+        "optimizer_arguments": stated.optimizer_arguments if optimizer == stated.optimizer else (),
         "train_size": config.train_size or size,
-        "optimizer": config.optimizer or stated.optimizer,
+        "optimizer": optimizer,
         "epochs": config.epochs or stated.epochs,
         "batch_size": config.batch_size or stated.batch_size,
         "engine": config.engine,

@@ -9,7 +9,18 @@ import math
 from bisect import bisect_left, bisect_right
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, localcontext
 
-from reproduce.study.trial import MAX_RATE, MIN_RATE, Constant, OneCycle, Ramp, Trial
+from reproduce.study.trial import (
+    MAX_RATE,
+    MIN_RATE,
+    Constant,
+    ExponentialDecay,
+    MultiStepDecay,
+    OneCycle,
+    OwnSchedule,
+    Ramp,
+    StepDecay,
+    Trial,
+)
 
 # Ten thousand epochs of a gamma of 1e38 reach an exponent of ten digits.
 WIDE = Context(prec=20, Emax=MAX_EMAX, Emin=MIN_EMIN)
@@ -22,18 +33,18 @@ def rate_at(trial: Trial, step: int) -> Decimal:
     """Return the rate at that step, from 0, as the trial's scheduler gives it within rounding."""
     schedule, start = trial.schedule, Decimal(trial.learning_rate)
     with localcontext(WIDE):
-        match schedule.name:
-            case "none":
+        match schedule:
+            case Constant():
                 return start
-            case "step":
+            case StepDecay():
                 return start * Decimal(schedule.gamma) ** (step // schedule.decay_steps)
-            case "multistep":
+            case MultiStepDecay():
                 return start * Decimal(schedule.gamma) ** bisect_right(schedule.milestones, step)
-            case "exponential":
+            case ExponentialDecay():
                 return start * Decimal(schedule.gamma) ** (Decimal(step) / schedule.decay_steps)
-            case "ramp":
+            case Ramp():
                 return start * (Decimal(schedule.lr_end) / start) ** (Decimal(step) / trial.total_steps)
-            case "onecycle":
+            case OneCycle():
                 return Decimal(_one_cycle(schedule, trial.learning_rate, trial.total_steps, step))
     raise ValueError(schedule.name)
 
@@ -59,8 +70,8 @@ def _one_cycle(schedule: OneCycle, highest: float, total_steps: int, step: int) 
 
 def first_beyond(trial: Trial) -> tuple[int, Decimal] | None:
     """Return the first step, from 0, whose rate training cannot hold, and that rate; None where it can hold all."""
-    if isinstance(trial.schedule, Constant | Ramp):
-        # The rates lie between two rates that were checked.
+    # The rates of the first two lie between two rates that were checked. What a study's own code gives is for training.
+    if isinstance(trial.schedule, Constant | Ramp | OwnSchedule):
         return None
     at, last = functools.partial(rate_at, trial), trial.total_steps - 1
     # All other rates lie between the first and the highest, or between the highest and the last.

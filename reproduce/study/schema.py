@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr
+from pydantic import BeforeValidator, Field, PrivateAttr
 
 from reproduce.study import location
 from reproduce.study.claim import AtLeastZero, Claim, Contradiction, Protocol, Text
+from reproduce.study.own_code import OwnCode
 from reproduce.study.trial import (
+    SCHEDULERS,
+    Arguments,
+    Code,
     Count,
     Dataset,
     Epochs,
     Frozen,
     Optimizer,
+    OwnSchedule,
+    Preparation,
     Rate,
+    Reference,
     Scheduler,
     Seed,
+    Sha256,
     Trial,
 )
 
@@ -65,9 +74,15 @@ class Reported(Frozen):
 
 
 class Sweep(Frozen):
-    """One schedule at several rates, as a figure of the paper shows it; no figure where the paper only mentions it."""
+    """One schedule at several rates, as a figure of the paper shows it; no figure where the paper only mentions it.
+
+    `epochs` are those of the protocol unless it has its own. One that is `on_demand` is trained only where its schedule
+    is requested.
+    """
 
     scheduler: Scheduler
+    epochs: Epochs | None = None
+    on_demand: bool = False
     figure: Text | None = None
     caption: Text | None = None
     learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1)]
@@ -127,12 +142,35 @@ class RangeTest(Frozen):
     reported: ReportedProposal | None = None
 
 
+class Part(Frozen):
+    """A class or function of the study's own, and its arguments; in the file its name alone may stand for both."""
+
+    code: Reference
+    arguments: Arguments = ()
+
+
+def _as_part(value: object) -> object:
+    return {"code": value} if isinstance(value, str) else value
+
+
+OwnPart = Annotated[Part, BeforeValidator(_as_part)]
+
+
 class Defaults(Frozen):
-    """The values that every trial of the paper has in common."""
+    """The values that every trial of the paper has in common.
+
+    A data set of the study's own is a function, with the SHA-256 of the arrays that it returns. Without a network it is
+    the one that the package has a kernel for.
+    """
 
     dataset: Dataset
+    data_sha256: Sha256 | None = None
+    preparation: Preparation | None = None
     train_size: Count
+    network: OwnPart | None = None
+    loss: Literal["cross_entropy", "mse"] | OwnPart = "cross_entropy"
     optimizer: Optimizer
+    optimizer_arguments: Arguments = ()
     epochs: Epochs
     batch_size: Count
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
@@ -161,14 +199,58 @@ class Paper(Frozen):
     grid: Grid = Grid()
     claims: tuple[Claim, ...] = ()
     contradictions: tuple[Contradiction, ...] = ()
-    # Where it was read from, and the text that named it.
+    # Where it was read from, the text that named it, and the study's own Python.
     _file: Path = PrivateAttr()
     _named: str = PrivateAttr()
+    _code: OwnCode = PrivateAttr(default_factory=OwnCode)
 
-    def read_from(self, file: Path, named: str) -> Paper:
-        """Note the file that this was read from, and what named it, and return this."""
-        self._file, self._named = file, named
+    def read_from(self, file: Path, named: str, code: OwnCode) -> Paper:
+        """Note the file that this was read from, what named it, and its own Python, and return this."""
+        self._file, self._named, self._code = file, named, code
         return self
+
+    @property
+    def code(self) -> OwnCode:
+        """Return the study's own Python."""
+        return self._code
+
+    def references(self) -> Iterator[tuple[tuple[int | str, ...], str]]:
+        """Yield where the file names a class or function of the study's own, as keys, and its name."""
+        protocol = self.protocol
+        if ":" in protocol.dataset:
+            yield ("protocol", "dataset"), protocol.dataset
+        for key in ("network", "loss"):
+            if isinstance(part := getattr(protocol, key), Part):
+                yield ("protocol", key), part.code
+        for variant, stated in self.schedules.items():
+            for name, parameters in stated.items():
+                if isinstance(code := parameters.get("code"), str):
+                    yield ("schedules", variant, name, "code"), code
+        for number, claim in enumerate(self.claims):
+            if claim.measure.is_own:
+                yield ("claims", number, "measure", "kind"), claim.measure.kind
+
+    def schedule(self, scheduler: Scheduler, parameters: Mapping[str, object]) -> dict[str, Any]:
+        """Return a schedule as a trial has it: of its own code, the function's arguments and its hash too."""
+        if scheduler in SCHEDULERS:
+            return {"name": scheduler, **parameters}
+        arguments = {key: value for key, value in parameters.items() if key != "code"}
+        part = Part.model_validate({"code": parameters.get("code"), "arguments": arguments})
+        return OwnSchedule(name=scheduler, **dict(self._with_hash(part))).model_dump()
+
+    @property
+    def network(self) -> Code | None:
+        """Return the study's own network, with the hash of its code; None where it has none."""
+        return None if self.protocol.network is None else self._with_hash(self.protocol.network)
+
+    @property
+    def loss(self) -> str | Code:
+        """Return the name of the loss, or the study's own with the hash of its code."""
+        loss = self.protocol.loss
+        return self._with_hash(loss) if isinstance(loss, Part) else loss
+
+    def _with_hash(self, part: Part) -> Code:
+        return Code(code=part.code, arguments=part.arguments, sha256=self._code.sha256(part.code))
 
     @property
     def file(self) -> Path:
@@ -192,8 +274,8 @@ class Paper(Frozen):
 
     @property
     def model_count(self) -> int:
-        """Return how many models the paper trained, one a schedule and a rate."""
-        return sum(len(sweep.learning_rates) for sweep in self.sweeps)
+        """Return how many models the study trains unless asked for more, one a schedule and a rate."""
+        return sum(len(sweep.learning_rates) for sweep in self.sweeps if not sweep.on_demand)
 
     @property
     def range_test_steps(self) -> int:
@@ -207,8 +289,15 @@ class Paper(Frozen):
 
     @property
     def schedulers(self) -> tuple[Scheduler, ...]:
-        """Return the schedules that the study trains with, in its order."""
-        return tuple(sweep.scheduler for sweep in self.sweeps)
+        """Return the schedules that the study trains with unless asked for more, in its order."""
+        return tuple(sweep.scheduler for sweep in self.sweeps if not sweep.on_demand)
+
+    @property
+    def every_scheduler(self) -> tuple[Scheduler, ...]:
+        """Return the schedules that can be trained with, those of the sweeps first, and the constant rate."""
+        swept = (sweep.scheduler for sweep in self.sweeps)
+        stated = (name for schedules in self.schedules.values() for name in schedules)
+        return tuple(dict.fromkeys((*swept, *stated, "none")))
 
     @property
     def protocols(self) -> tuple[Protocol, ...]:

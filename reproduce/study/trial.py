@@ -11,16 +11,47 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from reproduce.study.own_code import REFERENCE
 
 # The 10,000 test images make 79 batches: the paper's printed accuracies are means over 79.
 TEST_BATCH_SIZE = 128
-# Training images in each data set.
-SIZES = {"mnist": 60_000, "fashion-mnist": 60_000}
+# Pixels. The network that the package has a kernel for takes 32×32, and its images are 28×28.
+SIDE = 32
+# Training images in each data set that has a name.
+SIZES = {"mnist": 60_000, "fashion-mnist": 60_000, "digits": 1_437}
 
-Dataset = Literal["mnist", "fashion-mnist"]
+Reference = Annotated[str, Field(pattern=REFERENCE)]
+# Of a study's own data, the function that returns them.
+Dataset = Literal["mnist", "fashion-mnist", "digits"] | Reference
+# Whose images the network takes that the package has a kernel for.
+WITH_KERNEL = ("mnist", "fashion-mnist")
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Optimizer = Literal["adam", "adamw", "sgd", "radam", "lamb", "lars", "hybridadam"]
 OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
+_ADAM = ("betas", "eps", "weight_decay")
+# What a study may set of each, beside the rate.
+OPTIMIZER_ARGUMENTS: dict[Optimizer, tuple[str, ...]] = {
+    "adam": (*_ADAM, "amsgrad"),
+    "adamw": (*_ADAM, "amsgrad"),
+    "sgd": ("momentum", "dampening", "weight_decay", "nesterov"),
+    "radam": (*_ADAM, "decoupled_weight_decay"),
+    "lamb": _ADAM,
+    "lars": ("momentum", "eeta", "epsilon", "weight_decay"),
+    "hybridadam": _ADAM,
+}
 Engine = Literal["torch", "fused"]
 # A checkpoint is written after every epoch and holds the rate and loss of every step so far. It is 56 MB after this
 # many epochs of the paper's size.
@@ -44,6 +75,42 @@ class Frozen(BaseModel):
     """Fields that are checked, complete, and do not change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _as_pairs(value: object) -> object:
+    """Return a mapping as pairs in order, which are hashable; anything else as it is."""
+    return tuple(sorted(value.items())) if isinstance(value, Mapping) and all(map(_is_text, value)) else value
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+Word = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
+Value = bool | int | float | str | tuple[bool | int | float | str, ...]
+# The named arguments of a call.
+Arguments = Annotated[tuple[tuple[Word, Value], ...], BeforeValidator(_as_pairs)]
+
+
+class Code(Frozen):
+    """A class or function of a study's own Python, what it is called with, and the SHA-256 of what it does."""
+
+    code: Reference
+    arguments: Arguments = ()
+    sha256: Sha256
+
+
+class Preparation(Frozen):
+    """How images become a network's input: (image - mean) / scale, in float32.
+
+    `size` is the side of the square that images of one channel are resized to, by PIL's bilinear filter; None keeps
+    their own. `mean` is in the images' unit, one number or one a channel, or `image`, the mean of the training images
+    pixel by pixel. Without a scale it is 255 for images of bytes, and 1 for others.
+    """
+
+    size: Annotated[int, Field(gt=0, le=1024)] | None = None
+    mean: float | Annotated[tuple[float, ...], Field(min_length=1)] | Literal["image"] = 0.0
+    scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
 class Constant(Frozen):
@@ -110,24 +177,56 @@ class Ramp(Frozen):
     stop_factor: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
 
 
+class OwnSchedule(Code):
+    """A study's own schedule: a function of where training is, that returns a rate, or a rate and a momentum."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)]
+
+
+# Those of a sweep that need no code of a study's own.
+SCHEDULERS = ("none", "step", "multistep", "onecycle", "exponential")
+OWN = "own"
+
+
+def _kind_of_schedule(value: object) -> str | None:
+    name = value.get("name") if isinstance(value, Mapping) else getattr(value, "name", None)
+    return name if name in (*SCHEDULERS, "ramp") else OWN if isinstance(name, str) else None
+
+
 Schedule = Annotated[
-    Constant | StepDecay | MultiStepDecay | OneCycle | ExponentialDecay | Ramp, Field(discriminator="name")
+    Annotated[Constant, Tag("none")]
+    | Annotated[StepDecay, Tag("step")]
+    | Annotated[MultiStepDecay, Tag("multistep")]
+    | Annotated[OneCycle, Tag("onecycle")]
+    | Annotated[ExponentialDecay, Tag("exponential")]
+    | Annotated[Ramp, Tag("ramp")]
+    | Annotated[OwnSchedule, Tag(OWN)],
+    Discriminator(_kind_of_schedule),
 ]
-# Those of a sweep, in the paper's order.
-Scheduler = Literal["none", "step", "multistep", "onecycle", "exponential"]
-SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
+# A schedule's name.
+Scheduler = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)]
+LOSSES = ("cross_entropy", "mse")
+# What was not there before is left out where a trial does not use it, so that the hash of a configuration stays.
+LATER = {"network": None, "preparation": None, "data_sha256": None, "loss": "cross_entropy", "optimizer_arguments": ()}
 
 
 class Trial(Frozen):
     """One training run, completely specified: the same trial gives the same bits on the same kind of machine.
 
     Rates are per step, sizes are numbers of images. `learning_rate` is the rate of the first step, except that OneCycle
-    takes it as its highest.
+    takes it as its highest. Without a network it is the one that the package has a kernel for, on images of 32×32.
+    `data_sha256` is that of a study's own data. Arguments of the optimizer that are not named are as in its library,
+    except for SGD's momentum.
     """
 
     dataset: Dataset
+    data_sha256: Sha256 | None = None
+    preparation: Preparation | None = None
     train_size: Count
+    network: Code | None = None
+    loss: Literal["cross_entropy", "mse"] | Code = "cross_entropy"
     optimizer: Optimizer
+    optimizer_arguments: Arguments = ()
     schedule: Schedule
     learning_rate: Rate
     epochs: Epochs
@@ -137,7 +236,7 @@ class Trial(Frozen):
 
     @model_validator(mode="after")
     def _fits(self) -> Trial:
-        if self.train_size > SIZES[self.dataset]:
+        if self.train_size > SIZES.get(self.dataset, MAX_STEPS):
             raise ValueError(f"--train-size {self.train_size} is more than the {SIZES[self.dataset]} images there are")
         if self.held_out >= self.train_size:
             raise ValueError(f"--validation-size {self.held_out} leaves none of the {self.train_size} training images")
@@ -172,6 +271,13 @@ class Trial(Frozen):
         return isinstance(self.schedule, Ramp)
 
     @property
+    def image_size(self) -> int | None:
+        """The side of the square that images are resized to; None keeps theirs."""
+        if self.network is None:
+            return SIDE
+        return self.preparation.size if self.preparation else None
+
+    @property
     def held_out(self) -> int:
         """How many of the training images are not trained on."""
         return self.schedule.validation_size if isinstance(self.schedule, Ramp) else 0
@@ -204,17 +310,32 @@ class Trial(Frozen):
     def run_name(self) -> str:
         """The label and how long the trial trains: `step 6e-4 seed 0, 1 epoch of 10000 images`."""
         length = f"{self.epochs} epoch{'s' * (self.epochs > 1)}"
-        part = f" of {self.train_size} images" if self.train_size < SIZES[self.dataset] else ""
+        part = f" of {self.train_size} images" if self.train_size < SIZES.get(self.dataset, 0) else ""
         return f"{self.label}, {length}{part}"
 
     def parameters(self) -> dict[str, Any]:
         """Return the configuration flat, by its names in MLflow: the schedule's own parameters beside the rest."""
-        flat = self.model_dump(exclude={"schedule"})
+        flat = self.model_dump(exclude={"schedule", *LATER})
         schedule = self.schedule.model_dump()
         flat["scheduler"] = schedule.pop("name")
         if "milestones" in schedule:
             schedule["milestones"] = ",".join(map(str, schedule["milestones"]))
-        return flat | schedule
+        if isinstance(self.schedule, OwnSchedule):
+            schedule = {"schedule": _call(self.schedule)}
+        return flat | schedule | self._own_parameters()
+
+    def _own_parameters(self) -> dict[str, Any]:
+        """Return what differs from what a trial was before a study could have its own."""
+        own = {key: getattr(self, key) for key, usual in LATER.items() if getattr(self, key) != usual}
+        if isinstance(prepared := own.pop("preparation", None), Preparation):
+            own |= {f"image_{key}": value for key, value in prepared.model_dump(exclude_defaults=True).items()}
+        own |= {f"optimizer_{key}": value for key, value in own.pop("optimizer_arguments", ())}
+        return {key: _call(value) if isinstance(value, Code) else value for key, value in own.items()}
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = dump(self)
+        return {key: value for key, value in dumped.items() if key not in LATER or getattr(self, key) != LATER[key]}
 
     @property
     def config_hash(self) -> str:
@@ -224,6 +345,11 @@ class Trial(Frozen):
     def cache_key(self, numerics_environment: Mapping[str, str]) -> str:
         """Return the SHA-256 of the configuration and what else decides the numbers: data, code, versions, device."""
         return _digest({"trial": self.model_dump(mode="json"), "surroundings": dict(numerics_environment)})
+
+
+def _call(code: Code) -> str:
+    """Return what of a study's own code is called, as it would be written: network.py:Net(hidden=64)."""
+    return f"{code.code}({', '.join(f'{key}={value}' for key, value in code.arguments)})"
 
 
 def format_rate(rate: float, digits: int | None = None) -> str:

@@ -12,6 +12,8 @@ from yaml.reader import ReaderError
 from reproduce.errors import UserError, shown
 
 MAX_BYTES = 2**20
+# A line and a column, both from 1.
+Place = tuple[int, int]
 MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -26,25 +28,28 @@ class Document:
             loader = _Loader(text)
             root = loader.get_single_node()
             if root is None:
-                raise self.error(1, "is empty")
+                raise self.error((1, 1), "is empty")
             self._root: yaml.Node = root
             self.data = loader.construct_document(root)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            raise self.error(mark.line + 1 if mark else 1, error.problem or error.context or "is no YAML") from error
+            at = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+            raise self.error(at, error.problem or error.context or "is no YAML") from error
         except ReaderError as error:
-            line = text[: error.position].count("\n") + 1
-            raise self.error(line, f"no text has the character {error.character:#06x}") from error
+            before = text[: error.position]
+            at = (before.count("\n") + 1, len(before) - before.rfind("\n"))
+            raise self.error(at, f"no text has the character {error.character:#06x}") from error
         except RecursionError as error:
-            raise self.error(loader.line + 1 if loader else 1, "is nested too deeply") from error
+            at = (loader.line + 1, loader.column + 1) if loader else (1, 1)
+            raise self.error(at, "is nested too deeply") from error
 
-    def error(self, line: int, message: str) -> UserError:
-        """Return the error for what is wrong at that line, from 1."""
-        return UserError(f"{self.path}:{line}: {message}")
+    def error(self, at: Place, message: str) -> UserError:
+        """Return the error for what is wrong at that line and column."""
+        return UserError(f"{self.path}:{at[0]}:{at[1]}: {message}")
 
-    def line(self, keys: Sequence[int | str]) -> int:
-        """Return the line, from 1, that the keys and positions lead to; where one is missing, the previous one's."""
-        node, found = self._root, self._root.start_mark.line
+    def place(self, keys: Sequence[int | str]) -> Place:
+        """Return the line and column that keys and positions lead to; where one is missing, those of the previous."""
+        node, found = self._root, self._root.start_mark
         # Pydantic may put the name of a type among the keys.
         for key in keys:
             pairs = []
@@ -53,8 +58,8 @@ class Document:
             elif isinstance(node, yaml.SequenceNode) and isinstance(key, int):
                 pairs = [(value, value) for value in node.value[key : key + 1]]
             for place, below in pairs:
-                found, node = place.start_mark.line, below
-        return found + 1
+                found, node = place.start_mark, below
+        return found.line + 1, found.column + 1
 
 
 class _Loader(yaml.SafeLoader):

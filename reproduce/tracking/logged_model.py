@@ -1,7 +1,9 @@
 """A trained network, logged to its run as an MLflow model that needs nothing else of this package."""
 
+import json
 import tempfile
 import warnings
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,39 +13,68 @@ from mlflow import MlflowClient
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
-from reproduce.data import datasets
+from reproduce.study.own_code import NO_CODE, OwnCode
+from reproduce.study.trial import SIDE, Code
 
 MODEL_NAME = "model"
-MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
+PACKAGE = Path(__file__).parent.parent
+MODEL_CODE, OWN_MODEL_CODE = (Path(__file__).with_name(name) for name in ("pyfunc_model.py", "own_pyfunc_model.py"))
 # The network's module and the packages around it.
 NETWORK = (
     "__init__.py", "studies/__init__.py", "studies/lenet5_mnist/__init__.py", "studies/lenet5_mnist/network.py",
+)  # fmt: skip
+# What a model of a study's own network needs of this package.
+OWN_NETWORK = (
+    "__init__.py", "errors.py", "study/__init__.py", "study/own_code.py", "training/__init__.py",
+    "training/prepared_network.py",
 )  # fmt: skip
 # What the model's code imports.
 REQUIREMENTS = ("mlflow", "torch", "numpy", "safetensors")
 
 
-def log_model(client: MlflowClient, run_id: str, weights: Path) -> None:
-    """Log the weights, a safetensors file, with the code of the network, as the run's only model."""
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """The network of a trial: its weights, a safetensors file, and of a study's own network what makes it.
+
+    `image_shape` is that of one image, without the number of images.
+    """
+
+    weights: Path
+    image_shape: tuple[int, ...] = (1, SIDE, SIDE)
+    own: Code | None = None
+    code: OwnCode = NO_CODE
+
+
+def log_model(client: MlflowClient, run_id: str, network: TrainedNetwork) -> None:
+    """Log the weights with the code of the network, as the run's only model."""
     _delete_models(client, run_id)
-    images = TensorSpec(np.dtype(np.float32), (-1, 1, datasets.SIDE, datasets.SIDE))
-    logits = TensorSpec(np.dtype(np.float32), (-1, 10))
+    images = TensorSpec(np.dtype(np.float32), (-1, *network.image_shape))
+    logits = TensorSpec(np.dtype(np.float32), (-1, 10 if network.own is None else -1))
     with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id), warnings.catch_warnings():
         # The signature is given.
         warnings.filterwarnings("ignore", message=".*input example was not provided")
-        code, package = Path(folder) / "reproduce", MODEL_CODE.parent.parent
-        for file in NETWORK:
+        code = Path(folder) / "reproduce"
+        for file in NETWORK if network.own is None else OWN_NETWORK:
             (code / file).parent.mkdir(parents=True, exist_ok=True)
-            (code / file).write_bytes((package / file).read_bytes())
+            (code / file).write_bytes((PACKAGE / file).read_bytes())
+        artifacts = {"weights": str(network.weights)}
+        if network.own is not None:
+            definition = Path(folder) / "definition.json"
+            definition.write_text(_define(network.own, network.code), encoding="utf-8")
+            artifacts["definition"] = str(definition)
         logged = mlflow.pyfunc.log_model(
             name=MODEL_NAME,
-            python_model=str(MODEL_CODE),
-            artifacts={"weights": str(weights)},
+            python_model=str(MODEL_CODE if network.own is None else OWN_MODEL_CODE),
+            artifacts=artifacts,
             code_paths=[str(code)],
             signature=ModelSignature(inputs=Schema([images]), outputs=Schema([logits])),
             pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
         )
     _delete_models(client, run_id, kept=logged.model_id)
+
+
+def _define(own: Code, code: OwnCode) -> str:
+    return json.dumps({"code": own.code, "arguments": dict(own.arguments), "files": dict(code.files)}, indent=1)
 
 
 def _delete_models(client: MlflowClient, run_id: str, kept: str | None = None) -> None:

@@ -23,10 +23,10 @@ from reproduce.analysis.lr_range_test import Suggestion
 from reproduce.data import datasets
 from reproduce.errors import StoreAwayError, TrackingError
 from reproduce.files import csv_text
-from reproduce.study.trial import SIZES, Trial
+from reproduce.study.trial import SIDE, SIZES, Trial
 from reproduce.tracking import reader
 from reproduce.tracking.heartbeat import Heartbeat
-from reproduce.tracking.logged_model import log_model
+from reproduce.tracking.logged_model import TrainedNetwork, log_model
 from reproduce.tracking.retrying_client import RetryingClient
 from reproduce.tracking.store_errors import describe_error
 from reproduce.training import checkout, provenance
@@ -87,13 +87,13 @@ class RunWriter:
                 "fingerprint": cache_key,
                 "specification": trial.config_hash,
                 "seed": str(trial.seed),
-                "data_sha256": datasets.data_sha256(trial.dataset),
+                "data_sha256": datasets.data_sha256(trial.dataset, trial.data_sha256),
             }
             run_id, resumed = self.create_run(tags | provenance_tags(), trial.run_name), False
         # A run that is resumed may have been stopped right after it was created.
         parameters = [Param(key, str(value)) for key, value in trial.parameters().items()]
         self.client.call(self.client.mlflow.log_batch, run_id, params=parameters)
-        self.log_dataset(run_id, trial.dataset)
+        self.log_dataset(run_id, trial.dataset, trial.data_sha256)
         return run_id, resumed
 
     def record_ranks(self, run_id: str, size: int) -> None:
@@ -105,10 +105,10 @@ class RunWriter:
         now = f"{before}, then {size}" if before and before.split(" ")[-1] != str(size) else before or str(size)
         self.client.set_tags(run_id, {reader.RANKS: now})
 
-    def log_dataset(self, run_id: str, name: str) -> None:
-        """Log which data set a run uses, with its full hash."""
+    def log_dataset(self, run_id: str, name: str, own: str | None = None) -> None:
+        """Log which data set a run uses, with its full hash: `own` is that of a study's own data."""
         # Two runs that are the first with a data set collide. A second try finds the other's.
-        DESPITE_COLLISIONS(self.client.call, self.client.mlflow.log_inputs, run_id, [_dataset_input(name)])
+        DESPITE_COLLISIONS(self.client.call, self.client.mlflow.log_inputs, run_id, [_dataset_input(name, own)])
 
     def logged_epochs(self, run_id: str) -> set[int]:
         """Return the epochs that the run has already."""
@@ -132,7 +132,7 @@ class RunWriter:
         self.client.call(self.client.mlflow.log_batch, run_id, metrics=metrics)
 
     def finish_trial(
-        self, run_id: str, history: list[EpochRecord], files: Path, weights: Path | None, tags: dict[str, str]
+        self, run_id: str, history: list[EpochRecord], files: Path, network: TrainedNetwork | None, tags: dict[str, str]
     ) -> None:
         """Log everything of a trial that is not logged yet, and mark its run as finished.
 
@@ -140,7 +140,7 @@ class RunWriter:
             run_id: the trial's run.
             history: the records of all its epochs. An epoch that the store does not have is logged again.
             files: a folder whose files are logged; the curve and the provenance are written into it.
-            weights: the weights of the network, a safetensors file; None for a trial whose network is not kept.
+            network: the trained network; None for a trial whose network is not kept.
             tags: tags for the run.
         """
         logged = self.logged_epochs(run_id)
@@ -155,9 +155,9 @@ class RunWriter:
         if diff := provenance.source().diff:
             (files / "uncommitted.diff").write_bytes(diff)
         self.client.call(self.client.mlflow.log_artifacts, run_id, str(files))
-        if weights is not None:
+        if network is not None:
             # MLflow refuses to log a run's network again, as after an answer that was lost.
-            DESPITE_COLLISIONS(self.client.call, log_model, self.client.mlflow, run_id, weights)
+            DESPITE_COLLISIONS(self.client.call, log_model, self.client.mlflow, run_id, network)
         outcome = reader.DIVERGED if history[-1].diverged else "finished"
         self.client.set_tags(run_id, tags | {"outcome": outcome})
         self.client.call(self.client.mlflow.set_terminated, run_id, "FINISHED")
@@ -242,15 +242,20 @@ def _changed_provenance(tags: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _dataset_input(name: str) -> DatasetInput:
-    full = datasets.data_sha256(name)
+def _dataset_input(name: str, own: str | None) -> DatasetInput:
+    full = datasets.data_sha256(name, own)
+    known: dict[str, str] = {}
+    if name in datasets.SHA256:
+        known = {
+            "schema": json.dumps({"images": f"uint8 (n, 1, {SIDE}, {SIDE})", "labels": "int64 (n,)"}),
+            "profile": json.dumps({"training images": SIZES[name], "test images": 10_000}),
+        }
     info = DatasetInfo(
         name=name,
         # MLflow has room for no more. The hashes of the files are in the source.
         digest=full[:36],
         source_type="sha256",
-        source=json.dumps(datasets.SHA256[name]),
-        schema=json.dumps({"images": f"uint8 (n, 1, {datasets.SIDE}, {datasets.SIDE})", "labels": "int64 (n,)"}),
-        profile=json.dumps({"training images": SIZES[name], "test images": 10_000}),
+        source=json.dumps(datasets.SHA256.get(name, {"arrays": full})),
+        **known,
     )
     return DatasetInput(info, [InputTag("mlflow.data.context", "training"), InputTag("sha256", full)])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from reproduce.errors import UserError
+from reproduce.study.own_code import OwnCode
 from reproduce.study.trial import Trial
 from reproduce.training.launcher import with_rank, world_size
 
@@ -70,7 +71,9 @@ def broadcast_next_epoch() -> None:
         _broadcast(None)
 
 
-def train_broadcast_trials(home: Path, kernel: Path | None, numerics_environment: Callable[[], dict[str, str]]) -> None:
+def train_broadcast_trials(
+    home: Path, kernel: Path | None, code: OwnCode, numerics_environment: Callable[[], dict[str, str]]
+) -> None:
     """Train each trial that the main process broadcasts; none where one of the ranks would compute other numbers."""
     from reproduce.data import datasets
     from reproduce.training import loop
@@ -84,7 +87,8 @@ def train_broadcast_trials(home: Path, kernel: Path | None, numerics_environment
         return
     while text := _broadcast(""):
         trial = Trial.model_validate_json(text)
-        for _ in loop.train(trial, datasets.open_dataset(trial.dataset, home), home, kernel=kernel):
+        data = datasets.open_dataset(trial.dataset, home, trial.image_size, trial.data_sha256)
+        for _ in loop.train(trial, data, home, kernel=kernel, code=code):
             _broadcast(None)
 
 

@@ -13,7 +13,9 @@ from reproduce.training.fused.network import FusedLeNet5
 ENGINES = ("torch", "fused")
 
 
-def resolve(requested: str, device: str, home: Path, say: Callable[[str], None] = print) -> tuple[str, Path | None]:
+def resolve(
+    requested: str, device: str, home: Path, say: Callable[[str], None] = print, own_network: bool = False
+) -> tuple[str, Path | None]:
     """Return the engine to use, and the fused engine's compiled kernel.
 
     Args:
@@ -21,10 +23,15 @@ def resolve(requested: str, device: str, home: Path, say: Callable[[str], None] 
         device: The kind of device, `cpu` or `cuda`.
         home: Where the compiled kernel is kept.
         say: Gets that line.
+        own_network: Whether the study has a network of its own, which the kernel does not compute.
 
     Raises:
         UserError: The fused engine is requested and cannot be used.
     """
+    if own_network:
+        if requested == "fused":
+            raise UserError("--engine fused computes only the network that is built in: leave out --engine")
+        return "torch", None
     if requested == "torch" or (requested == "auto" and device != "cpu"):
         return "torch", None
     if device != "cpu":

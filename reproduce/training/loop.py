@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score
 
 from reproduce.data import datasets
+from reproduce.study.own_code import NO_CODE, OwnCode
 from reproduce.study.trial import TEST_BATCH_SIZE, Ramp, Trial
-from reproduce.training import engines, lr_schedulers, optimizers, torch_setup
+from reproduce.training import engines, losses, lr_schedulers, optimizers, prepared, torch_setup
 from reproduce.training.checkpoints import Checkpoints, ModelFiles, TrainingState
 from reproduce.training.data_parallel import ProcessGroup
 from reproduce.training.epoch_record import EpochRecord
@@ -42,7 +43,12 @@ class Booster(ModelFiles, Protocol):
 
 
 def train(
-    trial: Trial, data: datasets.Dataset, directory: Path, local_rank: int = 0, kernel: Path | None = None
+    trial: Trial,
+    data: datasets.Dataset,
+    directory: Path,
+    local_rank: int = 0,
+    kernel: Path | None = None,
+    code: OwnCode = NO_CODE,
 ) -> Iterator[EpochRecord]:
     """Yield the record of every epoch, those restored from `directory` first, each after its state is saved there.
 
@@ -55,11 +61,12 @@ def train(
         directory: The trial's checkpoints; only rank 0 uses it.
         local_rank: The device to compute on, where no launcher started this process.
         kernel: The fused engine's compiled kernel, as `engines.resolve` returns it.
+        code: The study's own Python, which the trial names parts of.
     """
     device = torch_setup.launch(local_rank)
     group = ProcessGroup.current()
     with torch_setup.deterministic(device):
-        run = _Run.start(trial, data, device, group, kernel)
+        run = _Run.start(trial, data, device, group, kernel, code)
         checkpoints = Checkpoints(directory, run.booster) if group.is_main_process else None
         with torch_setup.quiet():
             history = group.broadcast_state(checkpoints.restore(run.state) if checkpoints else [], *run.state)
@@ -85,7 +92,7 @@ class _Run:
     group: ProcessGroup
     booster: Booster
     state: TrainingState
-    criterion: torch.nn.CrossEntropyLoss
+    criterion: torch.nn.Module
     train: Labelled
     held_out: Labelled
     test: Labelled
@@ -93,24 +100,36 @@ class _Run:
 
     @classmethod
     def start(
-        cls, trial: Trial, data: datasets.Dataset, device: torch.device, group: ProcessGroup, kernel: Path | None
+        cls,
+        trial: Trial,
+        data: datasets.Dataset,
+        device: torch.device,
+        group: ProcessGroup,
+        kernel: Path | None,
+        code: OwnCode,
     ) -> "_Run":
+        train = data.train.part(0, trial.images_per_epoch)
         with torch_setup.kept_generators():
             torch.manual_seed(trial.seed)
-            model = engines.build_network(trial.engine, kernel, trial.optimizer in optimizers.BY_LAYER)
-        optimizer = optimizers.build(trial.optimizer, model.parameters(), trial.learning_rate)
-        scheduler = lr_schedulers.build(trial.schedule, optimizer, trial.total_steps)
+            model = (
+                engines.build_network(trial.engine, kernel, trial.optimizer in optimizers.BY_LAYER)
+                if trial.network is None
+                else prepared.build(trial.network, trial.preparation, code, train.images)
+            )
+        parameters = model.parameters()
+        optimizer = optimizers.build(trial.optimizer, parameters, trial.learning_rate, trial.optimizer_arguments)
+        scheduler = lr_schedulers.build(trial.schedule, optimizer, trial.total_steps, trial.steps_per_epoch, code)
         with torch_setup.quiet():
             from colossalai.booster import Booster as ColossalBooster
             from colossalai.booster.plugin import TorchDDPPlugin
 
             booster = ColossalBooster(plugin=TorchDDPPlugin())
-        criterion = torch.nn.CrossEntropyLoss()
+        criterion = losses.build(trial.loss, code)
         model, optimizer, criterion, _, scheduler = booster.boost(model, optimizer, criterion, lr_scheduler=scheduler)
         stop_factor = trial.schedule.stop_factor if isinstance(trial.schedule, Ramp) else None
         return cls(
             trial, group, booster, TrainingState(model, optimizer, scheduler), criterion,
-            train=_to_device(device, data.train.part(0, trial.images_per_epoch)),
+            train=_to_device(device, train),
             held_out=_to_device(device, data.train.part(trial.images_per_epoch, trial.train_size)),
             test=_to_device(device, data.test),
             divergence=DivergenceMonitor(stop_factor),
@@ -118,6 +137,12 @@ class _Run:
 
     def train_epoch(self, epoch: int) -> EpochRecord:
         """Train on every batch of the epoch, which counts from 1, or up to the step at which the trial is stopped."""
+        with torch_setup.kept_generators() if self.trial.network else nullcontext():
+            # A network may draw random numbers, for dropout say: the same ones after a resumption.
+            torch_setup.seed(self.trial.seed, epoch, self.group.rank)
+            return self._train_epoch(epoch)
+
+    def _train_epoch(self, epoch: int) -> EpochRecord:
         trial, model = self.trial, self.state.model
         started = time.perf_counter()
         losses: list[torch.Tensor] = []
@@ -172,10 +197,9 @@ class _Run:
 
     def _loss(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         model = self.state.model
-        # The fused engine computes the loss with the network, and the gradients at once.
-        loss: torch.Tensor = (
-            model(images, labels) if self.trial.engine == "fused" else self.criterion(model(images), labels)
-        )
+        # The fused engine computes cross entropy with the network, and the gradients at once.
+        is_fused = self.trial.engine == "fused" and self.trial.loss == "cross_entropy"
+        loss: torch.Tensor = model(images, labels) if is_fused else self.criterion(model(images), labels)
         return loss
 
     def _is_validated(self, step: int) -> bool:
@@ -226,7 +250,7 @@ class DivergenceMonitor:
 
 
 def _to_device(device: torch.device, split: datasets.Split) -> Labelled:
-    """Return the whole split as uint8 images and int64 labels: on a CPU the mapped memory itself, on a GPU a copy."""
+    """Return the whole split as images and int64 labels: on a CPU the mapped memory itself, on a GPU a copy."""
     return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
 
 

@@ -1,15 +1,95 @@
 """PyTorch's scheduler of a schedule, stepped after every batch, and the rates that it gives."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.optim import lr_scheduler
 
-from reproduce.study.trial import Constant, ExponentialDecay, MultiStepDecay, OneCycle, Ramp, Schedule, StepDecay
+from reproduce.study.own_code import NO_CODE, OwnCode, OwnCodeError
+from reproduce.study.trial import (
+    Constant,
+    ExponentialDecay,
+    MultiStepDecay,
+    OneCycle,
+    OwnSchedule,
+    Ramp,
+    Schedule,
+    StepDecay,
+)
 
 
-def build(schedule: Schedule, optimizer: torch.optim.Optimizer, total_steps: int) -> lr_scheduler.LRScheduler:
-    """Return PyTorch's scheduler over an optimizer whose rate is the trial's `learning_rate`."""
+@dataclass(frozen=True)
+class Now:
+    """Where training is, for a study's own schedule. Steps count from 0; `learning_rate` is the trial's."""
+
+    step: int
+    total_steps: int
+    steps_per_epoch: int
+    learning_rate: float
+
+    @property
+    def epoch(self) -> float:
+        """Return how many epochs are done, with their fraction."""
+        return self.step / self.steps_per_epoch
+
+    @property
+    def total_epochs(self) -> float:
+        """Return how many epochs there are."""
+        return self.total_steps / self.steps_per_epoch
+
+
+class OwnLR(lr_scheduler.LRScheduler):
+    """A study's own schedule: a function of `Now` that returns a rate, or a rate and a momentum, for each step.
+
+    The momentum is SGD's, or the first beta of Adam's family.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, function: Callable[[Now], object], total_steps: int, steps: int
+    ) -> None:
+        self.function, self.total_steps, self.steps_per_epoch = function, total_steps, steps
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        """Return the rate of each group for the step that comes, and set its momentum. OwnCodeError for no number."""
+        rates = []
+        for group, start in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            returned = self.function(Now(self.last_epoch, self.total_steps, self.steps_per_epoch, start))
+            rate, momentum = returned if isinstance(returned, tuple) else (returned, None)
+            if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < np.inf:
+                raise OwnCodeError(
+                    f"the schedule returned {returned!r} for step {self.last_epoch}, expected a rate of at least 0, or "
+                    "a rate and a momentum"
+                )
+            if momentum is not None:
+                self._set_momentum(group, momentum)
+            rates.append(float(rate))
+        return rates
+
+    def _set_momentum(self, group: dict[str, object], momentum: float) -> None:
+        if isinstance(betas := group.get("betas"), tuple):
+            group["betas"] = (momentum, *betas[1:])
+        else:
+            group["momentum"] = momentum
+
+
+def build(
+    schedule: Schedule, optimizer: torch.optim.Optimizer, total_steps: int, steps_per_epoch: int = 1,
+    code: OwnCode = NO_CODE,
+) -> lr_scheduler.LRScheduler:  # fmt: skip
+    """Return PyTorch's scheduler over an optimizer whose rate is the trial's `learning_rate`.
+
+    Args:
+        schedule: The trial's.
+        optimizer: Whose rate it sets.
+        total_steps: In the whole trial.
+        steps_per_epoch: For a study's own schedule.
+        code: The study's own Python, for its own schedule.
+    """
     start = optimizer.param_groups[0]["lr"]
     match schedule:
         case Constant():
@@ -24,6 +104,9 @@ def build(schedule: Schedule, optimizer: torch.optim.Optimizer, total_steps: int
             # LambdaLR computes each rate from the start; ExponentialLR would pile up rounding over thousands of steps.
             growth = schedule.lr_end / start
             return lr_scheduler.LambdaLR(optimizer, lambda step: float(growth ** (step / total_steps)))
+        case OwnSchedule():
+            function = code.load(schedule.code)
+            return OwnLR(optimizer, partial(function, **dict(schedule.arguments)), total_steps, steps_per_epoch)
         case OneCycle():
             return lr_scheduler.OneCycleLR(
                 optimizer,
@@ -35,10 +118,15 @@ def build(schedule: Schedule, optimizer: torch.optim.Optimizer, total_steps: int
             )
 
 
-def compute_rates(schedule: Schedule, learning_rate: float, total_steps: int) -> NDArray[np.float64]:
-    """Return the rate in force at each step, (total_steps,) float64, as the scheduler gives it to plain SGD."""
+def compute_rates(
+    schedule: Schedule, learning_rate: float, total_steps: int, steps_per_epoch: int = 1, code: OwnCode = NO_CODE
+) -> NDArray[np.float64]:
+    """Return the rate in force at each step, (total_steps,) float64, as the scheduler gives it to plain SGD.
+
+    The arguments are those of `build`.
+    """
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=learning_rate, momentum=0.9)
-    scheduler = build(schedule, optimizer, total_steps)
+    scheduler = build(schedule, optimizer, total_steps, steps_per_epoch, code)
     rates = np.empty(total_steps)
     for step in range(total_steps):
         rates[step] = optimizer.param_groups[0]["lr"]

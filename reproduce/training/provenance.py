@@ -22,6 +22,7 @@ import psutil
 
 from reproduce.errors import UserError, shown
 from reproduce.escaping import printable
+from reproduce.study.own_code import without_docstrings
 from reproduce.training.checkout import DIRTY, ROOT, UNKNOWN, Checkout, run_program
 from reproduce.training.fused import library
 
@@ -29,7 +30,7 @@ from reproduce.training.fused import library
 DECIDING_MODULES = (
     "data/datasets", "studies/lenet5_mnist/network", "training/fused/network", "training/engines",
     "training/optimizers", "training/lr_schedulers", "training/data_parallel", "training/torch_setup",
-    "training/loop",
+    "training/loop", "training/prepared", "training/prepared_network", "training/losses", "data/arrays",
 )  # fmt: skip
 PACKAGES = ("torch", "torchvision", "colossalai", "numpy", "pillow", "scikit-learn", "mlflow")
 DECIDING_PACKAGES = ("torch", "colossalai", "numpy", "pillow")
@@ -47,16 +48,8 @@ def code_sha256(sources: list[str] | None = None, kernel: str | None = None) -> 
         sources = [(ROOT / "reproduce" / f"{name}.py").read_text(encoding="utf-8") for name in DECIDING_MODULES]
     if kernel is None:
         kernel = (ROOT / "reproduce" / "training" / "fused" / "lenet5.cpp").read_text(encoding="utf-8")
-    parts = [ast.dump(_without_docstrings(source)) for source in sources] + [_without_comments(kernel)]
+    parts = [ast.dump(without_docstrings(source)) for source in sources] + [_without_comments(kernel)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _without_docstrings(source: str) -> ast.Module:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
-    return tree
 
 
 def _without_comments(source: str) -> str:

@@ -57,6 +57,11 @@ def kept_generators() -> Iterator[None]:
         np.random.set_state(numpy)
 
 
+def seed(*numbers: int) -> None:
+    """Seed torch's random generators by several numbers, all of which count."""
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+
+
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
     """Have PyTorch compute the same bits each time on that device, and give its settings back."""

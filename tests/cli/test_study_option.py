@@ -63,7 +63,7 @@ def test_a_study_is_checked_before_anything_is_trained(place, monkeypatch, capsy
     assert typed(monkeypatch, capsys, "check-study", "two_rates") == (0, "")
     file = place / "two_rates" / "study.yaml"
     file.write_text(file.read_text().replace("epochs: 5,", "epochs: 0,"))
-    line = "two_rates/study.yaml:3: protocol.epochs: Input should be greater than 0, got 0"
+    line = "two_rates/study.yaml:3:61: protocol.epochs: Input should be greater than 0, got 0"
     for command in (("check-study", "two_rates"), ("main", "--study", "two_rates"), ("--study", "two_rates", "verify")):
         assert typed(monkeypatch, capsys, *command) == (2, f"error: {line}\n")
     assert not (place / "mlflow.db").exists()
@@ -90,13 +90,15 @@ def test_a_new_study_is_commented_passes_its_check_and_is_not_written_over(place
         "my study/study.yaml is a study that runs as it is: edit it, then type reproduce check-study 'my study'\n"
     )
     assert studies.check("my study") == (
-        "my study/study.yaml: 4 models of 2 epochs with 3 seeds, 3 range tests, 2 claims"
-    )
+        "my study/study.yaml: 4 models of 10 epochs with 3 seeds, 3 range tests, 2 claims", []
+    )  # fmt: skip
+    assert sorted(path.name for path in (place / "my study").iterdir()) == ["network.py", "study.yaml"]
     said = "error: my study/study.yaml is there already: name another folder, or edit that file\n"
     assert typed(monkeypatch, capsys, "new-study", "my study") == (2, said)
 
 
 def test_the_studies_are_listed_with_what_they_rerun(monkeypatch, capsys):
     assert studies.list_shipped() == [
-        "lenet5_mnist: P. Manocha, “CS5260 Assignment 6”, National University of Singapore, 2022"
+        "lenet5_mnist: P. Manocha, “CS5260 Assignment 6”, National University of Singapore, 2022",
+        "digits: A. Student, “A note on rates”, 2026",
     ]

@@ -20,6 +20,7 @@ from reproduce.study import planning
 from reproduce.study.config import StudyConfig
 from reproduce.study.loading import load_paper
 from reproduce.study.trial import Trial
+from reproduce.tracking.logged_model import TrainedNetwork
 from reproduce.tracking.parent_run import log_outcomes, open_parent_run
 from reproduce.tracking.store import open_store
 from reproduce.training.epoch_record import EpochRecord
@@ -81,8 +82,8 @@ def write(directory: Path, uri: str, number: int, mine: list[Trial], all_here: m
                 tags = {}
                 if trial.is_range_test:
                     tags = trial_artifacts.write_artifacts(trial, records, Path(folder), SMOOTHING)
-                weights = None if trial.is_range_test else directory / "weights.safetensors"
-                store.writer.finish_trial(run_id, records, Path(folder), weights, tags)
+                network = None if trial.is_range_test else TrainedNetwork(directory / "weights.safetensors")
+                store.writer.finish_trial(run_id, records, Path(folder), network, tags)
             written.append(run_id)
         log_outcomes(
             store, parent_id, [(trial, run_id, "trained") for trial, run_id in zip(mine, written, strict=True)]

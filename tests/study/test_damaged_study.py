@@ -1,5 +1,7 @@
 """A study.yaml that is damaged in any way that Hypothesis finds ends in one line with the place, never otherwise."""
 
+import re
+
 import pytest
 import yaml
 from hypothesis import given
@@ -84,16 +86,17 @@ def test_what_is_wrong_in_the_paper_is_told_with_its_line_and_key(tmp_path, star
     path = tmp_path / "paper.yaml"
     text, number = with_line(start, replacement)
     path.write_text(text)
-    assert refused(path) == f"paper.yaml:{number + below}: {message}"
+    # The columns are held in test_own_study.py.
+    assert re.sub(r"^(paper.yaml:\d+):\d+:", r"\1:", refused(path)) == f"paper.yaml:{number + below}: {message}"
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "paper.yaml:1: is empty"),
-        (b"# nothing\n", "paper.yaml:1: is empty"),
-        (b"- a\n", "paper.yaml:1: Input should be a valid dictionary or instance of Paper, got ['a']"),
-        (b"a: 1\n--- \nb: 2\n", "paper.yaml:2: but found another document"),
+        (b"", "paper.yaml:1:1: is empty"),
+        (b"# nothing\n", "paper.yaml:1:1: is empty"),
+        (b"- a\n", "paper.yaml:1:1: Input should be a valid dictionary or instance of Paper, got ['a']"),
+        (b"a: 1\n--- \nb: 2\n", "paper.yaml:2:1: but found another document"),
         (b"a: 1\nb: \xff\n", "paper.yaml:2: is not UTF-8 from byte 0xff on"),
         (b"x" * (2**20 + 1), "paper.yaml is larger than 1048576 bytes"),
     ],

@@ -48,7 +48,7 @@ def test_a_study_that_is_not_there_is_one_line(tmp_path, monkeypatch, named, sai
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError) as refused:
         load_paper(named)
-    expected = "expected a folder with a study.yaml, or one of lenet5_mnist"
+    expected = "expected a folder with a study.yaml, or one of lenet5_mnist, digits"
     assert str(refused.value) == f"the study is {said}; {expected}"
 
 
@@ -74,29 +74,29 @@ def test_commands_that_are_advised_name_the_study(own, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "line", "said"),
+    ("before", "after", "at", "said"),
     [
-        ("of: {scheduler: exponential, learning_rate: 1.0e-5}}", "of: {scheduler: step, learning_rate: 1.0e-5}}", 25,
-         "claims.1.measure.of.scheduler: there is no sweep of step"),
+        ("of: {scheduler: exponential, learning_rate: 1.0e-5}}", "of: {scheduler: step, learning_rate: 1.0e-5}}",
+         "25:42", "claims.1.measure.of.scheduler: there is no sweep of step"),
         ("of: {scheduler: exponential, learning_rate: 1.0e-5}}", "of: {scheduler: exponential, learning_rate: 0.3}}",
-         25,
+         "25:66",
          "claims.1.measure.of.learning_rate: is in no sweep of exponential"),
         ("of: {scheduler: exponential, learning_rate: 0.1}",
-         "of: {scheduler: exponential, learning_rate: 0.1, protocol: early}", 17,
+         "of: {scheduler: exponential, learning_rate: 0.1, protocol: early}", "17:56",
          "claims.0.measure.of.protocol: there is no such protocol, expected one of each-step, late"),
-        ("  late: {exponential: {decay_steps: 100, gamma: 0.5}}", "  late: {step: {decay_steps: 9, gamma: 0.5}}", 6,
+        ("  late: {exponential: {decay_steps: 100, gamma: 0.5}}", "  late: {step: {decay_steps: 9, gamma: 0.5}}", "6:3",
          "schedules.late.exponential: is missing"),
-        ("gamma: 0.5}}\nsweeps", "gama: 0.5}}\nsweeps", 6, "schedules.late.exponential.gamma: Field required"),
-        ("  - scheduler: exponential", "  - schedule: exponential", 8, "sweeps.0.scheduler: Field required"),
-        ("year: 2026}", "year: 2026, doi: x}", 2, "publication.doi: Extra inputs are not permitted, got 'x'"),
+        ("gamma: 0.5}}\nsweeps", "gama: 0.5}}\nsweeps", "6:10", "schedules.late.exponential.gamma: Field required"),
+        ("  - scheduler: exponential", "  - schedule: exponential", "8:5", "sweeps.0.scheduler: Field required"),
+        ("year: 2026}", "year: 2026, doi: x}", "2:74", "publication.doi: Extra inputs are not permitted, got 'x'"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_in_a_study_is_named_with_its_line(tmp_path, before, after, line, said):
+def test_what_is_wrong_in_a_study_is_named_with_its_line_and_column(tmp_path, before, after, at, said):
     assert OWN.count(before) == 1
     folder = write_study(tmp_path / "mine", OWN.replace(before, after))
     with pytest.raises(UserError) as refused:
         load_paper(str(folder))
-    assert str(refused.value) == f"{folder}/study.yaml:{line}: {said}"
+    assert str(refused.value) == f"{folder}/study.yaml:{at}: {said}"
 
 
 def test_a_schedule_that_the_study_does_not_have_wants_rates_or_is_refused(own):

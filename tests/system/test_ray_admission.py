@@ -12,7 +12,7 @@ import pytest
 
 from helpers.faults import PATIENCE_SECONDS
 from helpers.ray_cluster import unlike
-from helpers.ray_commands import SMALL, on, refused, separate_disks, trial_runs
+from helpers.ray_commands import SMALL, on, refused, separate_disks, told, trial_runs
 
 pytestmark = pytest.mark.usefixtures("_two_nodes_left")
 
@@ -99,9 +99,9 @@ def test_a_machine_that_is_no_node_is_told_to_become_one(nodes, shop):
     command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-m", "reproduce", *SMALL, *on(nodes)]
     environment = ours.environment | {"RAY_gcs_server_request_timeout_seconds": "2"}
     done = subprocess.run(command, cwd=ours.directory, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (
+    assert (done.returncode, told(done.stderr)) == (
         2,
-        f"error: --ray-address {nodes.address}: this machine is not a node of the cluster, and Ray accepts commands on "
-        f"nodes only: first type ray start --address={nodes.address}, with --num-cpus=0 --num-gpus=0 to train nothing "
-        "here\n",
-    )
+        [f"error: --ray-address {nodes.address}: this machine is not a node of the cluster, and Ray accepts commands "
+         f"on nodes only: first type ray start --address={nodes.address}, with --num-cpus=0 --num-gpus=0 to train "
+         "nothing here"],
+    )  # fmt: skip

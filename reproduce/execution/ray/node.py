@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reproduce import paths
+from reproduce.data import datasets
 from reproduce.errors import UserError
 from reproduce.execution.executor import TrialOutcome, TrialTask
 from reproduce.execution.ray import shared_storage
@@ -118,7 +119,8 @@ def _prepare(request: NodeRequest, is_known: bool) -> NodeEnvironment:
         options = options.model_copy(update={"data_dir": paths.default_data_dir()})
     messages: list[str] = []
     engine, kernel = local.prepare_machine(options, messages.append)
-    deciding = local.numerics_environment(options.dataset, options.device, engine, kernel)
+    data = datasets.data_sha256(options.dataset, options.data_sha256)
+    deciding = local.numerics_environment(data, options.device, engine, kernel)
     hardware = provenance.environment()
     # GPUs of one model are named once, however many there are.
     gpus = sorted(set(hardware["gpu"].split(", "))) if options.device == "cuda" else []

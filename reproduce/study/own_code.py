@@ -1,0 +1,199 @@
+"""A study's own Python: read from its folder, hashed by what it does, and loaded from its text on any machine.
+
+It runs with all the rights of the user who typed the command; docs/security.md says what that means.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from reproduce.errors import nearest
+
+# A class or function in a file of the study's folder: network.py:Net.
+REFERENCE = r"^[A-Za-z_]\w*\.py:[A-Za-z_]\w*$"
+# What a module of a study has, to tell its lines from ours.
+MARK = "__reproduce_study__"
+MAX_BYTES = 2**20
+
+
+class OwnCodeError(Exception):
+    """What is wrong with a study's own Python, with its file and line where they are known."""
+
+
+@dataclass(frozen=True)
+class OwnCode:
+    """The Python files of a study that its study.yaml names, and those beside them that these import, as text."""
+
+    files: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def read(cls, folder: Path, references: Iterable[str]) -> OwnCode:
+        """Read the files that references name, and what they import of the same folder.
+
+        OwnCodeError where one cannot be read, or is not Python.
+        """
+        found: dict[str, str] = {}
+        waiting = [reference.partition(":")[0] for reference in references]
+        while waiting:
+            name = waiting.pop()
+            if name not in found:
+                found[name] = _read(folder / name)
+                waiting += [file for file in _imports(found[name], name) if (folder / file).is_file()]
+        return cls(tuple(sorted(found.items())))
+
+    def sha256(self, reference: str) -> str:
+        """Return the SHA-256 of what a reference's code does: its file and what that imports of the study.
+
+        Comments, docstrings and layout do not count.
+        """
+        sources, waiting = dict(self.files), [reference.partition(":")[0]]
+        used: dict[str, str] = {}
+        while waiting:
+            name = waiting.pop()
+            if name in sources and name not in used:
+                used[name] = ast.dump(without_docstrings(sources[name]))
+                waiting += _imports(sources[name], name)
+        content = [reference.partition(":")[2], *(f"{name}\n{used[name]}" for name in sorted(used))]
+        return hashlib.sha256("\n".join(content).encode()).hexdigest()
+
+    def load(self, reference: str) -> Any:
+        """Return the class or function that a reference names. OwnCodeError where its file fails or has none."""
+        file, _, name = reference.partition(":")
+        try:
+            module = _load(self, file)
+        # A script may end the program where it is imported.
+        except (Exception, SystemExit) as error:
+            raise OwnCodeError(describe(error)) from error
+        found = getattr(module, name, None)
+        if not callable(found):
+            others = [key for key, value in vars(module).items() if callable(value) and not key.startswith("__")]
+            raise OwnCodeError(f"{file} has no class or function {name}{nearest(name, others)}")
+        return found
+
+
+# A study without Python of its own.
+NO_CODE = OwnCode()
+
+
+def describe(error: BaseException) -> str:
+    """Return in one line what went wrong in a study's own code: its last line that was reached, and the error."""
+    if isinstance(error, OwnCodeError):
+        return str(error)
+    said = " ".join(str(error).split()) or "no reason given"
+    if isinstance(error, SyntaxError) and error.lineno is not None:
+        return f"{error.filename}:{error.lineno}: {type(error).__name__}: {error.msg}"
+    place = own_line(error)
+    return f"{f'{place}: ' if place else ''}{type(error).__name__}: {said}"
+
+
+def own_line(error: BaseException) -> str | None:
+    """Return the last line of a study's own code that an error passed through, as network.py:12; None without one."""
+    found = [
+        f"{frame.f_code.co_filename}:{line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if MARK in frame.f_globals
+    ]
+    return found[-1] if found else None
+
+
+def without_docstrings(source: str) -> ast.Module:
+    """Return the syntax tree of a Python source without its docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return tree
+
+
+def _read(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise OwnCodeError(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > MAX_BYTES:
+        raise OwnCodeError(f"{path} is larger than {MAX_BYTES} bytes")
+    try:
+        text = content.decode("utf-8-sig")
+        ast.parse(text)
+    except UnicodeDecodeError as error:
+        raise OwnCodeError(f"{path} is not UTF-8 from byte {content[error.start]:#04x} on") from error
+    except SyntaxError as error:
+        raise OwnCodeError(f"{path}:{error.lineno}: {error.msg}") from error
+    # A zero byte, or an expression that is nested too deeply.
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise OwnCodeError(f"{path} is no Python: {error}") from error
+    return text
+
+
+def _imports(source: str, name: str) -> list[str]:
+    """Return the files that a source would import if they were beside it."""
+
+    def modules() -> Iterator[str]:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                yield node.module
+
+    return sorted({f"{module.partition('.')[0]}.py" for module in modules()} - {name})
+
+
+class _Files(Loader, MetaPathFinder):
+    """An importer of the files of the study that was loaded last, behind all others: no package is shadowed."""
+
+    def __init__(self) -> None:
+        self.code = OwnCode()
+        self.loaded: set[str] = set()
+
+    def use(self, code: OwnCode) -> None:
+        """Import from that study's files from now on."""
+        if self not in sys.meta_path:
+            sys.meta_path.append(self)
+        if code != self.code:
+            for name in self.loaded:
+                sys.modules.pop(name, None)
+            self.code, self.loaded = code, set()
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Return where a module is, if it is one of the study's files."""
+        return ModuleSpec(name, self) if f"{name}.py" in dict(self.code.files) else None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leave the making of the module to Python."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run a file of the study as that module."""
+        self.loaded.add(module.__name__)
+        _execute(self.code, f"{module.__name__}.py", module)
+
+
+_FILES = _Files()
+
+
+@cache
+def _load(code: OwnCode, file: str) -> ModuleType:
+    _FILES.use(code)
+    module = ModuleType(f"{MARK}.{file.removesuffix('.py')}")
+    # Classes that are defined there look their module up, to be copied say.
+    sys.modules[module.__name__] = module
+    _execute(code, file, module)
+    return module
+
+
+def _execute(code: OwnCode, file: str, module: ModuleType) -> None:
+    source = dict(code.files).get(file)
+    if source is None:
+        raise OwnCodeError(f"the study has no {file}")
+    setattr(module, MARK, file)
+    exec(compile(source, file, "exec"), module.__dict__)

@@ -1,0 +1,129 @@
+"""A study's own Python: read with what it imports, hashed by what it does, loaded from its text, its errors placed."""
+
+import pickle
+
+import pytest
+
+from reproduce.study.own_code import OwnCode, OwnCodeError, describe, own_line
+
+NETWORK = '''\
+"""A network."""
+from layers import double
+
+
+class Net:
+    def __init__(self, size):
+        self.size = double(size)
+
+    def broken(self):
+        return missing_name
+'''
+LAYERS = "def double(size):\n    return 2 * size\n"
+UNUSED = "x = 1\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "network.py").write_text(NETWORK)
+    (tmp_path / "layers.py").write_text(LAYERS)
+    (tmp_path / "unused.py").write_text(UNUSED)
+    return tmp_path
+
+
+@pytest.fixture
+def code(folder):
+    return OwnCode.read(folder, ["network.py:Net"])
+
+
+def test_what_a_file_imports_of_the_folder_is_read_with_it_and_nothing_else(code):
+    assert code.files == (("layers.py", LAYERS), ("network.py", NETWORK))
+
+
+def test_it_is_loaded_from_its_text_in_whatever_process(code, folder):
+    for name in ("network.py", "layers.py"):
+        (folder / name).unlink()
+    assert pickle.loads(pickle.dumps(code)).load("network.py:Net")(3).size == 6
+
+
+def test_of_two_studies_each_imports_its_own_files(code, folder):
+    (folder / "layers.py").write_text("def double(size):\n    return 20 * size\n")
+    other = OwnCode.read(folder, ["network.py:Net"])
+    assert (code.load("network.py:Net")(3).size, other.load("network.py:Net")(3).size) == (6, 60)
+    assert code.load("network.py:Net")(3).size == 6
+
+
+def test_a_file_named_as_a_package_shadows_none(folder):
+    (folder / "json.py").write_text("loads = None\n")
+    (folder / "network.py").write_text("import json\n\n\ndef parse():\n    return json.loads('[1]')\n")
+    assert OwnCode.read(folder, ["network.py:parse"]).load("network.py:parse")() == [1]
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "is_same"),
+    [
+        ("network.py", '"""A network."""', '"""The network."""  # of the paper', True),
+        ("network.py", "double(size)", "double(size + 1)", False),
+        ("layers.py", "2 * size", "3 * size", False),
+        ("layers.py", "return", "# twice\n    return", True),
+        ("unused.py", "1", "2", True),
+    ],
+)
+def test_its_hash_changes_with_what_it_does(code, folder, file, before, after, is_same):
+    text = (folder / file).read_text()
+    assert text.count(before) == 1
+    (folder / file).write_text(text.replace(before, after))
+    changed = OwnCode.read(folder, ["network.py:Net"])
+    assert (changed.sha256("network.py:Net") == code.sha256("network.py:Net")) == is_same
+
+
+def test_two_classes_of_one_file_have_two_hashes_and_another_files_code_does_not_count(folder):
+    (folder / "losses.py").write_text("def loss(a, b):\n    return 0\n")
+    code = OwnCode.read(folder, ["network.py:Net", "losses.py:loss"])
+    assert code.sha256("network.py:Net") == OwnCode.read(folder, ["network.py:Net"]).sha256("network.py:Net")
+    assert code.sha256("network.py:Net") != code.sha256("network.py:Other")
+
+
+def test_an_error_is_told_by_the_last_line_of_the_study(code):
+    with pytest.raises(NameError) as raised:
+        code.load("network.py:Net")(1).broken()
+    assert own_line(raised.value) == "network.py:10"
+    assert describe(raised.value) == "network.py:10: NameError: name 'missing_name' is not defined"
+    assert own_line(ValueError("ours")) is None
+    assert describe(ValueError()) == "ValueError: no reason given"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"def f(:\n", "{path}:1: invalid syntax"),
+        (b"x = 1\ny = '\xff'\n", "{path} is not UTF-8 from byte 0xff on"),
+        (b"#" * (2**20 + 1), "{path} is larger than 1048576 bytes"),
+        (None, "{path} cannot be read: No such file or directory"),
+    ],
+)
+def test_a_file_that_is_no_python_is_one_line(tmp_path, content, said):
+    path = tmp_path / "network.py"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(OwnCodeError) as refused:
+        OwnCode.read(tmp_path, ["network.py:Net"])
+    assert str(refused.value) == said.format(path=path)
+
+
+@pytest.mark.parametrize(
+    ("source", "reference", "said"),
+    [
+        ("x = 1\n", "network.py:Net", "network.py has no class or function Net"),
+        ("class Nets: pass\n", "network.py:Net", "network.py has no class or function Net, did you mean Nets?"),
+        ("Net = 3\n", "network.py:Net", "network.py has no class or function Net"),
+        ("import no_such_package\n", "network.py:Net",
+         "network.py:1: ModuleNotFoundError: No module named 'no_such_package'"),
+        ("import sys\n\nsys.exit(3)\n", "network.py:Net", "network.py:3: SystemExit: 3"),
+        ("x = 1\nraise SystemError('at\\nonce')\n", "network.py:Net", "network.py:2: SystemError: at once"),
+    ],
+)  # fmt: skip
+def test_code_that_cannot_be_loaded_is_one_line(tmp_path, source, reference, said):
+    (tmp_path / "network.py").write_text(source)
+    with pytest.raises(OwnCodeError) as refused:
+        OwnCode.read(tmp_path, [reference]).load(reference)
+    assert str(refused.value) == said

@@ -1,0 +1,253 @@
+"""What a study may bring of its own: network, preparation, loss, optimizer's arguments and schedules, in training."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from helpers.own_study import PARTS, write_parts
+from reproduce.data import arrays, datasets
+from reproduce.study import planning
+from reproduce.study.config import StudyConfig
+from reproduce.study.loading import load_paper
+from reproduce.study.own_code import OwnCode, OwnCodeError
+from reproduce.study.trial import Code, OwnSchedule, Preparation
+from reproduce.training import checkpoints, loop, losses, lr_schedulers, optimizers, prepared, torch_setup, trial_run
+
+HASH = "f" * 64
+
+
+def code_of(tmp_path, file, source):
+    (tmp_path / file).write_text(source)
+    return OwnCode.read(tmp_path, [f"{file}:f"])
+
+
+@pytest.fixture
+def study(tmp_path):
+    return load_paper(str(write_parts(tmp_path / "parts")))
+
+
+@pytest.fixture
+def data(tmp_path):
+    arrays.prepare("digits", None, tmp_path, OwnCode(), lambda line: None)
+    return datasets.open_dataset("digits", tmp_path, None)
+
+
+@pytest.fixture
+def trial(study):
+    return planning.trials(study, StudyConfig(seeds=(3,)))[0]
+
+
+def test_training_is_a_plain_pytorch_loop_with_the_studys_parts(study, trial, data, tmp_path):
+    """Without dropout, which only the next test has a way to follow."""
+    plain = load_paper(
+        str(write_parts(tmp_path / "plain", parts="from torch import nn\n\n\ndef hidden_layer(a, b):\n"
+                        "    return nn.Linear(a, b), nn.ReLU()\n"))
+    )  # fmt: skip
+    trial = planning.trials(plain, StudyConfig(seeds=(3,)))[0]
+    records = list(loop.train(trial, data, tmp_path / "checkpoints", code=plain.code))
+
+    torch.manual_seed(3)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.2, momentum=0.5, weight_decay=0.01)
+    images = torch.from_numpy(data.train.images[:320].astype(np.float32))
+    mean, labels = images.mean(0), torch.from_numpy(data.train.labels[:320])
+    expected = []
+    for epoch in (1, 2, 3):
+        for number, batch in enumerate(np.random.default_rng((3, epoch)).permutation(320).reshape(10, 32)):
+            group = optimizer.param_groups[0]
+            group["lr"], group["momentum"] = 0.2 * 0.5 ** (epoch - 1), 0.9 if number or epoch > 1 else 0.8
+            loss = 2 * nn.functional.cross_entropy(network((images[batch] - mean) / 16), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            expected.append(loss.item())
+    np.testing.assert_allclose(np.concatenate([record.step_losses for record in records]), expected, rtol=1e-4)
+    assert [record.learning_rate for record in records] == pytest.approx([0.2, 0.1, 0.05])
+    tested = torch.from_numpy(data.test.images.astype(np.float32))
+    right = (network((tested - mean) / 16).argmax(1).numpy() == data.test.labels).mean()
+    assert records[-1].test_accuracy == pytest.approx(right)
+
+
+def test_a_stopped_trial_goes_on_to_the_same_bits_also_with_dropout(study, trial, data, tmp_path):
+    def weights(directory):
+        return hashlib.sha256(checkpoints.last_weights(directory).read_bytes()).hexdigest()
+
+    whole = list(loop.train(trial, data, tmp_path / "whole", code=study.code))
+    stopped = loop.train(trial, data, tmp_path / "stopped", code=study.code)
+    next(stopped)
+    stopped.close()
+    torch.rand(7)  # another process has other random numbers behind it
+    again = list(loop.train(trial, data, tmp_path / "stopped", code=study.code))
+    assert [record.train_loss for record in again] == [record.train_loss for record in whole]
+    assert weights(tmp_path / "stopped") == weights(tmp_path / "whole")
+
+
+def test_dropout_differs_from_epoch_to_epoch_and_from_rank_to_rank():
+    def drawn(*numbers):
+        with torch_setup.kept_generators():
+            torch_setup.seed(*numbers)
+            return torch.rand(3).tolist()
+
+    assert drawn(0, 1, 0) == drawn(0, 1, 0)
+    different = [drawn(*numbers) for numbers in ((0, 1, 0), (0, 2, 0), (0, 1, 1), (1, 1, 0))]
+    assert len({tuple(values) for values in different}) == 4
+
+
+@pytest.mark.parametrize(
+    ("preparation", "expected"),
+    [
+        (None, [[0.0, 1.0], [51 / 255, 0.2]]),
+        (Preparation(scale=2, mean=5), [[-2.5, 125], [23, 23]]),
+        (Preparation(mean=(0.0, 255.0)), [[0, 0], [0.2, -0.8]]),
+        # The mean image is (25.5, 153).
+        (Preparation(mean="image", scale=0.5), [[-51, 204], [51, -204]]),
+    ],
+)
+def test_preparation_in_worked_numbers(tmp_path, preparation, expected):
+    code = code_of(tmp_path, "network.py", "from torch import nn\n\n\ndef f():\n    return nn.Flatten()\n")
+    images = np.array([[0, 255], [51, 51]], np.uint8).reshape(2, 2, 1, 1)
+    network = prepared.build(Code(code="network.py:f", sha256=HASH), preparation, code, images)
+    assert network(torch.from_numpy(images)).tolist() == [pytest.approx(row) for row in expected]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("def f():\n    return 3\n", "network.py:f makes a int, expected a torch.nn.Module"),
+        ("def f():\n    return f(1)\n", "takes 0 positional arguments but 1 was given"),
+    ],
+)
+def test_what_is_no_network_is_refused(tmp_path, source, said):
+    code = code_of(tmp_path, "network.py", source)
+    with pytest.raises((OwnCodeError, TypeError), match=said):
+        prepared.build(Code(code="network.py:f", sha256=HASH), None, code, np.zeros((1, 2), np.float32))
+
+
+def test_losses_in_worked_numbers(tmp_path):
+    logits, labels = torch.tensor([[1.0, 3.0]]), torch.tensor([1])
+    assert losses.build("cross_entropy", OwnCode())(logits, labels).item() == pytest.approx(np.log(1 + np.exp(-2)))
+    assert losses.build("mse", OwnCode())(logits, labels).item() == pytest.approx((1 + 4) / 2)
+    code = code_of(tmp_path, "losses.py", "def f(logits, labels, factor):\n    return factor * logits.sum()\n")
+    own = losses.build(Code(code="losses.py:f", arguments={"factor": 2}, sha256=HASH), code)
+    assert own(logits, labels).item() == 8
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("def f(logits, labels):\n    return logits[:, 0]\n", r"losses.py:f returned a tensor of shape \(2,\)"),
+        ("def f(logits, labels):\n    return 1.0\n", "losses.py:f returned 1.0, expected one number"),
+    ],
+)
+def test_a_loss_that_is_not_one_number_is_refused(tmp_path, source, said):
+    own = losses.build(Code(code="losses.py:f", sha256=HASH), code_of(tmp_path, "losses.py", source))
+    with pytest.raises(OwnCodeError, match=said):
+        own(torch.zeros(2, 3), torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        ("sgd", (("momentum", 0.5), ("weight_decay", 0.25)), {"momentum": 0.5, "weight_decay": 0.25}),
+        ("sgd", (("weight_decay", 0.25),), {"momentum": 0.9, "weight_decay": 0.25}),
+        ("adam", (("betas", (0.8, 0.9)),), {"betas": (0.8, 0.9), "eps": 1e-8}),
+        ("radam", (("weight_decay", 0.5),), {"weight_decay": 0.5}),
+        ("lars", (("epsilon", 0.5),), {"epsilon": 0.5, "momentum": 0}),
+    ],
+)
+def test_an_optimizer_has_the_studys_arguments_and_else_its_own(name, arguments, expected):
+    optimizer = optimizers.build(name, [nn.Parameter(torch.zeros(2))], 0.1, arguments)
+    group = optimizer.param_groups[0]
+    assert {key: group[key] for key in expected} == expected
+    assert group["lr"] == 0.1
+
+
+def schedule(tmp_path, source, **arguments):
+    code = code_of(tmp_path, "schedules.py", source)
+    return OwnSchedule(name="own", code="schedules.py:f", arguments=arguments, sha256=HASH), code
+
+
+def test_an_own_schedule_in_worked_numbers(tmp_path):
+    found, code = schedule(
+        tmp_path, "def f(now, power):\n    return now.learning_rate * (1 + now.epoch / now.total_epochs) ** -power\n",
+        power=1,
+    )  # fmt: skip
+    rates = lr_schedulers.compute_rates(found, 0.6, 4, 2, code)
+    assert rates.tolist() == pytest.approx([0.6, 0.6 / 1.25, 0.6 / 1.5, 0.6 / 1.75])
+
+
+@pytest.mark.parametrize(("name", "momentum"), [("sgd", "momentum"), ("adam", "betas")])
+def test_an_own_schedule_sets_the_momentum_too(tmp_path, name, momentum):
+    found, code = schedule(tmp_path, "def f(now):\n    return 0.1, 0.5 + now.step / 10\n")
+    optimizer = optimizers.build(name, [nn.Parameter(torch.zeros(2))], 0.1)
+    scheduler = lr_schedulers.build(found, optimizer, 3, 1, code)
+    seen = []
+    for _ in range(3):
+        seen.append(optimizer.param_groups[0][momentum])
+        optimizer.step()
+        scheduler.step()
+    assert seen == ([0.5, 0.6, 0.7] if name == "sgd" else [(0.5, 0.999), (0.6, 0.999), (0.7, 0.999)])
+
+
+@pytest.mark.parametrize("returned", ["None", "float('nan')", "-1", "'0.1'", "True", "float('inf')"])
+def test_a_schedule_that_gives_no_rate_is_refused_with_its_step(tmp_path, returned):
+    found, code = schedule(tmp_path, f"def f(now):\n    return {returned} if now.step == 2 else 0.1\n")
+    with pytest.raises(OwnCodeError, match=r"the schedule returned .* for step 2, expected a rate of at least 0"):
+        lr_schedulers.compute_rates(found, 0.1, 4, 1, code)
+
+
+# Tried out before training.
+
+
+def test_a_study_whose_parts_are_right_has_no_fault(study):
+    assert list(trial_run.find_faults(study)) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "files", "keys", "said"),
+    [
+        ("hidden: 16", "hiden: 16", {}, "protocol.network",
+         "TypeError: Net.__init__() got an unexpected keyword argument 'hiden'"),
+        ("momentum: 0.5", "momentum: -1.0", {}, "protocol.optimizer_arguments",
+         "ValueError: Invalid momentum value: -1.0"),
+        ("mean: image", "mean: [1, 2]", {}, "protocol.preparation",
+         "preparation: mean has 2 numbers, and the images (1, 8, 8)"),
+        ("factor: 0.5", "factr: 0.5", {}, "schedules.as-stated.cooled",
+         "TypeError: cooled() got an unexpected keyword argument 'factr'"),
+        ("", "", {"parts": "from torch import nn\n\n\ndef hidden_layer(a, b):\n    return (nn.Linear(a + 1, b),)\n"},
+         "protocol.network", "RuntimeError: mat1 and mat2 shapes cannot be multiplied (32x64 and 65x16)"),
+        ("", "", {"network": "from torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self, hidden):\n"
+                  "        super().__init__(nn.Flatten(), nn.Linear(64, 9))\n"},
+         "protocol.network", "gives 9 classes, and the labels have 10"),
+        ("", "", {"network": "from torch import nn\n\n\ndef Net(hidden):\n    return nn.Identity()\n"},
+         "protocol.network", "takes (32, 1, 8, 8) to (32, 1, 8, 8), expected (32, classes)"),
+        ("", "", {"losses": "def doubled(logits, labels):\n    return logits\n"}, "protocol.loss",
+         "losses.py:doubled returned a tensor of shape (32, 10), expected one number, the mean over the batch"),
+        ("", "", {"schedules": "def cooled(now, factor):\n    return now.nothing\n"}, "schedules.as-stated.cooled",
+         "schedules.py:2: AttributeError: 'Now' object has no attribute 'nothing'"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_found_before_training(tmp_path, before, after, files, keys, said):
+    assert before in PARTS
+    folder = write_parts(tmp_path / "bad", PARTS.replace(before, after) if before else PARTS, **files)
+    assert [(".".join(where), what) for where, what in trial_run.find_faults(load_paper(str(folder)))] == [(keys, said)]
+
+
+def test_data_whose_hash_is_not_the_stated_one_is_told_with_its_hash(tmp_path):
+    source = "def load():\n    return ([[0.0] * 64] * 320, [9] * 320), ([[0.0] * 64], [0])\n"
+    text = PARTS.replace("dataset: digits", f"dataset: data.py:load\n  data_sha256: {HASH}")
+    folder = write_parts(tmp_path / "own", text, data=source)
+    study = load_paper(str(folder))
+    actual = arrays.sha256(arrays.load_own(study.code, "data.py:load"))
+    assert list(trial_run.find_faults(study)) == [
+        (("protocol", "data_sha256"), f"data.py:load returns data of SHA-256 {actual}: state that, if this is the data "
+         "that is meant")
+    ]  # fmt: skip
+    (folder / "study.yaml").write_text(text.replace(HASH, actual))
+    assert list(trial_run.find_faults(load_paper(str(folder)))) == []
+    (folder / "study.yaml").write_text(text.replace(HASH, actual).replace("train_size: 320", "train_size: 321"))
+    (fault,) = trial_run.find_faults(load_paper(str(folder)))
+    assert fault == (("protocol", "train_size"), "there are 320 images")
