@@ -181,7 +181,7 @@ def ours(home: Path, steps: int, engine: str, target: str | None = None) -> floa
     config = StudyConfig(engine=engine, range_test_epochs=2, train_size=BATCH * steps, lr_start=RATE / 2, lr_end=RATE)
     (trial,) = planning.range_tests(load_paper(), config)
     with tempfile.TemporaryDirectory() as folder:
-        records = list(loop.train(trial, datasets.open_dataset("mnist", home), Path(folder), kernel=kernel))
+        records = list(loop.train(trial, datasets.open_files("mnist", home), Path(folder), kernel=kernel))
     return records[-1].wall_seconds
 
 

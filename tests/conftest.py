@@ -52,7 +52,7 @@ def mnist_cache() -> Path:
 def whole_mnist(mnist_cache):
     from reproduce.data import datasets
 
-    return datasets.open_dataset("mnist", mnist_cache)
+    return datasets.open_files("mnist", mnist_cache)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ STAGES = {
     "reproduce.training.loop": {"_Run.train_epoch": "training", "evaluate": "evaluation", "_Run.start": "set-up"},
     "reproduce.training.torch_setup": {"launch": "set-up"},
     "reproduce.training.checkpoints": {"Checkpoints.save": "checkpoints", "Checkpoints.restore": "checkpoints"},
-    "reproduce.data.datasets": {"open_dataset": "data"},
+    "reproduce.data.study_data": {"open_for": "data"},
     "reproduce.data.verified_cache": {"prepare": "data"},
     "reproduce.tracking.store": {"reopen_store": "tracking", "open_store": "tracking"},
     "reproduce.tracking.writer": {

@@ -26,6 +26,7 @@ from reproduce.progress import say
 from reproduce.report import output_folder
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig, option_words
+from reproduce.study.own_code import OwnCode
 from reproduce.study.schema import Paper
 from reproduce.study.trial import Trial
 
@@ -143,7 +144,7 @@ def report_command(request: Request) -> int:
     """
     options, paper = request.options, request.paper
     if options.check:
-        return _check(options.output)
+        return _check(options.output, paper.code)
     planning.refuse_what_never_ran(paper, request.config)
     output_folder.check_output(options.output)
     store = run_command.open_store(request)
@@ -161,10 +162,10 @@ def report_command(request: Request) -> int:
     return 0
 
 
-def _check(output: Path) -> int:
+def _check(output: Path, trusted: OwnCode) -> int:
     from reproduce.report import build
 
-    found = build.check(output)
+    found = build.check(output, trusted)
     for name, how in found.items():
         click.echo(f"{printable(name)}: {how}")
     if found:

@@ -98,12 +98,16 @@ class Named(click.Choice[str]):
         return text
 
 
+SCHEDULE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+
+
 class Schedule(Named):
     """The name of a schedule. A study may have its own, so another name is for whoever knows the study to refuse."""
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the name as it is."""
-        return str(value)
+        """Return the name as it is; what can be none is refused as any wrong name is."""
+        text = str(value)
+        return text if SCHEDULE_NAME.fullmatch(text) else super().convert(value, param, ctx)
 
 
 def _truth(text: str) -> bool:

@@ -89,9 +89,10 @@ def read_config(paper: Paper, values: Values) -> StudyConfig:
 def _refuse_unknown(field: str, value: object, known: Sequence[str], words: Sequence[str | None]) -> None:
     """Raise UserError for a name that the study does not have, and that is none of the words for another."""
     if value not in (*words, *known):
-        named = str(value)
+        named, expected = str(value), f"expected one of {', '.join(known)}"
+        # As click says it of an option whose values are known without a study.
         raise UserError(
-            f"{option_name(field)}: got {shown(named)}, expected one of {', '.join(known)}{nearest(named, known)}"
+            f"Invalid value for '{option_name(field)}': got {shown(named)}, {expected}{nearest(named, known)}"
         )
 
 

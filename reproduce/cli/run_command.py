@@ -166,7 +166,7 @@ def _check_ranks(options: RunOptions, planned: list[Trial]) -> None:
 
 def _train_as_other_rank(options: RunOptions) -> int:
     """Prepare this rank, which is not the main one, and train what the main one says. Return the exit code."""
-    from reproduce.data import datasets
+    from reproduce.data import study_data
     from reproduce.execution import local
 
     def ignore(line: str) -> None:
@@ -176,7 +176,7 @@ def _train_as_other_rank(options: RunOptions) -> int:
         device, _ = local.choose_devices(options.device)
         home = paths.prepare_home(options.home)
         engine, kernel = local.prepare_machine(options.model_copy(update={"device": device}), ignore)
-        data = datasets.data_sha256(options.dataset, options.data_sha256)
+        data = study_data.sha256(options.dataset, options.data_sha256)
         distributed.train_broadcast_trials(
             home, kernel, options.code, lambda: local.numerics_environment(data, device, engine, kernel)
         )

@@ -63,7 +63,9 @@ def _describe(paper: Paper) -> str:
     config = StudyConfig()
     tests = planning.own_range_tests(paper, config)
     check_rates(config, planning.trials(paper, config) + tests)
-    models = f"{_count(paper.model_count, 'model')} of {_count(paper.protocol.epochs, 'epoch')}"
+    lengths = sorted({paper.epochs(scheduler) for scheduler in paper.schedulers})
+    epochs = f"{', '.join(map(str, lengths))} epoch{'s' * (lengths != [1])}"
+    models = f"{_count(paper.model_count, 'model')} of {epochs}"
     seeds = _count(len(paper.protocol.seeds), "seed")
     rest = f"{_count(len(tests), 'range test')}, {_count(len(paper.claims), 'claim')}"
     return f"{paper.file}: {models} with {seeds}, {rest}"

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from reproduce.data import arrays
 from reproduce.errors import UserError
-from reproduce.study.trial import SIDE
 
+# Pixels. LeNet-5 takes 32×32, and the images are 28×28.
+SIDE = 32
 TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
 FILES = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
@@ -59,48 +59,26 @@ class Dataset:
     test: Split
 
 
-def data_sha256(name: str, own: str | None = None) -> str:
-    """Return the hash of a data set: a study's `own`, else one SHA-256 over those of the four files, in their order."""
-    if name not in SHA256:
-        return own or arrays.DIGITS_SHA256
+def files_sha256(name: str) -> str:
+    """Return one SHA-256 over those of the four files, in their fixed order."""
     return hashlib.sha256("".join(SHA256[name].values()).encode()).hexdigest()
 
 
-def open_dataset(name: str, home: Path, size: int | None = SIDE, own: str | None = None) -> Dataset:
-    """Open a data set that was prepared. All processes share the mapped pages.
+def open_files(name: str, home: Path, size: int | None = SIDE) -> Dataset:
+    """Open the files that `verified_cache.prepare` has checked. All processes share the mapped pages.
 
-    Args:
-        name: The data set.
-        home: The directory of data and checkpoints.
-        size: The side of the square that images are resized to; None keeps theirs.
-        own: The hash of a study's own data.
+    `size` is the side of the square that images are resized to; None keeps theirs.
     """
-    if name in SHA256:
-        return Dataset(name, *(_open_files(home / "data" / name, *files, size) for files in (FILES[:2], FILES[2:])))
-    train_images, train_labels, test_images, test_labels = arrays.open_arrays(data_sha256(name, own), home)
-    train, test = (resize_arrays(images, size) for images in (train_images, test_images))
-    return Dataset(name, Split(train, train_labels), Split(test, test_labels))
+    return Dataset(name, *(_open_split(home / "data" / name, *files, size) for files in (FILES[:2], FILES[2:])))
 
 
-def _open_files(cache: Path, images: str, labels: str, size: int | None) -> Split:
+def _open_split(cache: Path, images: str, labels: str, size: int | None) -> Split:
     classes = read_idx((cache / labels).read_bytes(), labels).astype(np.int64)
     if size == SIDE:
         # Copy-on-write, as torch warns about read-only arrays. Nothing writes.
         return Split(np.load(cache / RESIZED[images], mmap_mode="c", allow_pickle=False), classes)
     raw = read_idx((cache / images).read_bytes(), images)
     return Split(raw[:, np.newaxis].copy() if size is None else resize(raw, size), classes)
-
-
-def resize_arrays(images: NDArray[Any], size: int | None) -> NDArray[Any]:
-    """Return images (n, 1, h, w) of bytes resized as files' are; UserError for others, None keeps their size."""
-    if size is None:
-        return images
-    if images.ndim != 4 or images.shape[1] != 1 or images.dtype != np.uint8:
-        raise UserError(
-            f"preparation: size is for images of bytes with one channel, and these are {images.dtype} "
-            f"{images.shape[1:]}: leave it out, and resize them in the function that returns them"
-        )
-    return resize(images[:, 0], size)
 
 
 def batches(size: int, batch_size: int, seed: int, epoch: int) -> Iterator[NDArray[np.int64]]:

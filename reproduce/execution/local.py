@@ -11,7 +11,7 @@ import joblib
 import psutil
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from reproduce.data import arrays, datasets, verified_cache
+from reproduce.data import study_data
 from reproduce.errors import UserError
 from reproduce.execution.executor import Placement, TrialOutcome, TrialTask
 from reproduce.execution.interruption import blocked_interrupts
@@ -43,14 +43,14 @@ class Pool:
     def prepare(self, store: TrackingStore) -> Iterator[str]:
         """Make data and kernel ready, and the other ranks where a launcher started several; yield the engine."""
         engine, self.kernel = prepare_machine(self._options, say)
-        data = datasets.data_sha256(self._options.dataset, self._options.data_sha256)
+        data = study_data.sha256(self._options.dataset, self._options.data_sha256)
         ours = numerics_environment(data, self.device, engine, self.kernel)
         with distributed.main_process(ours):
             yield engine
 
     def numerics_environment(self, trial: Trial) -> dict[str, str]:
         """Return all that decides the trial's numbers beside its configuration."""
-        data = datasets.data_sha256(trial.dataset, trial.data_sha256)
+        data = study_data.sha256(trial.dataset, trial.data_sha256)
         return numerics_environment(data, self.device, trial.engine, self.kernel)
 
     def place(self, index: int) -> Placement:
@@ -141,10 +141,7 @@ def prepare_machine(options: RunOptions, tell: Callable[[str], None]) -> tuple[s
     """
     with say_if_slow("compiling the kernel of engine fused, once for this machine, for up to 120 s"):
         engine, kernel = engines.resolve(options.engine, options.device, options.home, tell, options.own_network)
-    if options.dataset in datasets.SHA256:
-        verified_cache.prepare(options.dataset, options.home, options.data_dir, tell)
-    else:
-        arrays.prepare(options.dataset, options.data_sha256, options.home, options.code, tell)
+    study_data.prepare(options.dataset, options.data_sha256, options.home, options.data_dir, options.code, tell)
     return engine, kernel
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from reproduce.data import datasets
+from reproduce.data import datasets, study_data
 from reproduce.errors import TrackingError, TrialsFailedError
 from reproduce.execution import interruption
 from reproduce.execution.executor import TrialOutcome, TrialTask
@@ -88,7 +88,7 @@ def _train_and_record(task: TrialTask, store: TrackingStore) -> Iterator[int | T
         with store.heartbeat.record_heartbeat(run_id):
             begun_at = time.time()
             logged = store.writer.logged_epochs(run_id) if resumed else set()
-            data = datasets.open_dataset(trial.dataset, task.home, trial.image_size, trial.data_sha256)
+            data = study_data.open_for(trial, task.home)
             for record in _train(task, data):
                 history.append(record)
                 if record.epoch not in logged:

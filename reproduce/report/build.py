@@ -24,6 +24,7 @@ from reproduce.study.config import command_line, without_usual
 from reproduce.study.loading import load_paper
 from reproduce.study.location import FILE as STUDY
 from reproduce.study.location import shipped
+from reproduce.study.own_code import NO_CODE, OwnCode
 from reproduce.study.trial import Trial
 from reproduce.tracking.reader import Result
 
@@ -174,13 +175,30 @@ def _range_test(test: Trial, data: ReportData) -> dict[str, object]:
     }
 
 
-def check(folder: Path) -> dict[str, str]:
+def check(folder: Path, trusted: OwnCode = NO_CODE) -> dict[str, str]:
     """Return the files of a report that are not what its own runs give: name to changed, missing or added.
 
-    Figures are held to the hashes in the crate, everything else is written again and compared.
+    Figures are held to the hashes in the crate, everything else is written again and compared. Measures that are a
+    study's own Python are taken again, which runs it: where it is changed nothing else is looked at.
+
+    Args:
+        folder: The report's.
+        trusted: The Python that may be run.
+
+    Raises:
+        UserError: The report is of a study with measures of its own, and their code is not the trusted one.
     """
     recorded = Archive(folder / archive.NAME)
     collection = _recorded_runs(folder, recorded)
+    code = collection.paper.code
+    if any(claim.measure.is_own for claim in collection.paper.claims) and code != trusted:
+        names = [name for name, _ in code.files]
+        if changed := output_folder.described_files(folder).keys() & set(crate.stale(folder)) & set(names):
+            return dict.fromkeys(sorted(changed), CHANGED)
+        raise UserError(
+            f"{folder} holds Python of the study that it is of, {', '.join(names)}, and a check would run it: read it, "
+            f"and if you trust it, add --study {shlex.quote(str(folder))}"
+        )
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     stale = set(crate.stale(folder))
     if output_folder.METADATA in stale:

@@ -15,7 +15,8 @@ from rocrate.model.contextentity import ContextEntity
 from rocrate.model.entity import Entity
 from rocrate.rocrate import ROCrate
 
-from reproduce.data.datasets import SHA256, data_sha256
+from reproduce.data import study_data
+from reproduce.data.datasets import SHA256
 from reproduce.files import file_sha256
 from reproduce.report.output_folder import DESCRIPTIONS, METADATA, described_files
 from reproduce.results.archive import finite
@@ -73,7 +74,7 @@ def write(
         _add(crate, _id("dataset", dataset, file), "File", **_about(file, sha256, f"A file of {dataset}"))
         for file, sha256 in sorted(SHA256.get(dataset, {}).items())
     ]
-    about = {"hasPart": data} if data else {"identifier": data_sha256(dataset, own_data)}
+    about = {"hasPart": data} if data else {"identifier": study_data.sha256(dataset, own_data)}
     data_set = _add(crate, _id("dataset", dataset), "Dataset", name=dataset, **about)
     files = {}
     for file, sha256 in sorted(_hashes(folder).items()):

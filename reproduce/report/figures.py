@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# An accuracy axis begins there if no curve is below.
+CLOSE = 0.9
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "#555555"
 BAND_ALPHA = 0.2
@@ -265,7 +267,7 @@ def schedule(scheduler: str, models: Sequence[Sequence[Result]], paper: Paper) -
         for axes, metric in ((loss, "train_loss"), (accuracy, "test_accuracy_batch_mean")):
             over_seeds(axes, epochs, [result.epochs[metric] for result in runs], label, colour, **style)
         reported = paper.reported(runs[0].trial)
-        if reported is not None and last == paper.protocol.epochs:
+        if reported is not None and last == paper.epochs(scheduler):
             # Values that agree would hide each other in one place.
             beside = last * (1.03 + 0.03 * index)
             for axes, value in ((loss, reported.train_loss), (accuracy, reported.test_accuracy)):
@@ -279,9 +281,12 @@ def schedule(scheduler: str, models: Sequence[Sequence[Result]], paper: Paper) -
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     loss.set(xlabel="epoch", ylabel="training loss (mean over the epoch)")
     _log_of_losses(loss)
-    accuracy.set(xlabel="epoch", ylabel="test accuracy (mean over batches)", ylim=(0, 1.02))
+    lowest = min(min(result.epochs["test_accuracy_batch_mean"]) for result in results)
+    # Above it, curves that are all good would be one line.
+    limits = (CLOSE, 1.002) if lowest >= CLOSE else (0, 1.02)
+    accuracy.set(xlabel="epoch", ylabel="test accuracy (mean over batches)", ylim=limits)
     handles, labels = accuracy.get_legend_handles_labels()
-    if any(paper.reported(result.trial) for result in results) and last == paper.protocol.epochs:
+    if any(paper.reported(result.trial) for result in results) and last == paper.epochs(scheduler):
         handles.append(Line2D([], [], linestyle="none", marker="o", color="none", markeredgecolor=GREY, markersize=11))
         labels.append("the paper's final value")
     if seeds > 1:

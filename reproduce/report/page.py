@@ -136,7 +136,7 @@ def _figure_words(key: str, data: ReportData) -> tuple[str, str, str]:
 def _schedule_figure_words(scheduler: str, data: ReportData) -> tuple[str, str, str]:
     name, sweep = tables.schedule_name(scheduler), data.paper.sweep(scheduler)
     is_as_long = any(
-        row.reported is not None and row.trial.epochs == data.paper.protocol.epochs
+        row.reported is not None and row.trial.epochs == data.paper.epochs(scheduler)
         for row in data.rows
         if row.trial.schedule.name == scheduler
     )

@@ -92,12 +92,11 @@ def models_table(rows: Sequence[Row]) -> Table:
 
 def _model_cells(rows: Sequence[Row]) -> list[str]:
     reported, results = rows[0].reported, [row.result for row in rows if row.result]
-    about = "≈ " if reported and reported.source == "plot" else ""
     outcomes = Counter(row.result.outcome if row.result else "missing" for row in rows)
     return [
         schedule_name(rows[0].trial.schedule.name),
         rate_text([row.trial for row in rows]),
-        f"{about}{reported.test_accuracy:.{2 if about else 4}f}" if reported else "—",
+        _reported_text(reported),
         _mean_text(results, "test_accuracy_batch_mean"),
         _mean_text(results, "test_accuracy"),
         f"≈ {reported.train_loss:g}" if reported and reported.train_loss is not None else "—",
@@ -105,6 +104,15 @@ def _model_cells(rows: Sequence[Row]) -> list[str]:
         ", ".join(outcomes if len(outcomes) == 1 else (f"{n} {outcome}" for outcome, n in outcomes.items())),
         (reported and reported.said) or "—",
     ]
+
+
+def _reported_text(reported: Reported | None) -> str:
+    """Return the paper's accuracy, of several runs with the interval of their mean."""
+    if reported is None:
+        return "—"
+    if len(reported.runs) > 1:
+        return intervals.mean_interval(reported.runs).text()
+    return f"≈ {reported.test_accuracy:.2f}" if reported.source == "plot" else f"{reported.test_accuracy:.4f}"
 
 
 def _mean_text(results: Sequence[Result], metric: str) -> str:
@@ -134,6 +142,10 @@ def trials_data(rows: Sequence[Row]) -> list[dict[str, object]]:
     """Return every trial as data, with the paper's values beside."""
     return [
         {key: finite(value) if isinstance(value, float) else value for key, value in row.values().items()}
-        | {"paper": row.reported.model_dump() if row.reported else None, "parameters": row.trial.parameters()}
+        | {"paper": _reported_data(row.reported), "parameters": row.trial.parameters()}
         for row in rows
     ]
+
+
+def _reported_data(reported: Reported | None) -> dict[str, object] | None:
+    return None if reported is None else reported.model_dump(exclude=None if reported.runs else {"runs"})

@@ -13,14 +13,16 @@ from reproduce.errors import UserError, nearest, shown
 from reproduce.study import location
 from reproduce.study.claim import PROPOSED, Model
 from reproduce.study.own_code import OwnCode, OwnCodeError
-from reproduce.study.schema import Paper
-from reproduce.study.trial import OPTIMIZER_ARGUMENTS, SIZES, WITH_KERNEL, Schedule
+from reproduce.study.schema import Defaults, Paper
+from reproduce.study.trial import OPTIMIZER_ARGUMENTS, SIZES, WITH_KERNEL, Arguments, Schedule
 from reproduce.study.yaml_lines import Document
 
 # The way to a value through mappings and lists.
 Keys = tuple[int | str, ...]
 # Where something is wrong, and what.
 Fault = tuple[Keys, str]
+# Of data of a study's own.
+UNSTATED: Fault = (("protocol", "data_sha256"), "is missing: reproduce check-study says what it is")
 SCHEDULE: TypeAdapter[Schedule] = TypeAdapter(Schedule)
 
 
@@ -65,7 +67,8 @@ def find_faults(named: str, try_out: Callable[[Paper], Iterable[Fault]]) -> tupl
         raise UserError(f"the study is {shown(named)}, {error}; expected {location.expected()}") from error
     document = Document(path)
     paper, faults = _parse(document, named)
-    if paper is not None and not faults:
+    # Which hash it is shows where the data is tried.
+    if paper is not None and not set(faults) - {UNSTATED}:
         faults = list(try_out(paper))
     return paper, [str(_as_error(document, fault)) for fault in faults]
 
@@ -112,18 +115,19 @@ def _disagreements(paper: Paper) -> Iterator[Fault]:
     yield from _twice(protocol.seeds, ("protocol", "seeds"))
     if protocol.train_size > SIZES.get(protocol.dataset, protocol.train_size):
         yield ("protocol", "train_size"), f"there are {SIZES[protocol.dataset]} images"
-    if (protocol.data_sha256 is None) == (":" in protocol.dataset):
-        wanted = "is missing: reproduce check-study says what it is" if ":" in protocol.dataset else "is of no use"
-        yield ("protocol", "data_sha256"), wanted
+    if protocol.data_sha256 is None and ":" in protocol.dataset:
+        yield UNSTATED
+    if protocol.data_sha256 is not None and ":" not in protocol.dataset:
+        yield ("protocol", "data_sha256"), f"is of no use: the files of {protocol.dataset} have hashes of their own"
     if protocol.network is None and protocol.dataset not in WITH_KERNEL:
         yield ("protocol", "network"), f"is missing; only {' and '.join(WITH_KERNEL)} have one that is built in"
     if protocol.network is None and protocol.preparation is not None:
         yield ("protocol", "preparation"), "is of no use without a network of your own"
-    allowed = OPTIMIZER_ARGUMENTS[protocol.optimizer]
-    for key, _ in protocol.optimizer_arguments:
-        if key not in allowed:
-            expected = f"expected one of {', '.join(allowed)}{nearest(key, allowed)}"
-            yield ("protocol", "optimizer_arguments", key), f"{protocol.optimizer} has no such argument, {expected}"
+    yield from _argument_disagreements(protocol, protocol.optimizer_arguments, ("protocol",))
+    for variant, own in paper.variants.items():
+        if variant not in paper.protocols:
+            yield ("variants", variant), f"there is no such variant, expected one of {', '.join(paper.protocols)}"
+        yield from _argument_disagreements(protocol, own.optimizer_arguments, ("variants", variant))
     if protocol.batch_size > protocol.train_size:
         yield ("protocol", "batch_size"), f"there are {protocol.train_size} images to train on"
     if not test.lr_start < test.lr_end:
@@ -168,6 +172,15 @@ def _disagreements(paper: Paper) -> Iterator[Fault]:
         for position, name in enumerate(contradiction.claims):
             if name not in known:
                 yield ("contradictions", number, "claims", position), f"there is no claim {name}"
+
+
+def _argument_disagreements(protocol: Defaults, arguments: Arguments, keys: Keys) -> Iterator[Fault]:
+    """Yield which arguments the study's optimizer does not take."""
+    allowed = OPTIMIZER_ARGUMENTS[protocol.optimizer]
+    for key, _ in arguments:
+        if key not in allowed:
+            expected = f"expected one of {', '.join(allowed)}{nearest(key, allowed)}"
+            yield (*keys, "optimizer_arguments", key), f"{protocol.optimizer} has no such argument, {expected}"
 
 
 def _model_disagreements(paper: Paper, model: object, keys: Keys) -> Iterator[Fault]:

@@ -31,8 +31,7 @@ def trials(paper: Paper, config: StudyConfig) -> list[Trial]:
         defaults = schedule_parameters(paper, config, scheduler)
         own = {key: value for key, value in config.schedule_parameters.items() if key in defaults}
         schedule = paper.schedule(scheduler, {**defaults, **own})
-        sweep = paper.sweep(scheduler)
-        epochs = config.epochs or (sweep.epochs if sweep else None) or common["epochs"]
+        epochs = config.epochs or paper.epochs(scheduler)
         rates = config.learning_rates or stated_rates(paper, scheduler)
         rates_by_seed = config.rates_by_seed or dict.fromkeys(seeds, _without_doubles("learning_rates", rates))
         if without := set(seeds) - rates_by_seed.keys():
@@ -205,6 +204,7 @@ def common_fields(paper: Paper, config: StudyConfig) -> dict[str, Any]:
     """Return what all trials of a study have in common, by the names of `Trial`'s fields."""
     stated = paper.protocol
     dataset, optimizer = config.dataset or stated.dataset, config.optimizer or stated.optimizer
+    variant = config.protocol or paper.protocols[0]
     size = stated.train_size if dataset == stated.dataset else SIZES[dataset]
     return {
         "dataset": dataset,
@@ -212,7 +212,7 @@ def common_fields(paper: Paper, config: StudyConfig) -> dict[str, Any]:
         "preparation": stated.preparation,
         "network": paper.network,
         "loss": paper.loss,
-        "optimizer_arguments": stated.optimizer_arguments if optimizer == stated.optimizer else (),
+        "optimizer_arguments": paper.optimizer_arguments(variant) if optimizer == stated.optimizer else (),
         "train_size": config.train_size or size,
         "optimizer": optimizer,
         "epochs": config.epochs or stated.epochs,

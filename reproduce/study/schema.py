@@ -6,9 +6,10 @@ import math
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from reproduce.study import location
 from reproduce.study.claim import AtLeastZero, Claim, Contradiction, Protocol, Text
@@ -32,6 +33,8 @@ from reproduce.study.trial import (
     Trial,
 )
 
+# What the rounding of a printed mean may come to.
+MEAN_ROUNDING = 6e-5
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Address = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
 
@@ -63,7 +66,8 @@ class Reported(Frozen):
     """The paper's results of one model. Accuracy is a fraction, a mean over test batches; loss an epoch's mean.
 
     `source` is that of the accuracy; every loss is read off a plot. `said` is the paper's verdict in our words. Loss
-    and verdict are None where the paper has none.
+    and verdict are None where the paper has none. `runs` are the accuracies that the printed one is the mean of, where
+    they are known.
     """
 
     learning_rate: Rate
@@ -71,6 +75,13 @@ class Reported(Frozen):
     train_loss: AtLeastZero | None = None
     source: Literal["printed", "plot"] = "printed"
     said: Text | None = None
+    runs: tuple[Annotated[AtLeastZero, Field(le=1)], ...] = ()
+
+    @model_validator(mode="after")
+    def _is_their_mean(self) -> Reported:
+        if self.runs and abs(fmean(self.runs) - self.test_accuracy) > MEAN_ROUNDING:
+            raise ValueError(f"test_accuracy is not the mean of its runs, {fmean(self.runs):.6g}")
+        return self
 
 
 class Sweep(Frozen):
@@ -186,6 +197,12 @@ class Grid(Frozen):
     epochs_compared: Annotated[tuple[Epochs, ...], Field(min_length=1)] = (1, 5, 30)
 
 
+class Variant(Frozen):
+    """How a variant of the study differs beside its schedules."""
+
+    optimizer_arguments: Arguments = ()
+
+
 class Paper(Frozen):
     """`study.yaml`, validated: what a paper trained, reports and claims. `title` is that of a report on it."""
 
@@ -194,6 +211,7 @@ class Paper(Frozen):
     protocol: Defaults
     range_test: RangeTest = RangeTest()
     schedules: dict[Protocol, dict[Scheduler, dict[str, object]]] = Field({"as-stated": {}}, min_length=1)
+    variants: dict[Protocol, Variant] = Field(default_factory=dict)
     sweeps: Annotated[tuple[Sweep, ...], Field(min_length=1)]
     optimizers: tuple[Optimizer, ...] = ()
     grid: Grid = Grid()
@@ -307,6 +325,16 @@ class Paper(Frozen):
     def sweep(self, scheduler: str) -> Sweep | None:
         """Return the paper's sweep of that schedule; None where it has none."""
         return next((sweep for sweep in self.sweeps if sweep.scheduler == scheduler), None)
+
+    def epochs(self, scheduler: str) -> int:
+        """Return for how many epochs the study trains a schedule."""
+        sweep = self.sweep(scheduler)
+        return (sweep.epochs if sweep else None) or self.protocol.epochs
+
+    def optimizer_arguments(self, variant: Protocol) -> Arguments:
+        """Return the optimizer's arguments in a variant."""
+        own = self.variants.get(variant)
+        return own.optimizer_arguments if own else self.protocol.optimizer_arguments
 
     def figure(self, scheduler: str) -> str | None:
         """Return the number of the paper's figure of that schedule; None where it has none."""

@@ -28,8 +28,6 @@ from reproduce.study.own_code import REFERENCE
 
 # The 10,000 test images make 79 batches: the paper's printed accuracies are means over 79.
 TEST_BATCH_SIZE = 128
-# Pixels. The network that the package has a kernel for takes 32×32, and its images are 28×28.
-SIDE = 32
 # Training images in each data set that has a name.
 SIZES = {"mnist": 60_000, "fashion-mnist": 60_000, "digits": 1_437}
 
@@ -269,13 +267,6 @@ class Trial(Frozen):
     def is_range_test(self) -> bool:
         """Whether this is a range test, which ramps the rate and is not evaluated on the test set."""
         return isinstance(self.schedule, Ramp)
-
-    @property
-    def image_size(self) -> int | None:
-        """The side of the square that images are resized to; None keeps theirs."""
-        if self.network is None:
-            return SIDE
-        return self.preparation.size if self.preparation else None
 
     @property
     def held_out(self) -> int:

@@ -13,8 +13,9 @@ from mlflow import MlflowClient
 from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
+from reproduce.data import datasets
 from reproduce.study.own_code import NO_CODE, OwnCode
-from reproduce.study.trial import SIDE, Code
+from reproduce.study.trial import Code
 
 MODEL_NAME = "model"
 PACKAGE = Path(__file__).parent.parent
@@ -40,7 +41,7 @@ class TrainedNetwork:
     """
 
     weights: Path
-    image_shape: tuple[int, ...] = (1, SIDE, SIDE)
+    image_shape: tuple[int, ...] = (1, datasets.SIDE, datasets.SIDE)
     own: Code | None = None
     code: OwnCode = NO_CODE
 

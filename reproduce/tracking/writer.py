@@ -20,10 +20,10 @@ from tenacity import Retrying, retry_if_exception_type, retry_if_not_exception_t
 
 from reproduce.analysis import lr_range_test
 from reproduce.analysis.lr_range_test import Suggestion
-from reproduce.data import datasets
+from reproduce.data import datasets, study_data
 from reproduce.errors import StoreAwayError, TrackingError
 from reproduce.files import csv_text
-from reproduce.study.trial import SIDE, SIZES, Trial
+from reproduce.study.trial import SIZES, Trial
 from reproduce.tracking import reader
 from reproduce.tracking.heartbeat import Heartbeat
 from reproduce.tracking.logged_model import TrainedNetwork, log_model
@@ -87,7 +87,7 @@ class RunWriter:
                 "fingerprint": cache_key,
                 "specification": trial.config_hash,
                 "seed": str(trial.seed),
-                "data_sha256": datasets.data_sha256(trial.dataset, trial.data_sha256),
+                "data_sha256": study_data.sha256(trial.dataset, trial.data_sha256),
             }
             run_id, resumed = self.create_run(tags | provenance_tags(), trial.run_name), False
         # A run that is resumed may have been stopped right after it was created.
@@ -243,11 +243,11 @@ def _changed_provenance(tags: dict[str, str]) -> dict[str, str]:
 
 
 def _dataset_input(name: str, own: str | None) -> DatasetInput:
-    full = datasets.data_sha256(name, own)
+    full = study_data.sha256(name, own)
     known: dict[str, str] = {}
     if name in datasets.SHA256:
         known = {
-            "schema": json.dumps({"images": f"uint8 (n, 1, {SIDE}, {SIDE})", "labels": "int64 (n,)"}),
+            "schema": json.dumps({"images": f"uint8 (n, 1, {datasets.SIDE}, {datasets.SIDE})", "labels": "int64 (n,)"}),
             "profile": json.dumps({"training images": SIZES[name], "test images": 10_000}),
         }
     info = DatasetInfo(

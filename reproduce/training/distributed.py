@@ -75,7 +75,7 @@ def train_broadcast_trials(
     home: Path, kernel: Path | None, code: OwnCode, numerics_environment: Callable[[], dict[str, str]]
 ) -> None:
     """Train each trial that the main process broadcasts; none where one of the ranks would compute other numbers."""
-    from reproduce.data import datasets
+    from reproduce.data import study_data
     from reproduce.training import loop
 
     expected, actual = _broadcast(dict[str, str]()), numerics_environment()
@@ -87,7 +87,7 @@ def train_broadcast_trials(
         return
     while text := _broadcast(""):
         trial = Trial.model_validate_json(text)
-        data = datasets.open_dataset(trial.dataset, home, trial.image_size, trial.data_sha256)
+        data = study_data.open_for(trial, home)
         for _ in loop.train(trial, data, home, kernel=kernel, code=code):
             _broadcast(None)
 

@@ -137,8 +137,10 @@ class _Run:
 
     def train_epoch(self, epoch: int) -> EpochRecord:
         """Train on every batch of the epoch, which counts from 1, or up to the step at which the trial is stopped."""
-        with torch_setup.kept_generators() if self.trial.network else nullcontext():
-            # A network may draw random numbers, for dropout say: the same ones after a resumption.
+        if self.trial.network is None:
+            return self._train_epoch(epoch)
+        # A study's own network may draw random numbers, for dropout say: the same ones after a resumption.
+        with torch_setup.kept_generators():
             torch_setup.seed(self.trial.seed, epoch, self.group.rank)
             return self._train_epoch(epoch)
 

@@ -30,7 +30,7 @@ from reproduce.training.fused import library
 DECIDING_MODULES = (
     "data/datasets", "studies/lenet5_mnist/network", "training/fused/network", "training/engines",
     "training/optimizers", "training/lr_schedulers", "training/data_parallel", "training/torch_setup",
-    "training/loop", "training/prepared", "training/prepared_network", "training/losses", "data/arrays",
+    "training/loop", "training/prepared", "training/prepared_network", "training/losses",
 )  # fmt: skip
 PACKAGES = ("torch", "torchvision", "colossalai", "numpy", "pillow", "scikit-learn", "mlflow")
 DECIDING_PACKAGES = ("torch", "colossalai", "numpy", "pillow")
@@ -60,7 +60,7 @@ def numerics_environment(data_sha256: str, device: str, engine: str, split: bool
     """Return all that decides a trial's numbers beside its configuration, for its cache key.
 
     Args:
-        data_sha256: The data set's hash, as `datasets.data_sha256` returns it.
+        data_sha256: The data set's hash, as `study_data.sha256` returns it.
         device: The kind of device.
         engine: As `engines.engine_id` returns it, as another compiler may round otherwise.
         split: Whether batches are split over ranks, which rounds otherwise too. The number of ranks is left out, so

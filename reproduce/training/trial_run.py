@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reproduce.data import arrays, datasets
+from reproduce.data import arrays, datasets, study_data
 from reproduce.errors import UserError
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig
@@ -54,20 +54,22 @@ def _data(paper: Paper, home: Path | None) -> tuple[NDArray[Any], NDArray[np.int
     protocol = paper.protocol
     trial = planning.trials(paper, StudyConfig())[0]
     if protocol.dataset in datasets.SHA256:
-        side, count = trial.image_size or USUAL_SIDE, protocol.batch_size
+        side, count = study_data.image_size(trial) or USUAL_SIDE, protocol.batch_size
         generator = np.random.default_rng(0)
         images = generator.integers(0, 256, (count, 1, side, side), dtype=np.uint8)
         return images, np.arange(count) % CLASSES, protocol.train_size
-    stated = datasets.data_sha256(protocol.dataset, protocol.data_sha256)
+    stated = study_data.sha256(protocol.dataset, protocol.data_sha256)
     if home is not None and arrays.are_kept(stated, home):
         made = arrays.open_arrays(stated, home)
-    elif protocol.data_sha256 is None:
+    elif ":" not in protocol.dataset:
         made = arrays.load_digits()
     else:
         made = arrays.load_own(paper.code, protocol.dataset)
+        if protocol.data_sha256 is None:
+            return f"is missing; that of {protocol.dataset} is {arrays.sha256(made)}"
         if (actual := arrays.sha256(made)) != protocol.data_sha256:
             return f"{protocol.dataset} returns data of SHA-256 {actual}: state that, if this is the data that is meant"
-    return datasets.resize_arrays(made[0], trial.image_size), made[1], len(made[0])
+    return study_data.resize(made[0], study_data.image_size(trial)), made[1], len(made[0])
 
 
 def _one_step(paper: Paper, trial: Trial, images: NDArray[Any], labels: NDArray[np.int64]) -> Iterator[Fault]:

@@ -78,7 +78,10 @@ def test_a_folder_with_a_study_takes_no_report(place, monkeypatch, capsys):
 
 def test_the_variants_are_those_of_the_study(place, monkeypatch, capsys):
     said = typed(monkeypatch, capsys, "sweep", "--study", "two_rates", "--protocol", "lat")
-    assert said == (2, "error: --protocol: got 'lat', expected one of each-step, late, did you mean late?\n")
+    assert said == (
+        2,
+        "error: Invalid value for '--protocol': got 'lat', expected one of each-step, late, did you mean late?\n",
+    )
 
 
 def test_a_new_study_is_commented_passes_its_check_and_is_not_written_over(place, monkeypatch, capsys):
@@ -101,4 +104,5 @@ def test_the_studies_are_listed_with_what_they_rerun(monkeypatch, capsys):
     assert studies.list_shipped() == [
         "lenet5_mnist: P. Manocha, “CS5260 Assignment 6”, National University of Singapore, 2022",
         "digits: A. Student, “A note on rates”, 2026",
+        "super_convergence: coxy1989, “superconv, a repetition of super-convergence on MNIST”, 2019",
     ]

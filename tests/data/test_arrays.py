@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from reproduce.data import arrays, datasets
+from reproduce.data import arrays, datasets, study_data
 from reproduce.errors import UserError
 from reproduce.study.own_code import OwnCode
 
@@ -29,11 +29,11 @@ def test_digits_are_as_scikit_learn_has_them_and_split_in_order(tmp_path):
 
     said = []
     arrays.prepare("digits", None, tmp_path, OwnCode(), said.append)
-    data, known = datasets.open_dataset("digits", tmp_path, None), load_digits()
-    assert (data.train.images.shape, data.test.images.shape) == ((1437, 1, 8, 8), (360, 1, 8, 8))
-    assert data.train.images.dtype == np.uint8
-    np.testing.assert_array_equal(np.concatenate([data.train.images, data.test.images])[:, 0], known.images)
-    np.testing.assert_array_equal(np.concatenate([data.train.labels, data.test.labels]), known.target)
+    images, labels, test_images, test_labels = arrays.open_arrays(arrays.DIGITS_SHA256, tmp_path)
+    known = load_digits()
+    assert (images.shape, test_images.shape, images.dtype) == ((1437, 1, 8, 8), (360, 1, 8, 8), np.uint8)
+    np.testing.assert_array_equal(np.concatenate([images, test_images])[:, 0], known.images)
+    np.testing.assert_array_equal(np.concatenate([labels, test_labels]), known.target)
     assert said == ["making the arrays of digits, once"]
 
 
@@ -44,12 +44,10 @@ def test_a_studys_own_arrays_are_kept_under_their_hash_and_made_once(tmp_path):
     arrays.prepare(LOAD, stated, tmp_path, code, said.append)
     arrays.prepare(LOAD, stated, tmp_path, OwnCode(), said.append)  # which could not make them
     assert said == ["making the arrays of data.py:load, once"]
-    data = datasets.open_dataset(LOAD, tmp_path, None, stated)
-    assert (data.train.images.shape, data.train.images.dtype, data.train.labels.dtype) == (
-        (3, 1, 4, 4), np.float32, np.int64
-    )  # fmt: skip
-    assert data.train.images[2, 0, 3, 3] == 23.5
-    assert data.test.labels.tolist() == [1]
+    images, labels, _, test_labels = arrays.open_arrays(stated, tmp_path)
+    assert (images.shape, images.dtype, labels.dtype) == ((3, 1, 4, 4), np.float32, np.int64)
+    assert images[2, 0, 3, 3] == 23.5
+    assert test_labels.tolist() == [1]
 
 
 def test_the_hash_is_of_types_shapes_and_values_in_order():
@@ -110,17 +108,17 @@ def test_what_is_no_data_is_one_line(tmp_path, source, said):
 
 
 def test_only_images_of_bytes_with_one_channel_are_resized():
-    resized = datasets.resize_arrays(np.full((2, 1, 4, 4), 7, np.uint8), 6)
+    resized = study_data.resize(np.full((2, 1, 4, 4), 7, np.uint8), 6)
     assert resized.shape == (2, 1, 6, 6)
     assert (resized == 7).all()
     with pytest.raises(UserError, match=r"and these are float32 \(1, 4, 4\): leave it out"):
-        datasets.resize_arrays(np.zeros((2, 1, 4, 4), np.float32), 6)
+        study_data.resize(np.zeros((2, 1, 4, 4), np.float32), 6)
     with pytest.raises(UserError, match=r"and these are uint8 \(3, 4, 4\)"):
-        datasets.resize_arrays(np.zeros((2, 3, 4, 4), np.uint8), 6)
+        study_data.resize(np.zeros((2, 3, 4, 4), np.uint8), 6)
 
 
 def test_files_are_opened_at_any_size(mnist_cache):
-    raw = datasets.open_dataset("mnist", mnist_cache, None).test
+    raw = datasets.open_files("mnist", mnist_cache, None).test
     assert raw.images.shape == (10000, 1, 28, 28)
-    small = datasets.open_dataset("mnist", mnist_cache, 14).test.images
+    small = datasets.open_files("mnist", mnist_cache, 14).test.images
     np.testing.assert_array_equal(small[:9], datasets.resize(raw.images[:9, 0], 14))

@@ -197,6 +197,6 @@ def test_fashion_mnist_loads_through_the_same_code(tmp_path):
     if not installed.is_dir():
         pytest.skip("Debian's package dataset-fashion-mnist is not installed")
     verified_cache.prepare("fashion-mnist", tmp_path, installed)
-    found = datasets.open_dataset("fashion-mnist", tmp_path)
+    found = datasets.open_files("fashion-mnist", tmp_path)
     assert found.train.images.shape == (60_000, 1, 32, 32)
     assert np.bincount(found.test.labels).tolist() == [1000] * 10

@@ -18,7 +18,7 @@ from reproduce.training import loop
 def main(home, directory, kernel, text):
     trial, rank = Trial.model_validate_json(text), os.environ["RANK"]
     own = Path(directory) if rank == "0" else Path(f"{directory}.of-rank-{rank}")
-    data = datasets.open_dataset(trial.dataset, Path(home))
+    data = datasets.open_files(trial.dataset, Path(home))
     history = list(loop.train(trial, data, own, kernel=Path(kernel)))
     np.save(f"{directory}.rank-{rank}.npy", np.concatenate([record.step_losses for record in history]))
 

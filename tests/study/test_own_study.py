@@ -48,7 +48,7 @@ def test_a_study_that_is_not_there_is_one_line(tmp_path, monkeypatch, named, sai
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError) as refused:
         load_paper(named)
-    expected = "expected a folder with a study.yaml, or one of lenet5_mnist, digits"
+    expected = "expected a folder with a study.yaml, or one of lenet5_mnist, digits, super_convergence"
     assert str(refused.value) == f"the study is {said}; {expected}"
 
 

@@ -11,7 +11,7 @@ from reproduce.study import planning
 from reproduce.study.config import StudyConfig, option_words
 from reproduce.study.departures import MAIN_FIELDS, fits_main, list_departures
 from reproduce.study.loading import load_paper
-from reproduce.study.trial import SCHEDULERS, StepDecay, format_rate
+from reproduce.study.trial import SCHEDULERS, Code, Preparation, StepDecay, format_rate
 
 
 def test_the_paper_is_fifteen_models_in_its_order(paper):
@@ -62,6 +62,8 @@ def test_every_field_of_a_trial_changes_its_specification(small_trial):
     other = {
         "dataset": "fashion-mnist", "train_size": 641, "optimizer": "sgd", "learning_rate": 1e-3, "epochs": 3,
         "batch_size": 64, "seed": 1, "schedule": StepDecay(decay_steps=4500, gamma=0.2),
+        "data_sha256": "f" * 64, "preparation": Preparation(), "loss": "mse", "optimizer_arguments": (("eps", 1e-6),),
+        "network": Code(code="network.py:Net", sha256="f" * 64),
     }  # fmt: skip
     assert other.keys() | {"engine"} == type(small_trial).model_fields.keys()
     changed = [small_trial.model_copy(update={key: value}).config_hash for key, value in other.items()]

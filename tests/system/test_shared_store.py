@@ -212,7 +212,7 @@ def test_a_writer_that_collides_with_the_first_to_name_a_data_set_takes_that_one
     run_id = store.writer.create_run({"kind": "trial"}, "a trial")
     insert = (
         "INSERT INTO datasets (dataset_uuid, experiment_id, name, digest, dataset_source_type, dataset_source)"
-        f" VALUES ('another', {store.experiment_id}, 'mnist', '{datasets.data_sha256('mnist')[:36]}', 'sha256', '')"
+        f" VALUES ('another', {store.experiment_id}, 'mnist', '{datasets.files_sha256('mnist')[:36]}', 'sha256', '')"
     )
     while_another_inserts(postgres, insert, lambda: store.writer.log_dataset(run_id, "mnist"))
     mlflow.set_tracking_uri(None)

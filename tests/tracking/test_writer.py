@@ -77,7 +77,7 @@ def test_the_data_set_is_recorded_with_its_full_hash(finished):
     store, _, done = finished
     (given,) = store.mlflow.get_run(done[1].run_id).inputs.dataset_inputs
     assert given.dataset.name == "mnist"
-    assert {tag.key: tag.value for tag in given.tags}["sha256"] == datasets.data_sha256("mnist")
+    assert {tag.key: tag.value for tag in given.tags}["sha256"] == datasets.files_sha256("mnist")
     assert json.loads(given.dataset.source) == datasets.SHA256["mnist"]
 
 

@@ -28,7 +28,7 @@ def weights_hash(directory):
 
 def train_elsewhere(trial, home, directory):
     """In another process: the hash of the final weights."""
-    train(trial, datasets.open_dataset("mnist", home), directory)
+    train(trial, datasets.open_files("mnist", home), directory)
     return weights_hash(directory)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from helpers.own_study import PARTS, write_parts
-from reproduce.data import arrays, datasets
+from reproduce.data import arrays, study_data
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig
 from reproduce.study.loading import load_paper
@@ -30,9 +30,9 @@ def study(tmp_path):
 
 
 @pytest.fixture
-def data(tmp_path):
+def data(tmp_path, trial):
     arrays.prepare("digits", None, tmp_path, OwnCode(), lambda line: None)
-    return datasets.open_dataset("digits", tmp_path, None)
+    return study_data.open_for(trial, tmp_path)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reproduce import paths
-from reproduce.data import datasets
+from reproduce.data import study_data
 from reproduce.errors import UserError
 from reproduce.execution.executor import TrialOutcome, TrialTask
 from reproduce.execution.ray import shared_storage
@@ -119,7 +119,7 @@ def _prepare(request: NodeRequest, is_known: bool) -> NodeEnvironment:
         options = options.model_copy(update={"data_dir": paths.default_data_dir()})
     messages: list[str] = []
     engine, kernel = local.prepare_machine(options, messages.append)
-    data = datasets.data_sha256(options.dataset, options.data_sha256)
+    data = study_data.sha256(options.dataset, options.data_sha256)
     deciding = local.numerics_environment(data, options.device, engine, kernel)
     hardware = provenance.environment()
     # GPUs of one model are named once, however many there are.

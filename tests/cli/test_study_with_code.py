@@ -47,11 +47,19 @@ def test_a_study_with_its_own_python_is_trained_judged_and_kept_with_its_report(
     assert list(claim["values"].values()) == pytest.approx([np.mean(values) for values in accuracies])
     assert claim["verdict"] == "reproduced"
 
-    # The report has the study with it, and is judged by that.
+    # The report has the study with it, and is judged by that, once its code is trusted.
     assert {path.name: path.read_text() for path in (place / "out").glob("*.py")} == OWN_FILES
-    assert typed(monkeypatch, capsys, "report", "--check", "--output", "out")[0] == 0
-    (place / "out" / "measures.py").write_text(OWN_FILES["measures.py"].replace("/ len", "/ 2 / len"))
-    assert typed(monkeypatch, capsys, "report", "--check", "--output", "out")[0] == 1
+    check = ("report", "--check", "--output", "out")
+    assert typed(monkeypatch, capsys, *check) == (
+        2, "error: out holds Python of the study that it is of, losses.py, measures.py, network.py, parts.py, "
+        "schedules.py, and a check would run it: read it, and if you trust it, add --study out\n",
+    )  # fmt: skip
+    for trusted in ("out", "parts"):
+        assert typed(monkeypatch, capsys, *check, "--study", trusted)[0] == 0
+    (place / "out" / "measures.py").write_text("import os\n\nos.makedirs('run')\n\n\ndef mean_of(*_): ...\n")
+    for words in ((), ("--study", "parts")):
+        assert typed(monkeypatch, capsys, *check, *words)[0] == 1
+    assert not (place / "run").exists()
 
     # What the code does decides what is reused.
     (place / "parts" / "network.py").write_text("# The same network.\n" + OWN_FILES["network.py"])
