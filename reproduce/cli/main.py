@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 import click
 
 from reproduce import paths
-from reproduce.cli import process, proposals, run_command
+from reproduce.cli import process, proposals, reading, run_command
 from reproduce.cli.option_types import HOST, PLACE, PORT, STUDY
 from reproduce.cli.options import COMMANDS, OPTION
 from reproduce.cli.process import EXIT_FAILED, EXIT_INCONCLUSIVE
-from reproduce.cli.recorded_config import find_recorded_config
 from reproduce.cli.request import Request, study_command
 from reproduce.escaping import printable
 from reproduce.execution.run_options import RunOptions
@@ -27,7 +26,6 @@ from reproduce.report import output_folder
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig, option_words
 from reproduce.study.own_code import OwnCode
-from reproduce.study.schema import Paper
 from reproduce.study.trial import Trial
 
 EXAMPLES = """\b
@@ -77,7 +75,7 @@ def main_command(request: Request) -> int:
         return planning.own_range_tests(paper, config) + planning.requested_trials(paper, config)
 
     def conclude(store: TrackingStore, parent_id: str, config: StudyConfig) -> None:
-        collection = _collect(store, paper, config, request)
+        collection = reading.collect(store, request, config)
         proposals.log_proposals(store, parent_id, collection)
         _write_report(store, parent_id, collection, request.options)
 
@@ -91,7 +89,7 @@ def range_test_command(request: Request) -> int:
     own = request.with_config(range_test_epochs=request.config.epochs, epochs=None)
 
     def conclude(store: TrackingStore, parent_id: str, config: StudyConfig) -> None:
-        proposals.log_proposals(store, parent_id, _collect(store, paper, config, request))
+        proposals.log_proposals(store, parent_id, reading.collect(store, request, config))
 
     return run_command.run(own, functools.partial(planning.range_tests, paper), conclude)
 
@@ -112,7 +110,7 @@ def grid_command(request: Request) -> int:
         return planning.range_tests(paper, config) + models
 
     def plan_proposed(store: TrackingStore, config: StudyConfig) -> list[Trial]:
-        collection = _collect(store, paper, config, request)
+        collection = reading.collect(store, request, config)
         rates = {
             test.seed: [
                 planning.round_rate(proposal.learning_rate)
@@ -126,7 +124,7 @@ def grid_command(request: Request) -> int:
     def conclude(store: TrackingStore, parent_id: str, config: StudyConfig) -> None:
         from reproduce.results import comparisons
 
-        collection = _collect(store, paper, config, request)
+        collection = reading.collect(store, request, config)
         proposals.log_proposals(store, parent_id, collection)
         seeds, optimizer = config.seeds or paper.protocol.seeds, config.optimizer or paper.protocol.optimizer
         compared = comparisons.regrets(collection, optimizer, seeds)
@@ -150,8 +148,7 @@ def report_command(request: Request) -> int:
     store = run_command.open_store(request)
     store.check_artifacts()
     store.heartbeat.end_stale_runs()
-    config = find_recorded_config(store, paper, proposals.with_proposed_rates(store, paper, request.config), options)
-    collection = _collect(store, paper, config, request)
+    collection = reading.collect_recorded(store, request)
     from reproduce.report import build
     from reproduce.tracking.parent_run import open_parent_run
 
@@ -186,21 +183,14 @@ def verify_command(request: Request) -> int:
     Judges all claims, or those about the trials that the options choose. Exits with 0 if every claim could be judged,
     and with 3 if some are inconclusive. With --strict, exits with 1 if any claim is not reproduced.
     """
-    paper, options, typed = request.paper, request.options, request.config
-    planning.refuse_what_never_ran(paper, typed)
     from reproduce.results import verdicts
 
-    store = run_command.open_store(request)
-    every = store.reader.seeds()
-    own = StudyConfig(seeds=typed.seeds or every or None, engine=typed.engine)
-    collection = _collect(store, paper, find_recorded_config(store, paper, own, options), request)
-    seeds = typed.seeds or verdicts.seeds_studied(collection, every) or paper.protocol.seeds
-    about = _chosen_trials(store, paper, request.with_config(seeds=seeds))
-    judgements = verdicts.judge_all(collection, seeds, () if typed.seeds else every, about=about)
+    paper, judged = request.paper, reading.judge(request)
+    store, judgements, about = judged.store, judged.judgements, judged.about
     if not judgements:
         click.echo(
             f"none of the paper's {len(paper.claims)} statements depends on a run with "
-            f"{' '.join(option_words(paper, typed))}: reproduce verify without options judges all statements"
+            f"{' '.join(option_words(paper, request.config))}: reproduce verify without options judges all statements"
         )
         return EXIT_INCONCLUSIVE
     if not any(judgement.runs for judgement in judgements):
@@ -212,17 +202,9 @@ def verify_command(request: Request) -> int:
         return EXIT_INCONCLUSIVE
     click.echo(verdicts.text(judgements, paper))
     found = {judgement.verdict for judgement in judgements}
-    if options.strict and "not reproduced" in found:
+    if request.options.strict and "not reproduced" in found:
         return EXIT_FAILED
     return EXIT_INCONCLUSIVE if "inconclusive" in found else 0
-
-
-def _chosen_trials(store: TrackingStore, paper: Paper, request: Request) -> set[Trial] | None:
-    """Return the trials that the options choose; None if they do not choose any."""
-    if not option_words(paper, request.config.model_copy(update={"seeds": None})):
-        return None
-    typed = proposals.with_proposed_rates(store, paper, request.config)
-    return set(planning.chosen_trials(paper, typed, find_recorded_config(store, paper, typed, request.options)))
 
 
 @cli.command("data", params=[OPTION["fetched"], OPTION["data_dir"]])
@@ -279,12 +261,6 @@ def ui_command(host: str, port: int) -> int:
     from reproduce.cli import ui
 
     return ui.serve(host, port)
-
-
-def _collect(store: TrackingStore, paper: Paper, config: StudyConfig, request: Request) -> RunCollection:
-    from reproduce.results.run_collection import RunCollection
-
-    return RunCollection(store.reader, paper, config, request.options.smoothing)
 
 
 def _write_report(store: TrackingStore, parent_id: str, collection: RunCollection, options: RunOptions) -> None:
