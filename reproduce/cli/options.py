@@ -1,4 +1,4 @@
-"""The options of each command. The word `paper` stands for the paper's own value, and is the usual default."""
+"""The options of each command. The word `paper` stands for the study's own value, and is the usual default."""
 
 import copy
 
@@ -32,12 +32,14 @@ from reproduce.cli.option_types import (
     Named,
     Schedule,
 )
+from reproduce.cli.study_values import SCHEDULE_PARAMETERS, StudyOption
 from reproduce.study.location import DEFAULT, VARIABLE
-from reproduce.study.trial import OPTIMIZERS, SCHEDULERS, SIZES
+from reproduce.study.trial import OPTIMIZERS, SCHEDULERS, WITH_KERNEL
 
 
 def _option(name: str, kind: click.ParamType[object, object], text: str, default: str = PAPER) -> click.Option:
-    return click.Option([name], type=kind, default=default, show_default=True, help=text)
+    kind_of_option = StudyOption if default == PAPER else click.Option
+    return kind_of_option([name], type=kind, default=default, show_default=True, help=text)
 
 
 def _switch(name: str, text: str) -> click.Option:
@@ -52,35 +54,27 @@ OPTION: dict[str, click.Option] = {
         ["--study"], type=STUDY, help=f"A folder with a study.yaml, or the name of a study that is shipped. By "
         f"default the one that {VARIABLE} names, else {DEFAULT}.",
     ),
-    "dataset": _option("--dataset", Named((*SIZES, PAPER)), "The data set."),
-    "fetched": _option("--dataset", Named(tuple(SIZES)), "The data set.", next(iter(SIZES))),
+    "dataset": _option("--dataset", Named((*WITH_KERNEL, PAPER)), "The data set."),
+    "fetched": _option("--dataset", Named(WITH_KERNEL), "The data set.", WITH_KERNEL[0]),
     "data_dir": _option("--data-dir", DATA_DIR, "Look for the four IDX files here first: in a directory (plain, as "
                         ".gz, in a zip or in a tar) or in one archive.", "none"),
-    "optimizer": _option("--optimizer", Named((*OPTIMIZERS, PAPER)), "The optimizer. The paper uses adam; hybridadam "
-                         "needs a GPU."),
-    "epochs": _option("--epochs", EPOCHS, "Epochs of every trial. The paper trains models for 30 and the range test "
-                      "for 5."),
-    "batch_size": _option("--batch-size", IMAGES, "Images per step. The paper uses 128."),
-    "seeds": _option("--seeds", SEEDS, "Train once for each of these seeds, for example 0,1,2 or 0-4; by "
-                     "default 0. A seed sets the initial weights and the order of the data."),
+    "optimizer": _option("--optimizer", Named((*OPTIMIZERS, PAPER)), "The optimizer. hybridadam needs a GPU."),
+    "epochs": _option("--epochs", EPOCHS, "Epochs of every trial. main has --range-test-epochs beside."),
+    "batch_size": _option("--batch-size", IMAGES, "Images per step."),
+    "seeds": _option("--seeds", SEEDS, "Train once for each of these seeds, for example 0,1,2 or 0-4. A seed sets the "
+                     "initial weights and the order of the data."),
     "every_seed": _option("--seeds", EVERY_SEED, "Judge by these seeds. all is every seed in the store.", "all"),
     "strict": _switch("--strict", "Exit with 1 if any claim is not reproduced."),
-    "train_size": _option("--train-size", IMAGES, "Train on the first N images only. The paper trains on all "
-                          "60,000."),
-    "protocol": _option(
-        "--protocol", VARIANT,
-        "When the rate decays. For the first study: as the paper's curves show (as-drawn), or as its text says "
-        "(as-written).",
-    ),
+    "train_size": _option("--train-size", IMAGES, "Train on the first N images only."),
+    "protocol": _option("--protocol", VARIANT, "Which variant of its schedules to train with; paper is the first."),
     "scheduler": _option("--scheduler", Schedule((*SCHEDULERS, "all")), "One schedule of the study, or all of them.",
                          "all"),
     "learning_rates": _option(
         "--learning-rates", OWN_RATES,
-        "Initial rates (max_lr for onecycle). The paper uses 0.6,6e-4,6e-6, and without a schedule 0.06,6e-5,6e-6. "
-        "proposed is the rate that the last trained or reused range test of the same optimizer, data and seed "
-        "proposes, ten times that rate, and a tenth of it.",
+        "Initial rates (max_lr for onecycle). proposed is the rate that the last trained or reused range test of the "
+        "same optimizer, data and seed proposes, ten times that rate, and a tenth of it.",
     ),
-    "grid_rates": _option("--learning-rates", RATES, "The grid's rates, by default half-decades from 1e-6 to 0.1."),
+    "grid_rates": _option("--learning-rates", RATES, "The grid's rates."),
     "validation_size": _option("--validation-size", HELD_OUT, "Hold out this many of the last training images, and "
                                "evaluate the network on them along the ramp.", "none"),
     "validation_interval": _option("--validation-interval", INTERVAL, "Steps from one such evaluation to the next, "
@@ -88,22 +82,17 @@ OPTION: dict[str, click.Option] = {
     "stop_factor": _option("--stop-factor", FACTOR, "Stop when the average loss exceeds its lowest value this many "
                            "times.", "none"),
     "decay_steps": _option("--decay-steps", INTERVAL, "step, exponential: steps in which the rate is multiplied by "
-                           "gamma once; by default 4500 and 4690 as drawn, 2345 and 4690 as written."),
-    "milestones": _option("--milestones", STEPS, "multistep: the steps at which the rate is multiplied by gamma; by "
-                          "default 2500,7500,10000 as drawn, 2345,7035,9380 as written."),
-    "gamma": _option("--gamma", RATE, "step, multistep, exponential: the factor of each decay. The paper uses 0.1."),
-    "pct_start": _option("--pct-start", FRACTION, "onecycle: the fraction of all steps in which the rate rises, "
-                         "by default 0.3, as in PyTorch."),
-    "div_factor": _option("--div-factor", RATE, "onecycle: the first rate is max_lr / div_factor, by default "
-                          "max_lr / 25, as in PyTorch."),
+                           "gamma once."),
+    "milestones": _option("--milestones", STEPS, "multistep: the steps at which the rate is multiplied by gamma."),
+    "gamma": _option("--gamma", RATE, "step, multistep, exponential: the factor of each decay."),
+    "pct_start": _option("--pct-start", FRACTION, "onecycle: the fraction of all steps in which the rate rises."),
+    "div_factor": _option("--div-factor", RATE, "onecycle: the first rate is max_lr / div_factor."),
     "final_div_factor": _option("--final-div-factor", RATE, "onecycle: the last rate is the first rate / "
-                                "final_div_factor, by default the first rate / 10000, as in PyTorch."),
-    "lr_start": _option("--lr-start", RATE, "The ramp's first rate. The paper uses 1e-6."),
-    "lr_end": _option("--lr-end", RATE, "The rate that the ramp would reach one step after its last step. The paper "
-                      "uses 1."),
-    "range_test_epochs": _option("--range-test-epochs", EPOCHS, "Epochs of the range test. The paper uses 5."),
-    "smoothing": _option("--smoothing", SMOOTHING, "The weight of the past in the average that smooths the loss. By "
-                         "default 0.98, because the paper gives none."),
+                                "final_div_factor."),
+    "lr_start": _option("--lr-start", RATE, "The ramp's first rate."),
+    "lr_end": _option("--lr-end", RATE, "The rate that the ramp would reach one step after its last step."),
+    "range_test_epochs": _option("--range-test-epochs", EPOCHS, "Epochs of the range test."),
+    "smoothing": _option("--smoothing", SMOOTHING, "The weight of the past in the average that smooths the loss."),
     "jobs": _option(
         "--jobs",
         JOBS,
@@ -130,7 +119,6 @@ OPTION: dict[str, click.Option] = {
     "output": _option("--output", PLACE, "The directory for the report.", "report/output"),
 }  # fmt: skip
 
-SCHEDULE_PARAMETERS = ("decay_steps", "milestones", "gamma", "pct_start", "div_factor", "final_div_factor")
 _COMMON = ("study", "dataset", "optimizer", "batch_size", "seeds", "train_size", "engine")
 _WORK = ("data_dir", "jobs", "device", "executor", "ray_address", "gpus_per_trial", "force")
 _RAMP = ("lr_start", "lr_end", "validation_size", "validation_interval", "stop_factor", "smoothing")

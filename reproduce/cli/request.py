@@ -11,7 +11,8 @@ import click
 from click.core import ParameterSource
 
 from reproduce.cli.option_types import AUTO, PAPER, PROPOSED, OrWord
-from reproduce.cli.options import SCHEDULE_PARAMETERS, WITHOUT_EFFECT, list_options
+from reproduce.cli.options import WITHOUT_EFFECT, list_options
+from reproduce.cli.study_values import SCHEDULE_PARAMETERS
 from reproduce.errors import UserError, nearest, shown
 from reproduce.execution.run_options import RunOptions
 from reproduce.progress import say

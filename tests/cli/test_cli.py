@@ -4,9 +4,9 @@ import sys
 import pytest
 
 from helpers.commands import typed
-from reproduce.cli import main
+from reproduce.cli import main, study_values
+from reproduce.cli.options import OPTION
 from reproduce.errors import nearest
-from reproduce.study.trial import format_rate
 
 PAPER_OR = "or the word paper"
 
@@ -122,41 +122,35 @@ def test_a_failed_trial_ends_with_exit_code_1_and_its_name(monkeypatch, capsys, 
     assert printed.splitlines()[-1] == f"error: 1 of 1 trials failed: none 1e-3 seed 0: {after}"
 
 
-def test_the_help_tells_the_papers_values(paper):
-    drawn, written = paper.schedules["as-drawn"], paper.schedules["as-written"]
-    protocol, ramp, of_onecycle = paper.protocol, paper.range_test, drawn["onecycle"]
-
-    def listed(values):
-        return ",".join(map(format_rate if isinstance(values[0], float) else str, values))
-
+def test_the_help_tells_the_values_of_the_study_that_is_chosen(paper, monkeypatch, capsys):
+    drawn, protocol = paper.schedules["as-drawn"], paper.protocol
     expected = {
-        "epochs": f"trains models for {protocol.epochs} and the range test for {ramp.epochs}.",
-        "batch_size": f"The paper uses {protocol.batch_size}.",
-        "seeds": f"by default {listed(protocol.seeds)}. ",
-        "train_size": f"The paper trains on all {protocol.train_size:,}.",
-        "learning_rates": f"The paper uses {listed(paper.sweep('step').learning_rates)}, and without a schedule "
-                          f"{listed(paper.sweep('none').learning_rates)}",
-        "decay_steps": f"{drawn['step']['decay_steps']} and {drawn['exponential']['decay_steps']} as drawn, "
-                       f"{written['step']['decay_steps']} and {written['exponential']['decay_steps']} as written",
-        "milestones": f"{listed(drawn['multistep']['milestones'])} as drawn, "
-                      f"{listed(written['multistep']['milestones'])} as written",
-        "gamma": f"The paper uses {drawn['step']['gamma']}.",
-        "pct_start": f"by default {of_onecycle['pct_start']}, as in PyTorch",
-        "div_factor": f"by default max_lr / {of_onecycle['div_factor']:g}, as in PyTorch",
-        "final_div_factor": f"by default the first rate / {of_onecycle['final_div_factor']:g}, as in PyTorch",
-        "range_test_epochs": f"The paper uses {ramp.epochs}.",
-        "lr_start": f"The paper uses {format_rate(ramp.lr_start)}.",
-        "lr_end": f"The paper uses {ramp.lr_end:g}.",
-        "smoothing": f"By default {ramp.smoothing}, because the paper gives none.",
+        "dataset": protocol.dataset, "optimizer": protocol.optimizer, "epochs": "30", "batch_size": "128", "seeds": "0",
+        "train_size": "60000", "protocol": "as-drawn",
+        "learning_rates": "none 0.06,6e-5,6e-6; step 0.6,6e-4,6e-6; multistep 0.6,6e-4,6e-6; onecycle 0.6,6e-4,6e-6; "
+                          "exponential 0.6,6e-4,6e-6",
+        "decay_steps": "as-drawn step 4500, exponential 4690; as-written step 2345, exponential 4690",
+        "milestones": "as-drawn multistep 2500,7500,10000; as-written multistep 2345,7035,9380",
+        "gamma": "0.1", "pct_start": "0.3", "div_factor": "25.0", "final_div_factor": "10000.0",
+        "range_test_epochs": "5", "lr_start": "1e-6", "lr_end": "1", "smoothing": "0.98",
     }  # fmt: skip
-    options = {option.name: option for option in main.cli.commands["report"].params}
-    unsaid = {"validation_interval", "dataset", "optimizer", "protocol"}
-    assert {name for name, option in options.items() if option.default == "paper"} - expected.keys() == unsaid
-    for name, words in expected.items():
-        assert words in options[name].help
-    for of_protocol in (drawn, written):
-        assert {of_protocol[name]["gamma"] for name in ("step", "multistep", "exponential")} == {drawn["step"]["gamma"]}
-        assert of_protocol["onecycle"] == of_onecycle
+    assert study_values.values(paper) == expected
+    assert str(drawn["step"]["decay_steps"]) in expected["decay_steps"]
+    of_study = {name for name, option in OPTION.items() if option.default == "paper"}
+    assert of_study - expected.keys() == {"grid_rates", "validation_interval"}
+
+    def shown(*words):
+        monkeypatch.setattr("sys.argv", ["reproduce", *words, "--help"])
+        with pytest.raises(SystemExit):
+            main.main()
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "Images per step. [default: paper: 128]" in shown("sweep")
+    assert "[default: paper: 30]" in shown("sweep")
+    assert "[default: paper: 5]" in shown("range_test")
+    assert "Images per step. [default: paper: 32]" in shown("--study", "digits", "sweep")
+    monkeypatch.setenv("REPRODUCE_STUDY", "no_such")
+    assert "Images per step. [default: paper]" in shown("sweep")
 
 
 @pytest.mark.parametrize(
