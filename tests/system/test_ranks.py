@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from helpers import CACHE, ROOT
 from helpers.faults import METRICS
+from helpers.own_study import write_parts
 from helpers.ray_cluster import unlike
 from helpers.servers import free_port
 from helpers.small import kernel, run_options, small_config
@@ -160,6 +161,20 @@ def test_a_sweep_of_two_ranks_is_recorded_once_and_reused_by_one(command):
     assert again.returncode == 0, again.stderr
     assert "2 reused" in again.stderr
     assert command.place.left().keys() == left.keys()
+
+
+def test_a_study_with_its_own_python_is_trained_by_two_ranks_as_by_one(command):
+    plain = "from torch import nn\n\n\ndef hidden_layer(a, b):\n    return nn.Linear(a, b), nn.ReLU()\n"
+    write_parts(command.place.directory / "parts", parts=plain)
+    found = []
+    for ranks in (2, 1):
+        done = command(ranks, "sweep", "--study", "parts", "--seeds", "0", "--device", "cpu", "--force")
+        assert done.returncode == 0, done.stderr
+        assert "1 trained" in done.stderr
+        (run,) = mlflow.MlflowClient(command.place.uri).search_runs(["1"], "tags.kind = 'trial'", max_results=1)
+        assert run.data.tags.get("environment.ranks", "1") == str(ranks)
+        found.append(run.data.metrics["train_loss"])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
 def test_a_report_calls_an_ordinary_run_one_of_one_rank():

@@ -12,6 +12,7 @@ import pytest
 
 from helpers import CACHE
 from helpers.faults import PATIENCE_SECONDS, Damage, wait_for
+from helpers.own_study import write_parts
 from helpers.ray_cluster import RayCluster, unlike
 from helpers.ray_commands import (
     LABELS,
@@ -54,6 +55,20 @@ def test_a_sweep_on_two_nodes_is_the_local_one_bit_for_bit_and_is_reused(nodes, 
     again = there.run(*SMALL, *on(nodes))
     assert told(again)[1:] == ["3 of 3 trials are finished and reused", "3 reused"]
     assert there.damage(expected) == Damage()
+
+
+def test_a_study_with_its_own_python_is_trained_on_the_nodes_bit_for_bit(nodes, shop):
+    here, there = shop("here"), shop("there")
+    for ours in (here, there):
+        write_parts(ours.directory / "parts")
+    here.run("sweep", "--study", "parts", "--device", "cpu")
+    said = there.run("sweep", "--study", "parts", *on(nodes))
+    expected = here.left()
+    assert len(expected) == 3
+    assert there.left().keys() == expected.keys()
+    assert there.damage(expected) == Damage()
+    assert told(said)[-1] == "3 trained"
+    assert {run.data.tags["node"] for run in there._runs() if "fingerprint" in run.data.tags} <= {"one", "two"}
 
 
 def test_jobs_bounds_the_trials_at_once(nodes, shop):
