@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -150,7 +150,11 @@ def _imports(source: str, name: str) -> list[str]:
 
 
 class _Files(Loader, MetaPathFinder):
-    """An importer of the files of the study that was loaded last, behind all others: no package is shadowed."""
+    """An importer of the files of the study that was loaded last.
+
+    It shadows no installed package. Whatever has the same name in the current directory, where `python -m` looks first,
+    is not imported in a file's place: that may be the study's own folder.
+    """
 
     def __init__(self) -> None:
         self.code = OwnCode()
@@ -159,7 +163,7 @@ class _Files(Loader, MetaPathFinder):
     def use(self, code: OwnCode) -> None:
         """Import from that study's files from now on."""
         if self not in sys.meta_path:
-            sys.meta_path.append(self)
+            sys.meta_path.insert(0, self)
         if code != self.code:
             for name in self.loaded:
                 sys.modules.pop(name, None)
@@ -167,7 +171,9 @@ class _Files(Loader, MetaPathFinder):
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         """Return where a module is, if it is one of the study's files."""
-        return ModuleSpec(name, self) if f"{name}.py" in dict(self.code.files) else None
+        if f"{name}.py" not in dict(self.code.files) or _is_installed(name):
+            return None
+        return ModuleSpec(name, self)
 
     def create_module(self, spec: ModuleSpec) -> None:
         """Leave the making of the module to Python."""
@@ -176,6 +182,15 @@ class _Files(Loader, MetaPathFinder):
         """Run a file of the study as that module."""
         self.loaded.add(module.__name__)
         _execute(self.code, f"{module.__name__}.py", module)
+
+
+def _is_installed(name: str) -> bool:
+    """Return whether a module of that name is part of Python, or is found anywhere but in the current directory."""
+    here = Path.cwd().resolve()
+    elsewhere = [place for place in sys.path if place and Path(place).resolve() != here]
+    found = PathFinder.find_spec(name, elsewhere)
+    # A folder without code is a package too, to Python.
+    return name in sys.stdlib_module_names or (found is not None and found.loader is not None and found.has_location)
 
 
 _FILES = _Files()

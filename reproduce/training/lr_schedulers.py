@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,6 +54,10 @@ class OwnLR(lr_scheduler.LRScheduler):
     ) -> None:
         self.function, self.total_steps, self.steps_per_epoch = function, total_steps, steps
         super().__init__(optimizer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return its state without the study's function, which each rank loads itself."""
+        return {key: value for key, value in super().state_dict().items() if key != "function"}  # type: ignore[no-untyped-call]
 
     def get_lr(self) -> list[float]:
         """Return the rate of each group for the step that comes, and set its momentum. OwnCodeError for no number."""

@@ -58,6 +58,16 @@ def test_a_file_named_as_a_package_shadows_none(folder):
     assert OwnCode.read(folder, ["network.py:parse"]).load("network.py:parse")() == [1]
 
 
+@pytest.mark.parametrize("beside", ["layers.py", "layers/network.py"])
+def test_nothing_in_the_current_directory_is_imported_in_its_place(folder, tmp_path_factory, monkeypatch, beside):
+    here = tmp_path_factory.mktemp("here")
+    (here / beside).parent.mkdir(exist_ok=True)
+    (here / beside).write_text("def double(size):\n    return 0\n")
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend(here)  # as by python -m
+    assert OwnCode.read(folder, ["network.py:Net"]).load("network.py:Net")(3).size == 6
+
+
 @pytest.mark.parametrize(
     ("file", "before", "after", "is_same"),
     [

@@ -1,6 +1,7 @@
 """What a study may bring of its own: network, preparation, loss, optimizer's arguments and schedules, in training."""
 
 import hashlib
+import pickle
 
 import numpy as np
 import pytest
@@ -190,6 +191,20 @@ def test_an_own_schedule_sets_the_momentum_too(tmp_path, name, momentum):
         optimizer.step()
         scheduler.step()
     assert seen == ([0.5, 0.6, 0.7] if name == "sgd" else [(0.5, 0.999), (0.6, 0.999), (0.7, 0.999)])
+
+
+def test_the_state_of_an_own_schedule_goes_to_other_ranks_without_its_function(tmp_path):
+    found, code = schedule(tmp_path, "def f(now):\n    return now.learning_rate / (1 + now.step)\n")
+
+    def begun():
+        optimizer = optimizers.build("sgd", [nn.Parameter(torch.zeros(2))], 0.6)
+        return optimizer, lr_schedulers.build(found, optimizer, 9, 1, code)
+
+    (optimizer, ahead), (_, other) = begun(), begun()
+    optimizer.step()
+    ahead.step()
+    other.load_state_dict(pickle.loads(pickle.dumps(ahead.state_dict())))
+    assert (other.last_epoch, other.get_lr()) == (1, [0.3])
 
 
 @pytest.mark.parametrize("returned", ["None", "float('nan')", "-1", "'0.1'", "True", "float('inf')"])
