@@ -65,7 +65,7 @@ test: env tests/validator/.venv/installed $(VENV)/browser
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 -m "not (system or image or faults)"
 
 test-system: env $(VENV)/browser $(VENV)/postgresql $(VENV)/strace $(VENV)/emulator
-	$(BIN)/python -m pytest -m "system and not (image or faults)"
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 2 --dist loadgroup -m "system and not (image or faults)"
 
 test-image: env
 	$(BIN)/python -m pytest -m image
