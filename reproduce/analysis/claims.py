@@ -22,6 +22,8 @@ from reproduce.study.claim import Claim, Measure
 from reproduce.study.trial import format_rate
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
+# How the rule begins where a measure of the study's own could not be taken.
+FAILED = "its measure failed: "
 # For a spread of one's own.
 ENOUGH_SEEDS = 3
 # Of the way from the first loss to the least: the usual 10 to 90% of a fall.
@@ -173,7 +175,7 @@ def judge(
     if missing or not own:
         return judgement("inconclusive", "runs are missing")
     if failed:
-        return judgement("inconclusive", f"its measure failed: {failed}")
+        return judgement("inconclusive", f"{FAILED}{failed}")
     if low <= least and most <= high:
         rule = f"seeds differ so much that every value would do: give or take {beyond:.3g}"
         return judgement("inconclusive", rule)

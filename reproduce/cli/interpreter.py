@@ -14,7 +14,7 @@ from reproduce.errors import UserError, shown
 # What this package imports, wherever in it, and what Colossal-AI cannot do without.
 PACKAGES = (
     "PIL", "click", "colossalai", "filelock", "jinja2", "joblib", "markupsafe", "matplotlib", "mlflow", "numpy",
-    "psutil", "pydantic", "pydantic_core", "ray", "requests", "rocrate", "safetensors", "scipy", "sklearn",
+    "pandas", "psutil", "pydantic", "pydantic_core", "ray", "requests", "rocrate", "safetensors", "scipy", "sklearn",
     "sqlalchemy", "tenacity", "torch", "torchvision", "tqdm", "transformers", "yaml",
 )  # fmt: skip
 # The Pythons that all of them have, as pyproject.toml says.

@@ -190,14 +190,15 @@ def verify_command(request: Request) -> int:
     if not judgements:
         click.echo(
             f"none of the paper's {len(paper.claims)} statements depends on a run with "
-            f"{' '.join(option_words(paper, request.config))}: reproduce verify without options judges all statements"
+            f"{' '.join(option_words(paper, request.config))}: {paper.command('verify')} without options judges all "
+            "statements"
         )
         return EXIT_INCONCLUSIVE
     if not any(judgement.runs for judgement in judgements):
         click.echo(
             f"{store.shown_uri} has no run of the paper's own study, of {paper.protocol.epochs} epochs with "
             f"{paper.protocol.train_size} images, so none of {'its' if about is None else 'these'} {len(judgements)} "
-            "statements can be judged: reproduce main makes the runs"
+            f"statements can be judged: {paper.command('main')} makes the runs"
         )
         return EXIT_INCONCLUSIVE
     click.echo(verdicts.text(judgements, paper))

@@ -2,6 +2,7 @@
 
 import heapq
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from reproduce.progress import say, say_if_slow
 from reproduce.study.trial import Trial
 from reproduce.tracking.store import TrackingStore
 from reproduce.training import distributed, engines, launcher, provenance
+from reproduce.training.checkout import ROOT
 from reproduce.training.checkpoints import saved_epochs
 
 # What a process that trains a trial needs, in bytes.
@@ -93,6 +95,7 @@ class Pool:
 
     def _run_processes(self, tasks: list[TrialTask], apart: bool) -> Iterator[TrialOutcome]:
         """Train the trials in new processes; `apart` keeps even a single one out of this process."""
+        _put_package_first()
         workers, ahead = (2, 1) if apart else (self._count_workers(tasks), "2*n_jobs")
         pool = joblib.Parallel(n_jobs=workers, pre_dispatch=ahead, batch_size=1, return_as="generator_unordered")
         with blocked_interrupts():
@@ -104,6 +107,16 @@ class Pool:
             return min(self._jobs, len(tasks))
         epochs = [task.trial.epochs - self.epochs_done(task) for task in tasks]
         return choose_workers(epochs, self._jobs, psutil.virtual_memory().available // PROCESS_MEMORY)
+
+
+def _put_package_first() -> None:
+    """Make sure that new processes, which get this one's sys.path, import this package.
+
+    MLflow puts the code of a model that it has loaded first there, and that has a part of this package under its name.
+    """
+    root = str(ROOT)
+    if sys.path[:1] != [root]:
+        sys.path[:] = [root, *(place for place in sys.path if place != root)]
 
 
 def choose_workers(epochs: Sequence[int], cores: int, at_most: int) -> int:

@@ -181,6 +181,9 @@ def sentence(judgements: list[Judgement]) -> str:
 
 def command(judgement: Judgement, paper: Paper) -> str:
     """Return what to type for the runs that a claim rests on or needs; with more seeds where it is not settled."""
+    if judgement.rule.startswith(claims.FAILED):
+        # More runs would not mend the study's own code.
+        return paper.command("verify")
     if judgement.missing:
         seeds = ",".join(map(str, sorted(set(judgement.missing.values()))))
     elif judgement.verdict != "inconclusive":

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from reproduce.data import arrays, datasets, study_data
 from reproduce.errors import UserError
 from reproduce.study import planning
+from reproduce.study.claim import Model
 from reproduce.study.config import StudyConfig
 from reproduce.study.loading import Fault
 from reproduce.study.own_code import OwnCodeError, describe
@@ -21,6 +22,8 @@ from reproduce.training import losses, lr_schedulers, optimizers, prepared, torc
 # Pixels of an image whose data set need not be there to try a network out.
 USUAL_SIDE = 28
 CLASSES = 10
+# What a model records by epoch.
+METRICS = ("train_loss", "test_accuracy", "test_accuracy_batch_mean", "learning_rate")
 
 
 def find_faults(paper: Paper, home: Path | None = None) -> Iterator[Fault]:
@@ -44,6 +47,7 @@ def find_faults(paper: Paper, home: Path | None = None) -> Iterator[Fault]:
     with torch_setup.kept_generators():
         yield from _one_step(paper, trial, images, labels)
         yield from _schedules(paper)
+    yield from _measures(paper)
 
 
 def _data(paper: Paper, home: Path | None) -> tuple[NDArray[Any], NDArray[np.int64], int] | str:
@@ -122,3 +126,17 @@ def _schedules(paper: Paper) -> Iterator[Fault]:
                 yield keys, str(error)
             except Exception as error:
                 yield keys, describe(error)
+
+
+def _measures(paper: Paper) -> Iterator[Fault]:
+    """Yield why a study's own measure gives no number of what a model could have recorded."""
+    for number, claim in enumerate(paper.claims):
+        measure = claim.measure
+        if not (measure.is_own and isinstance(measure.of, Model)):
+            continue
+        share = np.linspace(0.1, 0.9, paper.epochs(measure.of.scheduler)).tolist()
+        recorded = dict.fromkeys(METRICS, share) | {"train_loss": share[::-1]}
+        try:
+            float(paper.code.load(measure.kind)(recorded, **dict(measure.arguments)))
+        except Exception as error:
+            yield ("claims", number, "measure", "kind"), describe(error)

@@ -84,6 +84,11 @@ def test_the_trained_network_is_an_mlflow_model_that_needs_nothing_else(place, m
     images, labels = found.images[1437:, np.newaxis].astype(np.float32), found.target[1437:]
     logits = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model").predict(images)
     assert (logits.argmax(1) == labels).mean() == pytest.approx(run.data.metrics["test_accuracy"])
+    # A process that has loaded it trains on, although MLflow has put a part of this package first on its path.
+    code, said = typed(
+        monkeypatch, capsys, "sweep", "--study", "parts", "--device", "cpu", "--jobs", "2", "--seeds", "1,2"
+    )
+    assert (code, said.splitlines()[-1]) == (0, "2 trained")
 
 
 def test_an_error_in_a_studys_code_ends_its_trial_with_its_line_and_no_other(place, monkeypatch, capsys):

@@ -37,12 +37,14 @@ def test_digits_are_as_scikit_learn_has_them_and_split_in_order(tmp_path):
     assert said == ["making the arrays of digits, once"]
 
 
-def test_a_studys_own_arrays_are_kept_under_their_hash_and_made_once(tmp_path):
+def test_a_studys_own_arrays_are_kept_under_their_hash_and_made_once(tmp_path, monkeypatch):
     code, said = code_of(tmp_path, OWN), []
     made = arrays.load_own(code, LOAD)
     stated = arrays.sha256(made)
     arrays.prepare(LOAD, stated, tmp_path, code, said.append)
-    arrays.prepare(LOAD, stated, tmp_path, OwnCode(), said.append)  # which could not make them
+    again = code_of(tmp_path, OWN.replace("def load", "# Three images.\ndef load"))
+    monkeypatch.setattr(arrays, "load_own", None)
+    arrays.prepare(LOAD, stated, tmp_path, again, said.append)
     assert said == ["making the arrays of data.py:load, once"]
     images, labels, _, test_labels = arrays.open_arrays(stated, tmp_path)
     assert (images.shape, images.dtype, labels.dtype) == ((3, 1, 4, 4), np.float32, np.int64)
@@ -72,17 +74,21 @@ def test_arrays_that_are_damaged_are_made_again(tmp_path):
     assert arrays.open_arrays(stated, tmp_path)[3].tolist() == [1]
 
 
-def test_data_that_has_changed_since_is_refused_with_both_hashes(tmp_path):
+@pytest.mark.parametrize("kept", [False, True])
+def test_data_that_has_changed_since_is_refused_with_both_hashes(tmp_path, kept):
     stated = arrays.sha256(arrays.load_own(code_of(tmp_path, OWN), LOAD))
     code = code_of(tmp_path, OWN.replace("/ 2, [0, 1, 2]", "/ 4, [0, 1, 2]"))
     actual = arrays.sha256(arrays.load_own(code, LOAD))
+    if kept:
+        arrays.prepare(LOAD, stated, tmp_path, code_of(tmp_path, OWN), lambda line: None)
+        code = code_of(tmp_path, OWN.replace("/ 2, [0, 1, 2]", "/ 4, [0, 1, 2]"))
     with pytest.raises(UserError) as refused:
         arrays.prepare(LOAD, stated, tmp_path, code)
     assert str(refused.value) == (
         f"data.py:load returns other data than the study states: SHA-256 {actual}, expected {stated}; correct "
         "data_sha256 in study.yaml if the data is meant to have changed"
     )
-    assert not arrays.directory(stated, tmp_path).exists()
+    assert arrays.are_kept(stated, tmp_path) == kept
 
 
 @pytest.mark.parametrize(

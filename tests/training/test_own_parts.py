@@ -241,6 +241,12 @@ def test_a_study_whose_parts_are_right_has_no_fault(study):
          "protocol.network", "takes (32, 1, 8, 8) to (32, 1, 8, 8), expected (32, classes)"),
         ("", "", {"losses": "def doubled(logits, labels):\n    return logits\n"}, "protocol.loss",
          "losses.py:doubled returned a tensor of shape (32, 10), expected one number, the mean over the batch"),
+        ("metric: test_accuracy", "metric: accuracy", {}, "claims.0.measure.kind",
+         "measures.py:2: KeyError: 'accuracy'"),
+        ("measures.py:mean_of", "measures.py:mean_off", {}, "claims.0.measure.kind",
+         "measures.py has no class or function mean_off, did you mean mean_of?"),
+        ("", "", {"measures": "def mean_of(epochs, metric):\n    return epochs[metric]\n"}, "claims.0.measure.kind",
+         "TypeError: float() argument must be a string or a real number, not 'list'"),
         ("", "", {"schedules": "def cooled(now, factor):\n    return now.nothing\n"}, "schedules.as-stated.cooled",
          "schedules.py:2: AttributeError: 'Now' object has no attribute 'nothing'"),
     ],
@@ -248,7 +254,9 @@ def test_a_study_whose_parts_are_right_has_no_fault(study):
 def test_a_fault_is_found_before_training(tmp_path, before, after, files, keys, said):
     assert before in PARTS
     folder = write_parts(tmp_path / "bad", PARTS.replace(before, after) if before else PARTS, **files)
-    assert [(".".join(where), what) for where, what in trial_run.find_faults(load_paper(str(folder)))] == [(keys, said)]
+    assert [(".".join(map(str, where)), what) for where, what in trial_run.find_faults(load_paper(str(folder)))] == [
+        (keys, said)
+    ]
 
 
 def test_data_whose_hash_is_not_the_stated_one_is_told_with_its_hash(tmp_path):
