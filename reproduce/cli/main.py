@@ -155,7 +155,8 @@ def report_command(request: Request) -> int:
     build.check_replaced(collection, options.output)
     with open_parent_run(store, "report", request.texts) as parent_id:
         _write_report(store, parent_id, collection, options)
-    run_command.say_where_to_compare(store, options)
+    run_ids = [result.run_id for result in collection.results_read()]
+    run_command.say_where_to_compare(store, options, run_ids)
     return 0
 
 

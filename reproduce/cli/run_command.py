@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -102,7 +102,7 @@ def run(
                 failed = [outcome.trial.label for outcome in outcomes if outcome.state == "failed"]
                 if failed:
                     raise TrialsFailedError(f"{len(failed)} of {len(outcomes)} trials failed: {', '.join(failed)}")
-    say_where_to_compare(store, options)
+    say_where_to_compare(store, options, [outcome.run_id for outcome in outcomes if outcome.run_id])
     return 0
 
 
@@ -138,11 +138,12 @@ def _record_outcomes(store: TrackingStore, parent_id: str, outcomes: list[TrialO
     say(", ".join(f"{counts[state]} {state}" for state in ("trained", "resumed", "reused", "failed") if counts[state]))
 
 
-def say_where_to_compare(store: TrackingStore, options: RunOptions) -> None:
-    """Say where MLflow's UI shows the trials charted."""
+def say_where_to_compare(store: TrackingStore, options: RunOptions, run_ids: Sequence[str]) -> None:
+    """Say where MLflow's UI shows these runs charted. They may have been recorded in another command's experiment."""
     from reproduce.tracking.ui_views import where_to_compare
 
-    if what := where_to_compare(store.client, store.experiment_id, options.ui_url):
+    newest = run_ids[-1] if run_ids else None
+    if what := where_to_compare(store.client, store.experiment_id, options.ui_url, newest):
         click.echo(f"to compare the runs, {what}")
 
 

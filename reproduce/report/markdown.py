@@ -25,6 +25,7 @@ def render(data: ReportData, drawn: Mapping[str, str]) -> str:
         costs=comparisons.cost_lines(data.regrets) if data.regrets else [],
         optimizers=data.optimizers.markdown() if len(data.optimizers.rows) > 1 else None,
         table=tables.models_table(data.rows).markdown() if data.rows else None,
+        has_reference=paper.file.with_name(verdicts.REFERENCE_SPREAD).is_file(),
         drawn=drawn,
         sections=[
             {"name": tables.schedule_name(scheduler), "figure": paper.figure(scheduler), "file": drawn[scheduler]}

@@ -7,6 +7,7 @@ from reproduce.results import verdicts
 from reproduce.results.table import Table
 from reproduce.study.config import StudyConfig, command_line
 from reproduce.study.departures import main_trains
+from reproduce.study.schema import Paper
 from reproduce.study.trial import format_rate
 from reproduce.tracking.reader import Result
 
@@ -30,8 +31,11 @@ RULES_INTRO = (
 )
 
 
-# What is in the commands for runs that `main` does not make.
-BEYOND_MAIN = ("reproduce grid", "--optimizer", "as-written", "proposed")
+def beyond_main(paper: Paper) -> list[str]:
+    """Return words of which one is in each command for runs that `main` does not make."""
+    variants = [f"--protocol {variant}" for variant in paper.protocols[1:]]
+    on_demand = [f"--scheduler {sweep.scheduler} " for sweep in paper.sweeps if sweep.on_demand]
+    return ["reproduce grid", "--optimizer", "proposed", *variants, *on_demand]
 
 
 def seed_count(data: ReportData) -> int:
@@ -77,7 +81,8 @@ def contradictions(data: ReportData) -> list[tuple[str, str]]:
 def commands(data: ReportData) -> list[tuple[str, str]]:
     """Return commands, each after what it gives: the runs, where one command gives them all, then this page."""
     paper, config, smoothing = data.paper, data.collection.config, data.collection.smoothing
-    everything = f"the range test, all {paper.model_count} models and this page"
+    first = "the range test, " if paper.has_range_test else ""
+    everything = f"{first}all {paper.model_count} models and this page"
     is_whole = main_trains(paper, config, smoothing)
     if data.departures:
         named = [("main", everything)] * is_whole + [("report", "the same page again")]
@@ -107,4 +112,4 @@ def _commands_beyond_main(data: ReportData, seeds: str) -> list[str]:
     for judgement in data.judgements:
         if judgement.runs and not judgement.missing:
             found |= dict.fromkeys(verdicts.commands(judgement.claim.measure, seeds, data.paper))
-    return [command for command in found if any(words in command for words in BEYOND_MAIN)]
+    return [command for command in found if any(words in command for words in beyond_main(data.paper))]

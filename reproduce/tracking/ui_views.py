@@ -129,15 +129,20 @@ def unless_refused(what: str) -> Iterator[None]:
         say(f"{what}: {error}")
 
 
-def where_to_compare(client: RetryingClient, experiment_id: str, ui: str | None) -> str | None:
+def where_to_compare(
+    client: RetryingClient, experiment_id: str, ui: str | None, run_id: str | None = None
+) -> str | None:
     """Return what to do to see the runs charted; None where there is none, or no answer.
 
     Args:
         client: of the store.
         experiment_id: of the command's experiment. Where it has no trial, the newest of all experiments is shown.
         ui: the address of MLflow's UI. The default one is not there before somebody types `reproduce ui`.
+        run_id: a run that the command trained, reused or read. It may be another experiment's, which is then shown.
     """
     with suppress(TrackingError):
+        if run_id is not None:
+            experiment_id = client.no_wait.call(client.mlflow.get_run, run_id).info.experiment_id
         if found := _view_to_open(client.no_wait, [experiment_id]) or _view_to_open(client.no_wait):
             view, shown_id = found
             own = without_credentials(client.uri).rstrip("/") if is_server(client.uri) else None

@@ -36,6 +36,8 @@ def test_a_study_of_ones_own_is_trained_judged_moved_and_checked(place, monkeypa
     assert claims["B"]["command"].startswith("reproduce sweep --study two_rates --scheduler exponential ")
     page = (place / "out" / "report.md").read_text()
     assert page.startswith("# Two rates for SGD\n")
+    assert "ange test" not in page.replace("range test's smoothed loss", "").replace("range test proposes", "")
+    assert "from the spread\nbetween these seeds" in page
     assert "A. Student, “A note on rates”, 2026" in page
     schema = json.loads((ROOT / "docs" / "report.schema.json").read_text())
     for name in ("claims.json", "summary.json", "runs.json"):
@@ -46,8 +48,16 @@ def test_a_study_of_ones_own_is_trained_judged_moved_and_checked(place, monkeypa
     # Under another name, chosen by the variable or before the command, its runs are found again.
     (place / "two_rates").rename(place / "renamed")
     monkeypatch.setenv("REPRODUCE_STUDY", "renamed")
-    code, said = typed(monkeypatch, capsys, "sweep", *TRAINED)
-    assert (code, said.splitlines()[-1]) == (0, "6 reused")
+    monkeypatch.setattr("sys.argv", ["reproduce", "sweep", *TRAINED])
+    with pytest.raises(SystemExit) as left:
+        main.main()
+    out, err = capsys.readouterr()
+    assert (left.value.code, err.splitlines()[-1]) == (0, "6 reused")
+    mlflow.set_tracking_uri(None)
+    (recorded,) = {run.info.experiment_id for run in
+                   mlflow.search_runs(search_all_experiments=True, output_format="list",
+                                      filter_string="tags.kind = 'trial'")}  # fmt: skip
+    assert f"/#/experiments/{recorded}/runs?" in out.splitlines()[-1]
     monkeypatch.delenv("REPRODUCE_STUDY")
     code, said = typed(monkeypatch, capsys, "--study", "renamed", "verify")
     assert code == 0

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from reproduce.report import wording
+from reproduce.results import verdicts
 from reproduce.studies.super_convergence import schedules
 from reproduce.studies.super_convergence.measures import epochs_to
 from reproduce.studies.super_convergence.network import LeNet
@@ -105,3 +107,15 @@ def test_the_ramp_is_at_the_cycles_highest_rate_at_the_step_that_the_claim_names
 def test_how_soon_a_model_is_as_good_as_asked_for():
     assert epochs_to({"test_accuracy": [0.9, 0.98, 0.97]}, 0.98) == 2
     assert epochs_to({"test_accuracy": [0.9]}, 0.98) == float("inf")
+
+
+def test_what_is_on_demand_is_told_beside_main(study):
+    measures = {claim.id: claim.measure for claim in study.claims}
+
+    def is_beyond_main(name):
+        (command,) = verdicts.commands(measures[name], "0-4", study)
+        return any(words in command for words in wording.beyond_main(study))
+
+    assert {name: is_beyond_main(name) for name in ("T1", "T2", "T3", "T4", "T5", "R1")} == {
+        "T1": False, "T2": False, "T3": False, "T4": True, "T5": True, "R1": False,
+    }  # fmt: skip
