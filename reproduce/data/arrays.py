@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from reproduce.errors import UserError
@@ -18,6 +19,8 @@ from reproduce.study.own_code import OwnCode, describe
 from reproduce.study.trial import SIZES
 
 Arrays = tuple[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[np.int64]]
+# For another process to make the arrays.
+LOCK_SECONDS = 1800
 NAMES = ("train-images", "train-labels", "test-images", "test-labels")
 DIGITS_SHA256 = "b72c7422a30c775086d00148d8f837a2ac5fd591f04afd8c6c711ce66930ffe7"
 EXPECTED = "expected (train_images, train_labels), (test_images, test_labels)"
@@ -99,23 +102,37 @@ def prepare(name: str, expected: str | None, home: Path, code: OwnCode, say: Cal
     note = folder / "made-by"
     if are_kept(stated, home) and (not expected or _read(note) == made_by):
         return
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+        with lock.acquire(timeout=LOCK_SECONDS):
+            _make(name, stated, home, code, made_by, bool(expected), say)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
+
+
+def _make(
+    name: str, stated: str, home: Path, code: OwnCode, made_by: str, is_own: bool, say: Callable[[str], None]
+) -> None:
+    """Make the arrays, unless another process has just done so, and write them and what made them."""
+    folder = directory(stated, home)
+    note = folder / "made-by"
+    if are_kept(stated, home) and (not is_own or _read(note) == made_by):
+        return
     is_damaged = folder.exists() and not are_kept(stated, home)
     say(f"{folder} is damaged; making it again" if is_damaged else f"making the arrays of {name}, once")
-    arrays = load_own(code, name) if expected else load_digits()
+    arrays = load_own(code, name) if is_own else load_digits()
     if (actual := sha256(arrays)) != stated:
         raise UserError(
             f"{name} returns other data than the study states: SHA-256 {actual}, expected {stated}; "
             "correct data_sha256 in study.yaml if the data is meant to have changed"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for part, array in zip(NAMES, arrays, strict=True):
-            content = io.BytesIO()
-            np.save(content, array, allow_pickle=False)
-            write_atomically(folder / f"{part}.npy", content.getvalue())
-        write_atomically(note, made_by.encode())
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, array in zip(NAMES, arrays, strict=True):
+        content = io.BytesIO()
+        np.save(content, array, allow_pickle=False)
+        write_atomically(folder / f"{part}.npy", content.getvalue())
+    write_atomically(note, made_by.encode())
 
 
 def _read(note: Path) -> str | None:

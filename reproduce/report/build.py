@@ -191,7 +191,9 @@ def check(folder: Path, trusted: OwnCode = NO_CODE) -> dict[str, str]:
     recorded = Archive(folder / archive.NAME)
     collection = _recorded_runs(folder, recorded)
     code = collection.paper.code
-    if any(claim.measure.is_own for claim in collection.paper.claims) and code != trusted:
+    has_measures = any(claim.measure.is_own for claim in collection.paper.claims)
+    # The code of a shipped study is the package's, not the report's.
+    if has_measures and code != trusted and recorded.study not in shipped():
         names = [name for name, _ in code.files]
         if changed := output_folder.described_files(folder).keys() & set(crate.stale(folder)) & set(names):
             return dict.fromkeys(sorted(changed), CHANGED)

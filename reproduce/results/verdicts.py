@@ -72,7 +72,7 @@ def seeds_studied(collection: RunCollection, seeds: Sequence[int]) -> tuple[int,
 
     def share(seed: int) -> float:
         config = collection.config_for(collection.paper.protocol.optimizer, seed)
-        planned = planning.range_tests(collection.paper, config) + planning.trials(collection.paper, config)
+        planned = planning.own_range_tests(collection.paper, config) + planning.trials(collection.paper, config)
         return sum(map(collection.has, planned)) / len(planned)
 
     return tuple(seed for seed in seeds if share(seed) >= 0.5)

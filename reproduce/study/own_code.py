@@ -62,7 +62,7 @@ class OwnCode:
         while waiting:
             name = waiting.pop()
             if name in sources and name not in used:
-                used[name] = ast.dump(without_docstrings(sources[name]))
+                used[name] = _dump(without_docstrings(sources[name]))
                 waiting += _imports(sources[name], name)
         content = [reference.partition(":")[2], *(f"{name}\n{used[name]}" for name in sorted(used))]
         return hashlib.sha256("\n".join(content).encode()).hexdigest()
@@ -116,16 +116,28 @@ def without_docstrings(source: str) -> ast.Module:
     return tree
 
 
+def _dump(node: object) -> str:
+    """Return a syntax tree as text that is the same in every Python: newer ones have more fields, which are empty."""
+    if isinstance(node, ast.AST):
+        given = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
+        return f"{type(node).__name__}({', '.join(f'{name}={_dump(value)}' for name, value in given)})"
+    return f"[{', '.join(map(_dump, node))}]" if isinstance(node, list) else repr(node)
+
+
 def _read(path: Path) -> str:
     try:
-        content = path.read_bytes()
+        # A pipe would be waited at without an end.
+        if path.exists() and not path.is_file():
+            raise OwnCodeError(f"{path} is no file")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise OwnCodeError(f"{path} cannot be read: {error.strerror}") from error
     if len(content) > MAX_BYTES:
         raise OwnCodeError(f"{path} is larger than {MAX_BYTES} bytes")
     try:
         text = content.decode("utf-8-sig")
-        ast.parse(text)
+        _dump(without_docstrings(text))
     except UnicodeDecodeError as error:
         raise OwnCodeError(f"{path} is not UTF-8 from byte {content[error.start]:#04x} on") from error
     except SyntaxError as error:

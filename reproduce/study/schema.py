@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from reproduce.study import location
 from reproduce.study.claim import AtLeastZero, Claim, Contradiction, Protocol, Text
-from reproduce.study.own_code import OwnCode
+from reproduce.study.own_code import REFERENCE, OwnCode
 from reproduce.study.trial import (
     SCHEDULERS,
     Arguments,
@@ -242,7 +243,8 @@ class Paper(Frozen):
                 yield ("protocol", key), part.code
         for variant, stated in self.schedules.items():
             for name, parameters in stated.items():
-                if isinstance(code := parameters.get("code"), str):
+                # Whatever else stands there is told as no reference, and no file is looked for.
+                if isinstance(code := parameters.get("code"), str) and re.search(REFERENCE, code):
                     yield ("schedules", variant, name, "code"), code
         for number, claim in enumerate(self.claims):
             if claim.measure.is_own:
@@ -334,7 +336,8 @@ class Paper(Frozen):
     def optimizer_arguments(self, variant: Protocol) -> Arguments:
         """Return the optimizer's arguments in a variant."""
         own = self.variants.get(variant)
-        return own.optimizer_arguments if own else self.protocol.optimizer_arguments
+        is_own = own is not None and "optimizer_arguments" in own.model_fields_set
+        return own.optimizer_arguments if own is not None and is_own else self.protocol.optimizer_arguments
 
     def figure(self, scheduler: str) -> str | None:
         """Return the number of the paper's figure of that schedule; None where it has none."""

@@ -25,7 +25,10 @@ class Classifier(PythonModel):
         made = json.loads(Path(context.artifacts["definition"]).read_text(encoding="utf-8"))
         weights = load_file(context.artifacts["weights"])
         code = OwnCode(tuple((name, text) for name, text in made["files"].items()))
-        network = code.load(made["code"])(**made["arguments"])
+        # Lists were tuples in training.
+        pairs = made["arguments"].items()
+        arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in pairs}
+        network = code.load(made["code"])(**arguments)
         self.network = PreparedNetwork(network, weights["mean"], weights["scale"])
         self.network.load_state_dict(weights)
         self.network.eval()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import accuracy_score
 
 from reproduce.data import datasets
+from reproduce.errors import UserError
 from reproduce.study.own_code import NO_CODE, OwnCode
 from reproduce.study.trial import TEST_BATCH_SIZE, Ramp, Trial
 from reproduce.training import engines, losses, lr_schedulers, optimizers, prepared, torch_setup
@@ -108,8 +109,13 @@ class _Run:
         kernel: Path | None,
         code: OwnCode,
     ) -> "_Run":
+        if (size := len(data.train.labels)) < trial.train_size:
+            raise UserError(f"--train-size {trial.train_size} is more than the {size} images there are")
         train = data.train.part(0, trial.images_per_epoch)
         with torch_setup.kept_generators():
+            if trial.network is not None:
+                # It may draw its weights from any of them.
+                torch_setup.seed(trial.seed)
             torch.manual_seed(trial.seed)
             model = (
                 engines.build_network(trial.engine, kernel, trial.optimizer in optimizers.BY_LAYER)
@@ -137,9 +143,9 @@ class _Run:
 
     def train_epoch(self, epoch: int) -> EpochRecord:
         """Train on every batch of the epoch, which counts from 1, or up to the step at which the trial is stopped."""
-        if self.trial.network is None:
+        if self.trial.network is None and isinstance(self.trial.loss, str):
             return self._train_epoch(epoch)
-        # A study's own network may draw random numbers, for dropout say: the same ones after a resumption.
+        # A study's own code may draw random numbers, for dropout say: the same ones after a resumption.
         with torch_setup.kept_generators():
             torch_setup.seed(self.trial.seed, epoch, self.group.rank)
             return self._train_epoch(epoch)

@@ -58,8 +58,11 @@ def kept_generators() -> Iterator[None]:
 
 
 def seed(*numbers: int) -> None:
-    """Seed torch's random generators by several numbers, all of which count."""
-    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+    """Seed all random generators by several numbers, all of which count."""
+    value = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    torch.manual_seed(value)
+    random.seed(value)
+    np.random.seed(value)
 
 
 @contextmanager

@@ -70,3 +70,15 @@ def test_a_report_that_somebody_else_goes_on_writing_is_not_waited_for_without_e
     assert str(refused.value) == (
         f"another command is writing a report to {tmp_path}, and has been for 1 s: end it if it is suspended"
     )
+
+
+def test_a_folder_or_link_named_as_python_is_no_part_of_a_report(tmp_path):
+    (tmp_path / "report.md").write_text("a report")
+    (tmp_path / "index.html").write_text("its page")
+    (tmp_path / "x.py").mkdir()
+    with pytest.raises(UserError, match=r"holds 'x\.py', which is no part of a report"):
+        output_folder.check_output(tmp_path)
+    (tmp_path / "x.py").rmdir()
+    (tmp_path / "y.py").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"holds 'y\.py', which is no part of a report"):
+        output_folder.check_output(tmp_path)

@@ -1,5 +1,6 @@
 """A study's own Python: read with what it imports, hashed by what it does, loaded from its text, its errors placed."""
 
+import os
 import pickle
 
 import pytest
@@ -137,3 +138,15 @@ def test_code_that_cannot_be_loaded_is_one_line(tmp_path, source, reference, sai
     with pytest.raises(OwnCodeError) as refused:
         OwnCode.read(tmp_path, [reference]).load(reference)
     assert str(refused.value) == said
+
+
+def test_an_expression_that_is_nested_too_deeply_is_one_line(tmp_path):
+    (tmp_path / "network.py").write_text("x = " + " + ".join(["1"] * 5000) + "\n")
+    with pytest.raises(OwnCodeError, match=r"network\.py is no Python: "):
+        OwnCode.read(tmp_path, ["network.py:x"])
+
+
+def test_no_pipe_is_waited_at(tmp_path):
+    os.mkfifo(tmp_path / "network.py")
+    with pytest.raises(OwnCodeError, match=r"network\.py is no file"):
+        OwnCode.read(tmp_path, ["network.py:Net"])

@@ -43,10 +43,3 @@ def long(shop):
     ours = shop("uninterrupted")
     ours.run(*LONG, "--device", "cpu")
     return ours.left()
-
-
-def pytest_collection_modifyitems(items):
-    """Give all tests of Ray to one worker of pytest-xdist: they share nodes, and look for what any Ray has left."""
-    for item in items:
-        if item.path.name.startswith("test_ray_"):
-            item.add_marker(pytest.mark.xdist_group("ray"))

@@ -14,7 +14,7 @@ from helpers.faults import PATIENCE_SECONDS
 from helpers.ray_cluster import unlike
 from helpers.ray_commands import SMALL, on, refused, separate_disks, told, trial_runs
 
-pytestmark = pytest.mark.usefixtures("_two_nodes_left")
+pytestmark = [pytest.mark.usefixtures("_two_nodes_left"), pytest.mark.xdist_group("ray")]
 
 
 def test_nodes_that_are_not_alike_are_refused_in_one_line(nodes, shop, tmp_path):

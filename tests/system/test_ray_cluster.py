@@ -31,7 +31,7 @@ from helpers.ray_commands import (
 )
 from reproduce.training import provenance
 
-pytestmark = pytest.mark.usefixtures("_two_nodes_left")
+pytestmark = [pytest.mark.usefixtures("_two_nodes_left"), pytest.mark.xdist_group("ray")]
 
 
 def test_a_sweep_on_two_nodes_is_the_local_one_bit_for_bit_and_is_reused(nodes, shop):
