@@ -11,7 +11,7 @@ from reproduce.analysis import intervals
 from reproduce.analysis.lr_range_test import PAPERS_RULE
 from reproduce.results import verdicts
 from reproduce.study import location
-from reproduce.study.trial import format_rate
+from reproduce.study.fields import format_rate
 from reproduce.training.provenance import ROOT
 
 REFERENCE = ROOT / "report" / "reference"

@@ -19,7 +19,7 @@ from reproduce.analysis import intervals, regret
 from reproduce.analysis.intervals import Interval
 from reproduce.analysis.lr_range_test import Curve, propose, smooth
 from reproduce.study.claim import Claim, Measure
-from reproduce.study.trial import format_rate
+from reproduce.study.fields import format_rate
 
 Verdict = Literal["reproduced", "not reproduced", "inconclusive"]
 # How the rule begins where a measure of the study's own could not be taken.

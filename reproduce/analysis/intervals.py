@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from scipy import stats
 
-from reproduce.study.trial import MAX_RATE, MIN_RATE
+from reproduce.study.fields import MAX_RATE, MIN_RATE
 
 CONFIDENCE = 0.95
 

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from reproduce.analysis import noise
-from reproduce.study.trial import format_rate
+from reproduce.study.fields import format_rate
 from reproduce.training.epoch_record import EpochRecord
 
 # Follows a rate that is to be doubted where there is no room for the reason.

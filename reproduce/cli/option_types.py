@@ -19,14 +19,7 @@ from reproduce import paths
 from reproduce.errors import nearest, shown
 from reproduce.study import location
 from reproduce.study.claim import Protocol
-from reproduce.study.trial import (
-    MAX_EPOCHS,
-    MAX_RATE,
-    MAX_SEED,
-    MAX_STEPS,
-    MIN_RATE,
-    SIZES,
-)
+from reproduce.study.fields import MAX_EPOCHS, MAX_RATE, MAX_SEED, MAX_STEPS, MIN_RATE, SIZES
 
 PAPER = "paper"
 AUTO = "auto"

@@ -33,8 +33,9 @@ from reproduce.cli.option_types import (
     Schedule,
 )
 from reproduce.cli.study_values import SCHEDULE_PARAMETERS, StudyOption
+from reproduce.study.fields import OPTIMIZERS, WITH_KERNEL
 from reproduce.study.location import DEFAULT, VARIABLE
-from reproduce.study.trial import OPTIMIZERS, SCHEDULERS, WITH_KERNEL
+from reproduce.study.schedules import SCHEDULERS
 
 
 def _option(name: str, kind: click.ParamType[object, object], text: str, default: str = PAPER) -> click.Option:

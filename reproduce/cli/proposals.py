@@ -9,8 +9,8 @@ from reproduce.progress import say
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig, option_words
 from reproduce.study.departures import list_departures
+from reproduce.study.fields import format_rate
 from reproduce.study.schema import Paper
-from reproduce.study.trial import format_rate
 
 if TYPE_CHECKING:
     from reproduce.analysis.lr_range_test import Suggestion

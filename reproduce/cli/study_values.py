@@ -9,10 +9,10 @@ import click
 from reproduce.cli.option_types import PAPER
 from reproduce.errors import UserError
 from reproduce.study.config import seed_spans
+from reproduce.study.fields import format_rate
 from reproduce.study.loading import load_paper
 from reproduce.study.location import DEFAULT, VARIABLE
 from reproduce.study.schema import Paper
-from reproduce.study.trial import format_rate
 
 SCHEDULE_PARAMETERS = ("decay_steps", "milestones", "gamma", "pct_start", "div_factor", "final_div_factor")
 KEPT = "reproduce.study_values"

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from reproduce.errors import UserError
 from reproduce.files import write_atomically
+from reproduce.study.fields import SIZES
 from reproduce.study.own_code import OwnCode, describe
-from reproduce.study.trial import SIZES
 
 Arrays = tuple[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[np.int64]]
 # For another process to make the arrays.

@@ -21,7 +21,7 @@ def sha256(name: str, own: str | None = None) -> str:
 def prepare(
     name: str, own: str | None, home: Path, data_dir: Path | None, code: OwnCode, say: Callable[[str], None]
 ) -> None:
-    """Put a data set into the cache under `home`. UserError where it cannot be had, or is not the stated one.
+    """Put a data set into the cache under `home`. UserError where no source has it, or it has another hash.
 
     Args:
         name: The data set, or a study's own function.

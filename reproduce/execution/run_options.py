@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from reproduce.paths import find_home
+from reproduce.study.fields import Dataset, Frozen, Sha256
 from reproduce.study.own_code import NO_CODE, OwnCode
-from reproduce.study.trial import Dataset, Frozen, Sha256
 
 EngineChoice = Literal["auto", "torch", "fused"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]

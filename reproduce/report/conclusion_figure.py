@@ -10,7 +10,7 @@ from reproduce.report.figures import BAND_ALPHA, COLOURS, GREY, MARKERS, Axes, F
 from reproduce.report.report_data import ReportData
 from reproduce.report.tables import schedule_name
 from reproduce.results.comparisons import Regrets
-from reproduce.study.trial import format_rate
+from reproduce.study.fields import format_rate
 from reproduce.tracking.reader import Result
 
 # Of the grid's accuracies, from the fewest epochs to the most.

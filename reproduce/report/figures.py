@@ -34,8 +34,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from reproduce.analysis.lr_range_test import Curve, Suggestion, smooth
 from reproduce.report.tables import rate_text, schedule_name
+from reproduce.study.fields import format_rate
 from reproduce.study.schema import Paper
-from reproduce.study.trial import Trial, format_rate
+from reproduce.study.trial import Trial
 from reproduce.tracking.reader import Result
 from reproduce.training.epoch_record import EpochRecord
 

@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from reproduce import escaping
 from reproduce.analysis.claims import Verdict
 from reproduce.analysis.intervals import Interval
-from reproduce.study.trial import format_rate
+from reproduce.study.fields import format_rate
 from reproduce.training.checkout import ROOT
 
 # In the order in which they are counted, each with its class in the style sheet.

@@ -11,7 +11,7 @@ from reproduce.report.report_data import ReportData
 from reproduce.results import comparisons, verdicts
 from reproduce.results.table import Table
 from reproduce.study.claim import PROPOSED, Model
-from reproduce.study.trial import format_rate
+from reproduce.study.fields import format_rate
 from reproduce.tracking.ui_views import VIEWS
 
 PROPOSED_RATE_DASHED = "The dashed line is the rate that the range test proposes."

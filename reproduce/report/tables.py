@@ -9,8 +9,9 @@ from reproduce.analysis.lr_range_test import Curve
 from reproduce.files import csv_text
 from reproduce.results.archive import finite
 from reproduce.results.table import Table
+from reproduce.study.fields import format_rate
 from reproduce.study.schema import Reported
-from reproduce.study.trial import Trial, format_rate
+from reproduce.study.trial import Trial
 from reproduce.tracking.reader import Result
 
 NAMES = {

@@ -7,8 +7,8 @@ from reproduce.results import verdicts
 from reproduce.results.table import Table
 from reproduce.study.config import StudyConfig, command_line
 from reproduce.study.departures import main_trains
+from reproduce.study.fields import format_rate
 from reproduce.study.schema import Paper
-from reproduce.study.trial import format_rate
 from reproduce.tracking.reader import Result
 
 ACCURACY_MEANING = (

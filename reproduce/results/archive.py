@@ -16,8 +16,9 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from reproduce.errors import UserError, shown
 from reproduce.results.run_collection import RunCollection
 from reproduce.study.config import StudyConfig
+from reproduce.study.fields import MAX_EPOCHS, Frozen, Rate
 from reproduce.study.location import DEFAULT
-from reproduce.study.trial import MAX_EPOCHS, Frozen, Rate, Trial
+from reproduce.study.trial import Trial
 from reproduce.tracking.reader import METRICS, Result
 
 NAME = "runs.json"

@@ -10,7 +10,7 @@ from reproduce.analysis.regret import Cost
 from reproduce.results.archive import finite
 from reproduce.results.run_collection import RunCollection
 from reproduce.results.table import Table
-from reproduce.study.trial import Optimizer, format_rate
+from reproduce.study.fields import Optimizer, format_rate
 from reproduce.tracking.reader import Result
 
 # How an optimizer's trainings without a schedule are named, and how many times the proposed rate they are at.

@@ -11,8 +11,9 @@ from reproduce.analysis.lr_range_test import PAPERS_RULE, Curve, Proposal, Sugge
 from reproduce.study import planning
 from reproduce.study.claim import PROPOSED, Model
 from reproduce.study.config import StudyConfig
+from reproduce.study.fields import Optimizer, can_be_held
 from reproduce.study.schema import Paper
-from reproduce.study.trial import Optimizer, Trial, can_be_held
+from reproduce.study.trial import Trial
 from reproduce.tracking.reader import DIVERGED, Result
 
 RunT = TypeVar("RunT")

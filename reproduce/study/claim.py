@@ -7,7 +7,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from reproduce.study.trial import Arguments, Frozen, Optimizer, Rate, Reference, Scheduler
+from reproduce.study.fields import Arguments, Frozen, Optimizer, Rate, Reference
+from reproduce.study.schedules import Scheduler
 
 # The name of a variant of the schedules, where the paper's text and its curves disagree, say.
 Protocol = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=40)]

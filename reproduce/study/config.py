@@ -8,18 +8,9 @@ from typing import Annotated
 from pydantic import Field
 
 from reproduce.study.claim import Protocol
+from reproduce.study.fields import Count, Dataset, Engine, Epochs, Frozen, Optimizer, Rate, Seed
+from reproduce.study.schedules import Scheduler
 from reproduce.study.schema import Paper
-from reproduce.study.trial import (
-    Count,
-    Dataset,
-    Engine,
-    Epochs,
-    Frozen,
-    Optimizer,
-    Rate,
-    Scheduler,
-    Seed,
-)
 
 
 class StudyConfig(Frozen):

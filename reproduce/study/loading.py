@@ -12,9 +12,10 @@ from pydantic_core import ErrorDetails
 from reproduce.errors import UserError, nearest, shown
 from reproduce.study import location
 from reproduce.study.claim import PROPOSED, Model
+from reproduce.study.fields import OPTIMIZER_ARGUMENTS, SIZES, WITH_KERNEL, Arguments
 from reproduce.study.own_code import OwnCode, OwnCodeError
+from reproduce.study.schedules import Schedule
 from reproduce.study.schema import Defaults, Paper
-from reproduce.study.trial import OPTIMIZER_ARGUMENTS, SIZES, WITH_KERNEL, Arguments, Schedule
 from reproduce.study.yaml_lines import Document
 
 # The way to a value through mappings and lists.

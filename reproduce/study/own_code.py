@@ -19,12 +19,12 @@ from types import ModuleType
 from typing import Any
 
 from reproduce.errors import nearest
+from reproduce.study.text_file import UnreadableError, read_text
 
 # A class or function in a file of the study's folder: network.py:Net.
 REFERENCE = r"^[A-Za-z_]\w*\.py:[A-Za-z_]\w*$"
 # What a module of a study has, to tell its lines from ours.
 MARK = "__reproduce_study__"
-MAX_BYTES = 2**20
 
 
 class OwnCodeError(Exception):
@@ -126,20 +126,10 @@ def _dump(node: object) -> str:
 
 def _read(path: Path) -> str:
     try:
-        # A pipe would be waited at without an end.
-        if path.exists() and not path.is_file():
-            raise OwnCodeError(f"{path} is no file")
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise OwnCodeError(f"{path} cannot be read: {error.strerror}") from error
-    if len(content) > MAX_BYTES:
-        raise OwnCodeError(f"{path} is larger than {MAX_BYTES} bytes")
-    try:
-        text = content.decode("utf-8-sig")
+        text = read_text(path)
         _dump(without_docstrings(text))
-    except UnicodeDecodeError as error:
-        raise OwnCodeError(f"{path} is not UTF-8 from byte {content[error.start]:#04x} on") from error
+    except UnreadableError as error:
+        raise OwnCodeError(str(error)) from error
     except SyntaxError as error:
         raise OwnCodeError(f"{path}:{error.lineno}: {error.msg}") from error
     # A zero byte, or an expression that is nested too deeply.

@@ -10,8 +10,10 @@ from pydantic import ValidationError
 from reproduce.errors import UserError, shown
 from reproduce.study.claim import Model
 from reproduce.study.config import StudyConfig, option_name
+from reproduce.study.fields import MAX_RATE, MIN_RATE, SIZES, Engine, can_be_held, format_rate
+from reproduce.study.schedules import Scheduler
 from reproduce.study.schema import Paper
-from reproduce.study.trial import MAX_RATE, MIN_RATE, SIZES, Engine, Scheduler, Trial, can_be_held, format_rate
+from reproduce.study.trial import Trial
 
 Number = TypeVar("Number", int, float)
 # More trials would take days, and one list in MLflow's UI would show as many runs.

@@ -8,17 +8,9 @@ from decimal import Decimal
 from reproduce.errors import UserError
 from reproduce.study import rate_limits
 from reproduce.study.config import StudyConfig, option_name
-from reproduce.study.trial import (
-    MAX_RATE,
-    MIN_RATE,
-    MultiStepDecay,
-    OneCycle,
-    Ramp,
-    Schedule,
-    StepDecay,
-    Trial,
-    format_rate,
-)
+from reproduce.study.fields import MAX_RATE, MIN_RATE, format_rate
+from reproduce.study.schedules import MultiStepDecay, OneCycle, Ramp, Schedule, StepDecay
+from reproduce.study.trial import Trial
 
 # A message shows this many of a list of milestones.
 SHOWN_STEPS = 5

@@ -9,18 +9,9 @@ import math
 from bisect import bisect_left, bisect_right
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, localcontext
 
-from reproduce.study.trial import (
-    MAX_RATE,
-    MIN_RATE,
-    Constant,
-    ExponentialDecay,
-    MultiStepDecay,
-    OneCycle,
-    OwnSchedule,
-    Ramp,
-    StepDecay,
-    Trial,
-)
+from reproduce.study.fields import MAX_RATE, MIN_RATE
+from reproduce.study.schedules import Constant, ExponentialDecay, MultiStepDecay, OneCycle, OwnSchedule, Ramp, StepDecay
+from reproduce.study.trial import Trial
 
 # Ten thousand epochs of a gamma of 1e38 reach an exponent of ten digits.
 WIDE = Context(prec=20, Emax=MAX_EMAX, Emin=MIN_EMIN)

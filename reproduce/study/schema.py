@@ -14,9 +14,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from reproduce.study import location
 from reproduce.study.claim import AtLeastZero, Claim, Contradiction, Protocol, Text
-from reproduce.study.own_code import REFERENCE, OwnCode
-from reproduce.study.trial import (
-    SCHEDULERS,
+from reproduce.study.fields import (
     Arguments,
     Code,
     Count,
@@ -24,19 +22,19 @@ from reproduce.study.trial import (
     Epochs,
     Frozen,
     Optimizer,
-    OwnSchedule,
     Preparation,
     Rate,
     Reference,
-    Scheduler,
     Seed,
     Sha256,
-    Trial,
 )
+from reproduce.study.own_code import REFERENCE, OwnCode
+from reproduce.study.range_test import RangeTest
+from reproduce.study.schedules import SCHEDULERS, OwnSchedule, Scheduler
+from reproduce.study.trial import Trial
 
 # What the rounding of a printed mean may come to.
 MEAN_ROUNDING = 6e-5
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Address = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
 
 
@@ -99,59 +97,6 @@ class Sweep(Frozen):
     caption: Text | None = None
     learning_rates: Annotated[tuple[Rate, ...], Field(min_length=1)]
     reported: tuple[Reported, ...] = ()
-
-
-class ReportedProposal(Frozen):
-    """The rate the paper proposes and the step it reads it at."""
-
-    proposed_learning_rate: Rate
-    step: Count
-
-
-class CurveFigure(Frozen):
-    """A figure of the range test: its number in the paper, the words for ours, and the part of the ramp it shows.
-
-    The number is None where the paper has no such figure.
-    """
-
-    number: Text | None = None
-    title: Text
-    alt: Text
-    caption: Text
-    shows: tuple[Fraction, Fraction]
-
-
-class CurveFigures(Frozen):
-    """The figures of the range test: the whole ramp, and its descent."""
-
-    whole: CurveFigure
-    zoomed: CurveFigure | None = None
-
-    def by_key(self) -> dict[str, CurveFigure]:
-        """Return those that there are, by `whole` and `zoomed`."""
-        return {"whole": self.whole} | ({"zoomed": self.zoomed} if self.zoomed else {})
-
-
-WHOLE_RAMP = CurveFigure(
-    title="the range test",
-    alt="Loss against step and rate, linear up to 2.5 and logarithmic above, with the proposed rates marked.",
-    caption="The whole ramp. The loss axis is linear up to 2.5 and logarithmic above.",
-    shows=(0, 1),
-)
-
-
-class RangeTest(Frozen):
-    """The paper's ramp. `smoothing` is the weight of the past in the average that smooths the loss, in [0, 1).
-
-    A study that says nothing of one has the first study's, which only the commands for range test and grid train.
-    """
-
-    figures: CurveFigures = CurveFigures(whole=WHOLE_RAMP)
-    lr_start: Rate = 1e-6
-    lr_end: Rate = 1.0
-    epochs: Epochs = 5
-    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.98
-    reported: ReportedProposal | None = None
 
 
 class Part(Frozen):

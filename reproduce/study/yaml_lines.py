@@ -10,8 +10,8 @@ from yaml.constructor import ConstructorError
 from yaml.reader import ReaderError
 
 from reproduce.errors import UserError, shown
+from reproduce.study.text_file import UnreadableError, read_text
 
-MAX_BYTES = 2**20
 # A line and a column, both from 1.
 Place = tuple[int, int]
 MERGE = "tag:yaml.org,2002:merge"
@@ -22,7 +22,10 @@ class Document:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        text = _text(path)
+        try:
+            text = read_text(path)
+        except UnreadableError as error:
+            raise UserError(str(error)) from error
         loader: _Loader | None = None
         try:
             loader = _Loader(text)
@@ -90,18 +93,3 @@ class _Loader(yaml.SafeLoader):
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             what = f"{shown(node.value)} cannot be read as {node.tag.removeprefix('tag:yaml.org,2002:')}"
             raise ConstructorError(None, None, what, node.start_mark) from error
-
-
-def _text(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    if len(content) > MAX_BYTES:
-        raise UserError(f"{path} is larger than {MAX_BYTES} bytes")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: is not UTF-8 from byte {content[error.start]:#04x} on") from error

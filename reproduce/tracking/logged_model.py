@@ -14,21 +14,20 @@ from mlflow.models import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from reproduce.data import datasets
+from reproduce.study import location
+from reproduce.study.fields import Code
 from reproduce.study.own_code import NO_CODE, OwnCode
-from reproduce.study.trial import Code
 
 MODEL_NAME = "model"
 PACKAGE = Path(__file__).parent.parent
-MODEL_CODE, OWN_MODEL_CODE = (Path(__file__).with_name(name) for name in ("pyfunc_model.py", "own_pyfunc_model.py"))
-# The network's module and the packages around it.
-NETWORK = (
-    "__init__.py", "studies/__init__.py", "studies/lenet5_mnist/__init__.py", "studies/lenet5_mnist/network.py",
-)  # fmt: skip
-# What a model of a study's own network needs of this package.
-OWN_NETWORK = (
-    "__init__.py", "errors.py", "study/__init__.py", "study/own_code.py", "training/__init__.py",
+MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
+# What the model's code needs of this package.
+NEEDED = (
+    "__init__.py", "errors.py", "study/__init__.py", "study/own_code.py", "study/text_file.py", "training/__init__.py",
     "training/prepared_network.py",
 )  # fmt: skip
+# The network of a trial that names none, in the folder of the default study.
+BUILT_IN = "network.py:LeNet5"
 # What the model's code imports.
 REQUIREMENTS = ("mlflow", "torch", "numpy", "safetensors")
 
@@ -55,18 +54,15 @@ def log_model(client: MlflowClient, run_id: str, network: TrainedNetwork) -> Non
         # The signature is given.
         warnings.filterwarnings("ignore", message=".*input example was not provided")
         code = Path(folder) / "reproduce"
-        for file in NETWORK if network.own is None else OWN_NETWORK:
+        for file in NEEDED:
             (code / file).parent.mkdir(parents=True, exist_ok=True)
             (code / file).write_bytes((PACKAGE / file).read_bytes())
-        artifacts = {"weights": str(network.weights)}
-        if network.own is not None:
-            definition = Path(folder) / "definition.json"
-            definition.write_text(_define(network.own, network.code), encoding="utf-8")
-            artifacts["definition"] = str(definition)
+        definition = Path(folder) / "definition.json"
+        definition.write_text(json.dumps(_define(network), indent=1), encoding="utf-8")
         logged = mlflow.pyfunc.log_model(
             name=MODEL_NAME,
-            python_model=str(MODEL_CODE if network.own is None else OWN_MODEL_CODE),
-            artifacts=artifacts,
+            python_model=str(MODEL_CODE),
+            artifacts={"weights": str(network.weights), "definition": str(definition)},
             code_paths=[str(code)],
             signature=ModelSignature(inputs=Schema([images]), outputs=Schema([logits])),
             pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
@@ -74,8 +70,14 @@ def log_model(client: MlflowClient, run_id: str, network: TrainedNetwork) -> Non
     _delete_models(client, run_id, kept=logged.model_id)
 
 
-def _define(own: Code, code: OwnCode) -> str:
-    return json.dumps({"code": own.code, "arguments": dict(own.arguments), "files": dict(code.files)}, indent=1)
+def _define(network: TrainedNetwork) -> dict[str, object]:
+    """Return what makes a network: a class or function, its arguments, and the files that have its code."""
+    if network.own is None:
+        code = OwnCode.read(location.SHIPPED / location.DEFAULT, [BUILT_IN])
+        return {"code": BUILT_IN, "arguments": {}, "files": dict(code.files)}
+    return {
+        "code": network.own.code, "arguments": dict(network.own.arguments), "files": dict(network.code.files)
+    }  # fmt: skip
 
 
 def _delete_models(client: MlflowClient, run_id: str, kept: str | None = None) -> None:

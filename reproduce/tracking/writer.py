@@ -23,7 +23,8 @@ from reproduce.analysis.lr_range_test import Suggestion
 from reproduce.data import datasets, study_data
 from reproduce.errors import StoreAwayError, TrackingError
 from reproduce.files import csv_text
-from reproduce.study.trial import SIZES, Trial
+from reproduce.study.fields import SIZES
+from reproduce.study.trial import Trial
 from reproduce.tracking import reader
 from reproduce.tracking.heartbeat import Heartbeat
 from reproduce.tracking.logged_model import TrainedNetwork, log_model

@@ -21,7 +21,8 @@ from sklearn.metrics import accuracy_score
 from reproduce.data import datasets
 from reproduce.errors import UserError
 from reproduce.study.own_code import NO_CODE, OwnCode
-from reproduce.study.trial import TEST_BATCH_SIZE, Ramp, Trial
+from reproduce.study.schedules import Ramp
+from reproduce.study.trial import TEST_BATCH_SIZE, Trial
 from reproduce.training import engines, losses, lr_schedulers, optimizers, prepared, torch_setup
 from reproduce.training.checkpoints import Checkpoints, ModelFiles, TrainingState
 from reproduce.training.data_parallel import ProcessGroup

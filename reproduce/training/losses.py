@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from reproduce.study.fields import Code
 from reproduce.study.own_code import OwnCode, OwnCodeError
-from reproduce.study.trial import Code
 
 
 class OwnLoss(nn.Module):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.optim import lr_scheduler
 
 from reproduce.study.own_code import NO_CODE, OwnCode, OwnCodeError
-from reproduce.study.trial import (
+from reproduce.study.schedules import (
     Constant,
     ExponentialDecay,
     MultiStepDecay,

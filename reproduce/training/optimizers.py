@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from reproduce.errors import UserError
-from reproduce.study.trial import Arguments
+from reproduce.study.fields import Arguments
 
 SGD_MOMENTUM = 0.9
 COLOSSALAI = {"lamb": "Lamb", "lars": "Lars", "hybridadam": "HybridAdam"}

@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from reproduce.errors import UserError
+from reproduce.study.fields import Code, Preparation
 from reproduce.study.own_code import OwnCode, OwnCodeError
-from reproduce.study.trial import Code, Preparation
 from reproduce.training.prepared_network import PreparedNetwork
 
 BYTE = 255.0

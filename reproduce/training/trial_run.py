@@ -15,8 +15,9 @@ from reproduce.study.claim import Model
 from reproduce.study.config import StudyConfig
 from reproduce.study.loading import Fault
 from reproduce.study.own_code import OwnCodeError, describe
+from reproduce.study.schedules import OwnSchedule
 from reproduce.study.schema import Paper
-from reproduce.study.trial import OwnSchedule, Trial
+from reproduce.study.trial import Trial
 from reproduce.training import losses, lr_schedulers, optimizers, prepared, torch_setup
 
 # Pixels of an image whose data set need not be there to try a network out.

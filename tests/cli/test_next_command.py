@@ -17,7 +17,8 @@ from reproduce.results import verdicts
 from reproduce.study import planning, rate_checks
 from reproduce.study.config import StudyConfig, command_line, option_words, seed_spans
 from reproduce.study.departures import list_departures, main_trains
-from reproduce.study.trial import OPTIMIZERS, SCHEDULERS
+from reproduce.study.fields import OPTIMIZERS
+from reproduce.study.schedules import SCHEDULERS
 from reproduce.tracking.reader import RecordedProposal
 
 TRAINING = ("main", "range_test", "sweep", "grid")

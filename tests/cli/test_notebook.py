@@ -15,18 +15,7 @@ from reproduce.notebook import Study
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "notebook.md").read_text(), re.DOTALL)
 
 
-@pytest.fixture
-def place(own_home, tmp_path, monkeypatch):
-    """An empty folder with an empty store."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setenv("REPRODUCE_HOME", str(own_home))
-    yield tmp_path
-    # A worker in this process has set it.
-    mlflow.set_tracking_uri(None)
-
-
-def test_the_page_is_executed_and_its_frames_are_what_was_recorded(place):
+def test_the_page_is_executed_and_its_frames_are_what_was_recorded(empty_place):
     names = {}
     for block in BLOCKS:
         exec(block.replace('study.run("sweep", ', 'study.run("sweep", device="cpu", jobs=1, '), names)
@@ -48,8 +37,8 @@ def test_the_page_is_executed_and_its_frames_are_what_was_recorded(place):
     assert verdicts.frame().loc["A", "says"] == "0.03 ends above 0.0003"
 
 
-def test_what_a_frame_shows_of_a_claim_is_no_markup(place):
-    folder = write_parts(place / "parts")
+def test_what_a_frame_shows_of_a_claim_is_no_markup(empty_place):
+    folder = write_parts(empty_place / "parts")
     text = (folder / "study.yaml").read_text()
     (folder / "study.yaml").write_text(text.replace("the mean of the accuracies", "<script>alert(1)</script>"))
     study = Study(str(folder))
@@ -59,7 +48,7 @@ def test_what_a_frame_shows_of_a_claim_is_no_markup(place):
     assert "<script" not in shown
 
 
-def test_range_tests_and_models_that_were_not_run(place, monkeypatch, capsys):
+def test_range_tests_and_models_that_were_not_run(empty_place, monkeypatch, capsys):
     typed(monkeypatch, capsys, "range_test", "--study", "digits", "--seeds", "1", "--device", "cpu", "--jobs", "1")
     study = Study("digits")
     found = study.range_tests(seeds=[1])
@@ -80,16 +69,16 @@ def test_range_tests_and_models_that_were_not_run(place, monkeypatch, capsys):
         (lambda: Study("digits").trials(scheduler="cosine"), "Invalid value for '--scheduler': got 'cosine'"),
     ],
 )
-def test_a_wrong_word_is_a_user_error_before_anything_is_trained(place, call, said):
+def test_a_wrong_word_is_a_user_error_before_anything_is_trained(empty_place, call, said):
     with pytest.raises(UserError) as refused:
         call()
     assert said in str(refused.value)
-    assert not (place / "mlflow.db").exists()
+    assert not (empty_place / "mlflow.db").exists()
 
 
-def test_a_trial_that_fails_is_raised(place):
+def test_a_trial_that_fails_is_raised(empty_place):
     folder = write_parts(
-        place / "parts", losses="from torch.nn.functional import cross_entropy\n\ncalls = []\n\n\n"
+        empty_place / "parts", losses="from torch.nn.functional import cross_entropy\n\ncalls = []\n\n\n"
         "def doubled(logits, labels):\n    calls.append(1)\n    return cross_entropy(logits, labels) if len(calls) < 9 "
         "else 1 / 0\n",
     )  # fmt: skip

@@ -2,7 +2,6 @@
 
 import re
 
-import mlflow
 import pytest
 
 from helpers import ROOT
@@ -18,21 +17,10 @@ HEAD = "title: Odd or even\npublication: {title: A note, authors: [A. Student], 
 
 
 @pytest.fixture
-def place(own_home, tmp_path, monkeypatch):
-    """An empty folder with an empty store, in which commands are typed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setenv("REPRODUCE_HOME", str(own_home))
-    yield tmp_path
-    # A worker in this process has set it.
-    mlflow.set_tracking_uri(None)
-
-
-@pytest.fixture
-def begun(place):
+def begun(empty_place):
     """What `new-study` writes."""
-    studies.begin(place / "my_study")
-    return place / "my_study"
+    studies.begin(empty_place / "my_study")
+    return empty_place / "my_study"
 
 
 def replaced(path, before, after):
@@ -73,7 +61,7 @@ def test_the_faults_that_are_shown_are_those_of_the_study(begun, monkeypatch, ca
 
 
 @pytest.mark.system
-def test_the_commands_answer_as_the_page_says(place, monkeypatch, capsys):
+def test_the_commands_answer_as_the_page_says(empty_place, monkeypatch, capsys):
     said = []
     for command in COMMANDS:
         words = command.removeprefix(".venv/bin/reproduce ").split()

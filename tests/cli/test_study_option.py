@@ -15,16 +15,11 @@ TRAINED = ("--device", "cpu", "--engine", "fused", "--jobs", "1")
 
 
 @pytest.fixture
-def place(own_home, tmp_path, monkeypatch):
+def place(empty_place, monkeypatch):
     """A directory with a study, an empty store and the data, in which commands are typed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setenv("REPRODUCE_HOME", str(own_home))
     monkeypatch.setenv("REPRODUCE_FUSED_DIR", str(CACHE / "fused"))
-    write_study(tmp_path / "two_rates")
-    yield tmp_path
-    # A worker in this process has set it.
-    mlflow.set_tracking_uri(None)
+    write_study(empty_place / "two_rates")
+    return empty_place
 
 
 def test_a_study_of_ones_own_is_trained_judged_moved_and_checked(place, monkeypatch, capsys):

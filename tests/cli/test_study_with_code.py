@@ -13,15 +13,10 @@ HERE = ("--device", "cpu", "--jobs", "1")
 
 
 @pytest.fixture
-def place(own_home, tmp_path, monkeypatch):
+def place(empty_place):
     """A directory with a study that has its own Python, and an empty store."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setenv("REPRODUCE_HOME", str(own_home))
-    write_parts(tmp_path / "parts")
-    yield tmp_path
-    # A worker in this process has set it.
-    mlflow.set_tracking_uri(None)
+    write_parts(empty_place / "parts")
+    return empty_place
 
 
 def runs(kind="trial"):

@@ -19,7 +19,7 @@ from reproduce.results.archive import Archive
 from reproduce.results.run_collection import RunCollection
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig
-from reproduce.study.trial import format_rate
+from reproduce.study.fields import format_rate
 
 
 def test_the_tables_hold_what_the_store_holds(finished, paper, tmp_path):

@@ -107,7 +107,7 @@ def test_an_error_is_told_by_the_last_line_of_the_study(code):
     ("content", "said"),
     [
         (b"def f(:\n", "{path}:1: invalid syntax"),
-        (b"x = 1\ny = '\xff'\n", "{path} is not UTF-8 from byte 0xff on"),
+        (b"x = 1\ny = '\xff'\n", "{path}:2: is not UTF-8 from byte 0xff on"),
         (b"#" * (2**20 + 1), "{path} is larger than 1048576 bytes"),
         (None, "{path} cannot be read: No such file or directory"),
     ],

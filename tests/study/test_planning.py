@@ -10,8 +10,9 @@ from reproduce.errors import UserError
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig, option_words
 from reproduce.study.departures import MAIN_FIELDS, fits_main, list_departures
+from reproduce.study.fields import Code, Preparation, format_rate
 from reproduce.study.loading import load_paper
-from reproduce.study.trial import SCHEDULERS, Code, Preparation, StepDecay, format_rate
+from reproduce.study.schedules import SCHEDULERS, StepDecay
 
 
 def test_the_paper_is_fifteen_models_in_its_order(paper):

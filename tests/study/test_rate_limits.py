@@ -12,17 +12,9 @@ from reproduce.analysis.lr_range_test import NoProposal, Proposal
 from reproduce.results.run_collection import RunCollection
 from reproduce.study import planning, rate_checks, rate_limits
 from reproduce.study.config import StudyConfig
-from reproduce.study.trial import (
-    MAX_RATE,
-    MIN_RATE,
-    Constant,
-    ExponentialDecay,
-    MultiStepDecay,
-    OneCycle,
-    Ramp,
-    StepDecay,
-    Trial,
-)
+from reproduce.study.fields import MAX_RATE, MIN_RATE
+from reproduce.study.schedules import Constant, ExponentialDecay, MultiStepDecay, OneCycle, Ramp, StepDecay
+from reproduce.study.trial import Trial
 from reproduce.training import lr_schedulers
 
 

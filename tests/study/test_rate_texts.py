@@ -7,9 +7,7 @@ import pytest
 from helpers.commands import typed
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig
-from reproduce.study.trial import (
-    format_rate,
-)
+from reproduce.study.fields import format_rate
 
 
 @pytest.mark.parametrize("rate", [1e-3, math.nextafter(1e-3, 1), 1.0000001e-3, 0.1 + 0.2, 1 / 3, 1e38, 5e-39, 60000.5])

@@ -5,7 +5,7 @@ import torch
 from reproduce.errors import UserError
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig
-from reproduce.study.trial import ExponentialDecay, MultiStepDecay, OneCycle, Ramp, StepDecay
+from reproduce.study.schedules import ExponentialDecay, MultiStepDecay, OneCycle, Ramp, StepDecay
 from reproduce.training import lr_schedulers, optimizers
 
 STEPS = np.arange(30 * 469)  # the paper's 14,070

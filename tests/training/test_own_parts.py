@@ -12,9 +12,10 @@ from helpers.own_study import PARTS, write_parts
 from reproduce.data import arrays, study_data
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig
+from reproduce.study.fields import Code, Preparation
 from reproduce.study.loading import load_paper
 from reproduce.study.own_code import OwnCode, OwnCodeError
-from reproduce.study.trial import Code, OwnSchedule, Preparation
+from reproduce.study.schedules import OwnSchedule
 from reproduce.training import checkpoints, loop, losses, lr_schedulers, optimizers, prepared, torch_setup, trial_run
 
 HASH = "f" * 64
