@@ -74,7 +74,7 @@ def _is_of_report(path: Path) -> bool:
         return holds_report(path.parent)
     if path.suffix == ".py":
         # A report has a copy of the study's own code. Any other is the user's.
-        sha256 = None if path.is_symlink() else file_sha256(path)
+        sha256 = file_sha256(path)
         return sha256 is not None and described_files(path.parent).get(path.name) == sha256
     return not path.is_dir() and (path.name in (*DESCRIPTIONS, METADATA) or is_figure)
 

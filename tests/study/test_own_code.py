@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 
 import pytest
 
@@ -53,10 +54,11 @@ def test_of_two_studies_each_imports_its_own_files(code, folder):
     assert code.load("network.py:Net")(3).size == 6
 
 
-def test_a_file_named_as_a_package_shadows_none(folder):
-    (folder / "json.py").write_text("loads = None\n")
-    (folder / "network.py").write_text("import json\n\n\ndef parse():\n    return json.loads('[1]')\n")
-    assert OwnCode.read(folder, ["network.py:parse"]).load("network.py:parse")() == [1]
+def test_a_file_named_as_a_package_shadows_none(folder, monkeypatch):
+    monkeypatch.delitem(sys.modules, "tabnanny", raising=False)  # which nothing here imports
+    (folder / "tabnanny.py").write_text("check = None\n")
+    (folder / "network.py").write_text("import tabnanny\n\n\ndef checks():\n    return callable(tabnanny.check)\n")
+    assert OwnCode.read(folder, ["network.py:checks"]).load("network.py:checks")()
 
 
 @pytest.mark.parametrize("beside", ["layers.py", "layers/network.py"])
