@@ -216,13 +216,13 @@ def test_the_modules_that_decide_the_numbers_are_in_the_hash():
         if module not in reached:
             reached.add(module)
             waiting += imports_of(module)[1]
-    # What is reached but not hashed: a trial is hashed by itself, what fused.library compiles likewise; checkpoints are
-    # held to give the same bits; files and paths write and remove them; a launcher's variables only say who computes;
+    # What is reached but not hashed: a trial and the values that it is made of are hashed by themselves, what
+    # fused.library compiles likewise; checkpoints are held to give the same bits; files and paths write and remove them; a launcher's variables only say who computes;
     # errors only says what went wrong; study.own_code loads what is hashed by itself.
     hashed = {name.replace("/", ".") for name in provenance.DECIDING_MODULES}
     assert reached - hashed == {
-        "study.trial", "training.checkpoints", "training.epoch_record", "training.launcher", "files", "paths", "errors",
-        "training.fused.library", "study.own_code",
+        "study.trial", "study.fields", "study.schedules", "study.text_file", "study.own_code", "training.checkpoints",
+        "training.epoch_record", "training.launcher", "training.fused.library", "files", "paths", "errors",
     }  # fmt: skip
 
 
