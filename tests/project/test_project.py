@@ -217,8 +217,9 @@ def test_the_modules_that_decide_the_numbers_are_in_the_hash():
             reached.add(module)
             waiting += imports_of(module)[1]
     # What is reached but not hashed: a trial and the values that it is made of are hashed by themselves, what
-    # fused.library compiles likewise; checkpoints are held to give the same bits; files and paths write and remove them; a launcher's variables only say who computes;
-    # errors only says what went wrong; study.own_code loads what is hashed by itself.
+    # fused.library compiles likewise; checkpoints are held to give the same bits; files and paths write and remove them;
+    # a launcher's variables only say who computes; errors only says what went wrong; study.text_file reads and
+    # study.own_code loads what is hashed by itself.
     hashed = {name.replace("/", ".") for name in provenance.DECIDING_MODULES}
     assert reached - hashed == {
         "study.trial", "study.fields", "study.schedules", "study.text_file", "study.own_code", "training.checkpoints",
