@@ -217,7 +217,7 @@ def test_the_modules_that_decide_the_numbers_are_in_the_hash():
             reached.add(module)
             waiting += imports_of(module)[1]
     # What is reached but not hashed: a trial and the values that it is made of are hashed by themselves, what
-    # fused.library compiles likewise; checkpoints are held to give the same bits; files and paths write and remove them;
+    # fused.library compiles likewise; checkpoints are held to give the same bits; files and paths write them;
     # a launcher's variables only say who computes; errors only says what went wrong; study.text_file reads and
     # study.own_code loads what is hashed by itself.
     hashed = {name.replace("/", ".") for name in provenance.DECIDING_MODULES}
