@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import ray
+from ray._private import services
 
 from helpers.commands import typed
 from helpers.servers import free_port
@@ -211,6 +212,28 @@ def test_a_cluster_that_another_user_started_here_is_not_taken(monkeypatch, tmp_
         assert session._started_here() == address
         monkeypatch.setattr(os, "getuid", lambda: file.stat().st_uid + 1)
         assert session._started_here() is None
+
+
+@pytest.mark.parametrize(("asked", "outcome"), [(3, "the node"), (200, RuntimeError)])
+def test_ray_that_is_started_here_may_need_longer_than_rays_own_30_seconds(monkeypatch, asked, outcome):
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now, sleep=lambda _: setattr(clock, "now", clock.now + 20))
+    answers = iter([RuntimeError] * (asked - 1) + ["the node"])
+
+    def find(*_):
+        if (answer := next(answers)) is RuntimeError:
+            raise answer
+        return answer
+
+    monkeypatch.setattr(services, "get_node", find)
+    monkeypatch.setattr(session, "time", clock)
+    with session._patient_start():
+        if outcome is RuntimeError:
+            with pytest.raises(RuntimeError):
+                services.get_node("10.0.0.1:6379", "1f")
+        else:
+            assert services.get_node("10.0.0.1:6379", "1f") == outcome
+    assert clock.now == {3: 40, 200: session.START_SECONDS + 20}[asked]
+    assert services.get_node is find
 
 
 def test_what_is_wrong_on_this_machine_is_one_line_with_ray_too(monkeypatch, capsys, tmp_path):

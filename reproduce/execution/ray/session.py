@@ -6,10 +6,12 @@ import re
 import secrets
 import signal
 import socket
+import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, suppress
 from pathlib import Path
 
 from reproduce.errors import UserError
@@ -22,6 +24,9 @@ LOCAL = "local"
 CONNECT_SECONDS = 10
 # Ray itself takes so long to find out that what answers is no cluster.
 ANSWER_SECONDS = 40
+# Ray gives up after 30 s, in which a busy machine with two cores has not always started it.
+START_SECONDS = 120
+ASK_AGAIN_SECONDS = 1
 # Nothing but numbers goes through Ray's store of objects.
 OBJECT_STORE_BYTES = 80 * 2**20
 # Ray's news, advice and warnings are kept out of what a command says, unless the environment requests them.
@@ -31,6 +36,11 @@ TIMEOUTS = {
     "RAY_NUM_REDIS_GET_RETRIES": "1",
     "RAY_py_gcs_connect_timeout_s": "15",
     "RAY_gcs_server_request_timeout_seconds": "15",
+}
+# The node's own processes wait for each other as long.
+STARTING = {
+    "RAY_agent_register_timeout_ms": str(START_SECONDS * 1000),
+    "RAY_gcs_server_port_wait_time_s": str(START_SECONDS),
 }
 TOKEN_FILE = Path("~/.ray/auth_token")
 
@@ -56,7 +66,8 @@ def connect(requested: str | None) -> Iterator[str]:
                 "object_store_memory": OBJECT_STORE_BYTES,
                 "_temp_dir": stack.enter_context(folder),
             }
-            _connect(stack, address, QUIET, options)
+            with say_if_slow(f"waiting for Ray to start, for up to {START_SECONDS} s", patience=2):
+                _connect(stack, address, QUIET | STARTING, options)
         else:
             with say_if_slow(f"waiting for the Ray cluster at {address} to answer, for up to {ANSWER_SECONDS} s"):
                 if (why := why_unreachable(address)) is not None:
@@ -82,7 +93,7 @@ def _connect(stack: ExitStack, address: str, variables: dict[str, str], options:
     stack.callback(ray.shutdown)
     before = signal.getsignal(signal.SIGTERM)
     try:
-        with _silenced_stderr():
+        with _silenced_stderr(), _patient_start() if address == LOCAL else nullcontext():
             ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except SystemExit:
         # Ray handled SIGTERM in its own way meanwhile: have it handled in ours.
@@ -136,13 +147,42 @@ def _choose_token(address: str) -> None:
 
 
 @contextmanager
+def _patient_start() -> Iterator[None]:
+    """Have ray.init wait for a node that it starts for up to START_SECONDS: Ray's own 30 s are no setting."""
+    from ray._private import services
+
+    find_once = services.get_node
+    deadline = time.monotonic() + START_SECONDS
+
+    def find(gcs_address: str, node_id: str) -> object:
+        while True:
+            try:
+                return find_once(gcs_address, node_id)
+            # The node is not in the cluster's list yet.
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(ASK_AGAIN_SECONDS)
+
+    services.get_node = find
+    try:
+        yield
+    finally:
+        services.get_node = find_once
+
+
+@contextmanager
 def _silenced_stderr() -> Iterator[None]:
-    """Drop what Ray's own threads write to the standard error in the block, past Python."""
+    """Drop what Ray's own threads write to the standard error in the block, past Python; what Python writes is kept."""
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
         os.dup2(nowhere.fileno(), 2)
     try:
-        yield
+        if sys.stderr is sys.__stderr__:
+            with os.fdopen(kept, "w", buffering=1, closefd=False) as ours, redirect_stderr(ours):
+                yield
+        else:
+            yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
