@@ -101,7 +101,8 @@ def _read_options(paper: Paper, config: StudyConfig, values: Values) -> RunOptio
     fields = {key: values[key] for key in RunOptions.model_fields if values.get(key) is not None}
     own = planning.common_fields(paper, config)
     data = {"dataset": own["dataset"], "data_sha256": own["data_sha256"], "own_network": own["network"] is not None}
-    return RunOptions.model_validate({"smoothing": paper.range_test.smoothing} | fields | data | {"code": paper.code})
+    code = {"code": paper.code, "packages": paper.trained_with()}
+    return RunOptions.model_validate({"smoothing": paper.range_test.smoothing} | fields | data | code)
 
 
 def _as_texts(command: click.Command, values: Values) -> dict[str, str]:

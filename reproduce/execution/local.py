@@ -46,14 +46,14 @@ class Pool:
         """Make data and kernel ready, and the other ranks where a launcher started several; yield the engine."""
         engine, self.kernel = prepare_machine(self._options, say)
         data = study_data.sha256(self._options.dataset, self._options.data_sha256)
-        ours = numerics_environment(data, self.device, engine, self.kernel)
-        with distributed.main_process(ours):
+        ours = numerics_environment(data, self.device, engine, self.kernel, self._options.packages)
+        with distributed.main_process(ours | distributed.own_python(self._options.code)):
             yield engine
 
     def numerics_environment(self, trial: Trial) -> dict[str, str]:
         """Return all that decides the trial's numbers beside its configuration."""
         data = study_data.sha256(trial.dataset, trial.data_sha256)
-        return numerics_environment(data, self.device, trial.engine, self.kernel)
+        return numerics_environment(data, self.device, trial.engine, self.kernel, self._options.packages)
 
     def place(self, index: int) -> Placement:
         """Return the device of the trial of that number; trials take turns on the GPUs."""
@@ -158,7 +158,9 @@ def prepare_machine(options: RunOptions, tell: Callable[[str], None]) -> tuple[s
     return engine, kernel
 
 
-def numerics_environment(data_sha256: str, device: str, engine: str, kernel: Path | None) -> dict[str, str]:
+def numerics_environment(
+    data_sha256: str, device: str, engine: str, kernel: Path | None, packages: tuple[str, ...] = ()
+) -> dict[str, str]:
     """Return all that decides a trial's numbers on this machine beside its configuration.
 
     Args:
@@ -166,9 +168,10 @@ def numerics_environment(data_sha256: str, device: str, engine: str, kernel: Pat
         device: cpu or cuda.
         engine: torch or fused.
         kernel: The fused engine's compiled kernel.
+        packages: The modules that a study's own code imports.
     """
     digest = engines.engine_id(engine, kernel)
-    return provenance.numerics_environment(data_sha256, device, digest, bool(launcher.world_size()))
+    return provenance.numerics_environment(data_sha256, device, digest, bool(launcher.world_size()), packages)
 
 
 def jobs_at_once(requested: int | None) -> int:

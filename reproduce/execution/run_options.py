@@ -20,7 +20,7 @@ class RunOptions(Frozen):
     `home` is the folder of data, checkpoints and locks, `data_dir` where the images are looked for first. `jobs` is how
     many trials run at once, `gpus_per_trial` a part of a GPU, `smoothing` the weight of the past in the average that
     smooths a range test's loss, in [0, 1). `own_network` says that the study has its own, which no kernel computes.
-    `data_sha256` is that of its own data, and `code` its own Python.
+    `data_sha256` is that of its own data, `code` its own Python, and `packages` what that imports to train a model.
     """
 
     home: Path = Field(default_factory=find_home)
@@ -28,6 +28,7 @@ class RunOptions(Frozen):
     data_sha256: Sha256 | None = None
     own_network: bool = False
     code: OwnCode = NO_CODE
+    packages: tuple[str, ...] = ()
     data_dir: Path | None = None
     engine: EngineChoice = "auto"
     device: DeviceChoice = "auto"

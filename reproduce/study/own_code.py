@@ -11,7 +11,6 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -49,6 +48,7 @@ class OwnCode:
             name = waiting.pop()
             if name not in found:
                 found[name] = _read(folder / name)
+                _refuse_folders(folder, name, found[name])
                 waiting += [file for file in _imports(found[name], name) if (folder / file).is_file()]
         return cls(tuple(sorted(found.items())))
 
@@ -67,11 +67,26 @@ class OwnCode:
         content = [reference.partition(":")[2], *(f"{name}\n{used[name]}" for name in sorted(used))]
         return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
+    def packages(self, references: Iterable[str]) -> set[str]:
+        """Return the modules that the code of references imports and that are neither Python's nor the study's."""
+        sources, waiting = dict(self.files), [reference.partition(":")[0] for reference in references]
+        found: set[str] = set()
+        seen: set[str] = set()
+        while waiting:
+            name = waiting.pop()
+            if name in sources and name not in seen:
+                seen.add(name)
+                imported = _modules(sources[name])
+                waiting += [f"{module}.py" for module in imported]
+                found |= imported
+        return {name for name in found if f"{name}.py" not in sources} - sys.stdlib_module_names
+
     def load(self, reference: str) -> Any:
         """Return the class or function that a reference names. OwnCodeError where its file fails or has none."""
         file, _, name = reference.partition(":")
         try:
-            module = _load(self, file)
+            _FILES.use(self)
+            module = _FILES.module(file.removesuffix(".py"))
         # A script may end the program where it is imported.
         except (Exception, SystemExit) as error:
             raise OwnCodeError(describe(error)) from error
@@ -140,19 +155,38 @@ def _read(path: Path) -> str:
 
 def _imports(source: str, name: str) -> list[str]:
     """Return the files that a source would import if they were beside it."""
+    return sorted({f"{module}.py" for module in _modules(source)} - {name})
 
-    def modules() -> Iterator[str]:
+
+def _modules(source: str) -> set[str]:
+    """Return the modules that a source imports, without what is inside of them."""
+
+    def names() -> Iterator[str]:
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 yield node.module
 
-    return sorted({f"{module.partition('.')[0]}.py" for module in modules()} - {name})
+    return {name.partition(".")[0] for name in names()}
+
+
+def _refuse_folders(folder: Path, name: str, source: str) -> None:
+    """OwnCodeError where a file imports of a folder beside it, whose code would be neither kept nor hashed."""
+    tree = ast.parse(source)
+    if any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree)):
+        raise OwnCodeError(f"{name} has a relative import, as from . import blocks: write import blocks")
+    for module in sorted(_modules(source)):
+        inside = folder / module
+        if inside.is_dir() and any(inside.glob("**/*.py")) and not _is_installed(module):
+            raise OwnCodeError(
+                f"{name} imports {module}, which is a folder; expected a file: a study's Python stands beside its "
+                "study.yaml"
+            )
 
 
 class _Files(Loader, MetaPathFinder):
-    """An importer of the files of the study that was loaded last.
+    """The modules of each study's files, each run once, and an importer of those of the study in use.
 
     It shadows no installed package. Whatever has the same name in the current directory, where `python -m` looks first,
     is not imported in a file's place: that may be the study's own folder.
@@ -160,16 +194,41 @@ class _Files(Loader, MetaPathFinder):
 
     def __init__(self) -> None:
         self.code = OwnCode()
-        self.loaded: set[str] = set()
+        self.modules: dict[OwnCode, dict[str, ModuleType]] = {}
 
     def use(self, code: OwnCode) -> None:
         """Import from that study's files from now on."""
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
-        if code != self.code:
-            for name in self.loaded:
-                sys.modules.pop(name, None)
-            self.code, self.loaded = code, set()
+        if code == self.code:
+            return
+        for name, module in self._names(self.code).items():
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+        self.code = code
+        # A name that another module has by now stays that one's.
+        for name, module in self._names(code).items():
+            sys.modules.setdefault(name, module)
+
+    def _names(self, code: OwnCode) -> dict[str, ModuleType]:
+        """Return the names of a study's modules in `sys.modules`: each by its own name, and as what it is imported."""
+        modules = self.modules.get(code, {})
+        imported = {name: module for name, module in modules.items() if not _is_installed(name)}
+        return {module.__name__: module for module in modules.values()} | imported
+
+    def module(self, name: str) -> ModuleType:
+        """Return a module of the study in use, run if it was not yet; half run to those that it imports itself."""
+        modules = self.modules.setdefault(self.code, {})
+        if name not in modules:
+            module = modules[name] = ModuleType(f"{MARK}.{name}")
+            # Classes that are defined there look their module up, to be copied say.
+            sys.modules[module.__name__] = module
+            try:
+                _execute(self.code, f"{name}.py", module)
+            except BaseException:
+                del modules[name], sys.modules[module.__name__]
+                raise
+        return modules[name]
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         """Return where a module is, if it is one of the study's files."""
@@ -181,9 +240,8 @@ class _Files(Loader, MetaPathFinder):
         """Leave the making of the module to Python."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run a file of the study as that module."""
-        self.loaded.add(module.__name__)
-        _execute(self.code, f"{module.__name__}.py", module)
+        """Put the study's module in the place of the one that Python made."""
+        sys.modules[module.__name__] = self.module(module.__name__)
 
 
 def _is_installed(name: str) -> bool:
@@ -196,16 +254,6 @@ def _is_installed(name: str) -> bool:
 
 
 _FILES = _Files()
-
-
-@cache
-def _load(code: OwnCode, file: str) -> ModuleType:
-    _FILES.use(code)
-    module = ModuleType(f"{MARK}.{file.removesuffix('.py')}")
-    # Classes that are defined there look their module up, to be copied say.
-    sys.modules[module.__name__] = module
-    _execute(code, file, module)
-    return module
 
 
 def _execute(code: OwnCode, file: str, module: ModuleType) -> None:

@@ -207,6 +207,9 @@ def common_fields(paper: Paper, config: StudyConfig) -> dict[str, Any]:
     stated = paper.protocol
     dataset, optimizer = config.dataset or stated.dataset, config.optimizer or stated.optimizer
     variant = config.protocol or paper.protocols[0]
+    if dataset not in (stated.dataset, *SIZES):
+        known = dict.fromkeys((stated.dataset, *SIZES))
+        raise UserError(f"--dataset {dataset} is not of this study; expected one of {', '.join(known)}")
     size = stated.train_size if dataset == stated.dataset else SIZES[dataset]
     return {
         "dataset": dataset,

@@ -195,6 +195,11 @@ class Paper(Frozen):
             if claim.measure.is_own:
                 yield ("claims", number, "measure", "kind"), claim.measure.kind
 
+    def trained_with(self) -> tuple[str, ...]:
+        """Return the packages that its own network, loss and schedules import, by their names in Python."""
+        named = [reference for keys, reference in self.references() if keys[0] != "claims" and keys[1] != "dataset"]
+        return tuple(sorted(self._code.packages(named)))
+
     def schedule(self, scheduler: Scheduler, parameters: Mapping[str, object]) -> dict[str, Any]:
         """Return a schedule as a trial has it: of its own code, the function's arguments and its hash too."""
         if scheduler in SCHEDULERS:

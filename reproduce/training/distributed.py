@@ -43,6 +43,11 @@ def check_batches(trials: list[Trial]) -> None:
             )
 
 
+def own_python(code: OwnCode) -> dict[str, str]:
+    """Return what of a study's own Python has to be the same on all ranks: nothing for a study without any."""
+    return {file: code.sha256(f"{file}:") for file, _ in code.files}
+
+
 @contextmanager
 def main_process(numerics_environment: dict[str, str]) -> Iterator[None]:
     """Have the other ranks, if any, train each trial that is broadcast in this block.
@@ -80,7 +85,9 @@ def train_broadcast_trials(
 
     expected, actual = _broadcast(dict[str, str]()), numerics_environment()
     differing = [
-        f"{name} {actual[name]} instead of {expected[name]}" for name in expected if actual[name] != expected[name]
+        f"{name} {actual.get(name, 'missing')} instead of {expected[name]}"
+        for name in expected
+        if actual.get(name) != expected[name]
     ]
     complaint = f"this differs from rank 0: {', '.join(differing)}: every rank needs the same"
     if _gather_complaints(with_rank(complaint) if differing else None):

@@ -165,7 +165,7 @@ class _Run:
             losses.append(self._train_batch(batch))
             step = (epoch - 1) * trial.steps_per_epoch + len(losses) - 1
             if self._is_validated(step):
-                validation.append((step, *validate(model, *self.held_out)))
+                validation.append((step, *validate(model, self.criterion, *self.held_out)))
             if self.divergence.factor is not None and (exploded := self.divergence.update([losses[-1].item()])):
                 break
         step_losses = torch.stack(losses).cpu().numpy()
@@ -230,13 +230,14 @@ def evaluate(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor)
 
 
 @torch.no_grad()
-def validate(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
-    """Return the mean cross entropy and the accuracy over all images; the model is left in training mode."""
+def validate(
+    model: torch.nn.Module, criterion: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor
+) -> tuple[float, float]:
+    """Return the loss by that criterion and the accuracy over all images; the model is left in training mode."""
     model.eval()
     logits = torch.cat([model(batch) for batch in torch.split(images, TEST_BATCH_SIZE)])
     model.train()
-    loss = torch.nn.functional.cross_entropy(logits, labels)
-    return loss.item(), float(accuracy_score(labels.cpu(), logits.argmax(dim=1).cpu()))
+    return criterion(logits, labels).item(), float(accuracy_score(labels.cpu(), logits.argmax(dim=1).cpu()))
 
 
 class DivergenceMonitor:

@@ -1,8 +1,9 @@
 """PyTorch's scheduler of a schedule, stepped after every batch, and the rates that it gives."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -64,15 +65,15 @@ class OwnLR(lr_scheduler.LRScheduler):
         rates = []
         for group, start in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             returned = self.function(Now(self.last_epoch, self.total_steps, self.steps_per_epoch, start))
-            rate, momentum = returned if isinstance(returned, tuple) else (returned, None)
-            if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < np.inf:
+            values = returned if isinstance(returned, tuple) else (returned,)
+            if not (_are_numbers(values) and 1 <= len(values) <= 2 and (len(values) == 1 or values[1] < 1)):
                 raise OwnCodeError(
                     f"the schedule returned {returned!r} for step {self.last_epoch}, expected a rate of at least 0, or "
-                    "a rate and a momentum"
+                    "a rate and a momentum from 0 to below 1"
                 )
-            if momentum is not None:
-                self._set_momentum(group, momentum)
-            rates.append(float(rate))
+            if len(values) == 2:
+                self._set_momentum(group, float(values[1]))
+            rates.append(float(values[0]))
         return rates
 
     def _set_momentum(self, group: dict[str, object], momentum: float) -> None:
@@ -80,6 +81,11 @@ class OwnLR(lr_scheduler.LRScheduler):
             group["betas"] = (momentum, *betas[1:])
         else:
             group["momentum"] = momentum
+
+
+def _are_numbers(values: Iterable[object]) -> bool:
+    """Return whether all are finite numbers of at least 0; those of NumPy count, truth values do not."""
+    return all(isinstance(each, Real) and not isinstance(each, bool) and 0 <= float(each) < np.inf for each in values)
 
 
 def build(

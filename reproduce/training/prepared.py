@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from reproduce.errors import UserError
 from reproduce.study.fields import Code, Preparation
@@ -32,7 +33,22 @@ def build(
         raise OwnCodeError(f"{network.code} makes a {type(made).__name__}, expected a torch.nn.Module")
     preparation = preparation or Preparation()
     scale = preparation.scale or (BYTE if images.dtype == np.uint8 else 1.0)
-    return PreparedNetwork(made, _mean(preparation.mean, images), torch.tensor(scale))
+    prepared = PreparedNetwork(made, _mean(preparation.mean, images), torch.tensor(scale))
+    # Layers as LazyLinear have no weights before they have seen an image.
+    if any(map(is_lazy, (*made.parameters(), *made.buffers()))):
+        with torch.no_grad():
+            prepared.eval()(torch.from_numpy(images[:1].copy()))
+        prepared.train()
+    _refuse_shared(network.code, made)
+    return prepared
+
+
+def _refuse_shared(name: str, made: nn.Module) -> None:
+    """OwnCodeError where a weight has two names, which a checkpoint in safetensors cannot hold."""
+    first: dict[int, str] = {}
+    for key, value in made.state_dict(keep_vars=True).items():
+        if (other := first.setdefault(value.data_ptr(), key)) != key and value.numel():
+            raise OwnCodeError(f"{name} has one weight as {other} and as {key}, expected each weight once")
 
 
 def _mean(mean: float | tuple[float, ...] | str, images: NDArray[np.generic]) -> torch.Tensor:

@@ -11,10 +11,10 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from typing import Literal
 
 import joblib
@@ -28,9 +28,9 @@ from reproduce.training.fused import library
 
 # The modules that decide a trial's numbers; trial.py only says which trial it is, and that is hashed by itself.
 DECIDING_MODULES = (
-    "data/datasets", "studies/lenet5_mnist/network", "training/fused/network", "training/engines",
-    "training/optimizers", "training/lr_schedulers", "training/data_parallel", "training/torch_setup",
-    "training/loop", "training/prepared", "training/prepared_network", "training/losses",
+    "data/arrays", "data/datasets", "data/study_data", "studies/lenet5_mnist/network", "training/fused/network",
+    "training/engines", "training/optimizers", "training/lr_schedulers", "training/data_parallel",
+    "training/torch_setup", "training/loop", "training/prepared", "training/prepared_network", "training/losses",
 )  # fmt: skip
 PACKAGES = ("torch", "torchvision", "colossalai", "numpy", "pillow", "scikit-learn", "mlflow")
 DECIDING_PACKAGES = ("torch", "colossalai", "numpy", "pillow")
@@ -56,7 +56,9 @@ def _without_comments(source: str) -> str:
     return "\n".join(filter(None, (" ".join(line.partition("//")[0].split()) for line in source.splitlines())))
 
 
-def numerics_environment(data_sha256: str, device: str, engine: str, split: bool = False) -> dict[str, str]:
+def numerics_environment(
+    data_sha256: str, device: str, engine: str, split: bool = False, packages: Iterable[str] = ()
+) -> dict[str, str]:
     """Return all that decides a trial's numbers beside its configuration, for its cache key.
 
     Args:
@@ -65,14 +67,23 @@ def numerics_environment(data_sha256: str, device: str, engine: str, split: bool
         engine: As `engines.engine_id` returns it, as another compiler may round otherwise.
         split: Whether batches are split over ranks, which rounds otherwise too. The number of ranks is left out, so
             that a trial can be resumed with another number.
+        packages: The modules that a study's own code imports.
     """
     return ({"batches": "split over ranks"} if split else {}) | {
         "data": data_sha256,
         "code": code_sha256(),
         "device": device,
         "engine": engine,
-        **{name: version(name) for name in DECIDING_PACKAGES},
+        **{name: version(name) for name in (*DECIDING_PACKAGES, *_distributions(packages))},
     }
+
+
+def _distributions(packages: Iterable[str]) -> list[str]:
+    """Return the installed distributions of modules, as pillow is PIL's. Those that are not installed are left out."""
+    # To look through all that is installed takes a second.
+    missing = [name for name in packages if name not in DECIDING_PACKAGES]
+    known = packages_distributions() if missing else {}
+    return sorted({distribution for name in missing for distribution in known.get(name, ())} - set(DECIDING_PACKAGES))
 
 
 @dataclass(frozen=True)

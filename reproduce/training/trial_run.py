@@ -14,11 +14,11 @@ from reproduce.study import planning
 from reproduce.study.claim import Model
 from reproduce.study.config import StudyConfig
 from reproduce.study.loading import Fault
-from reproduce.study.own_code import OwnCodeError, describe
+from reproduce.study.own_code import describe
 from reproduce.study.schedules import OwnSchedule
 from reproduce.study.schema import Paper
 from reproduce.study.trial import Trial
-from reproduce.training import losses, lr_schedulers, optimizers, prepared, torch_setup
+from reproduce.training import engines, losses, lr_schedulers, optimizers, prepared, torch_setup
 
 # Pixels of an image whose data set need not be there to try a network out.
 USUAL_SIDE = 28
@@ -44,9 +44,11 @@ def find_faults(paper: Paper, home: Path | None = None) -> Iterator[Fault]:
     if paper.protocol.train_size > size:
         yield ("protocol", "train_size"), f"there are {size} images"
         return
-    trial = planning.trials(paper, StudyConfig())[0]
     with torch_setup.kept_generators():
-        yield from _one_step(paper, trial, images, labels)
+        for trial in _unlike(paper):
+            if faults := list(_one_step(paper, trial, images, labels)):
+                yield from faults
+                break
         yield from _schedules(paper)
     yield from _measures(paper)
 
@@ -77,16 +79,28 @@ def _data(paper: Paper, home: Path | None) -> tuple[NDArray[Any], NDArray[np.int
     return study_data.resize(made[0], study_data.image_size(trial)), made[1], len(made[0])
 
 
+def _unlike(paper: Paper) -> list[Trial]:
+    """Return a trial of each network, loss and optimizer that the study's variants have."""
+    found: dict[object, Trial] = {}
+    for variant in paper.schedules:
+        for trial in planning.trials(paper, StudyConfig(protocol=variant, seeds=paper.protocol.seeds[:1])):
+            parts = (trial.network, trial.preparation, trial.loss, trial.optimizer, trial.optimizer_arguments)
+            found.setdefault(parts, trial)
+    return list(found.values())
+
+
 def _one_step(paper: Paper, trial: Trial, images: NDArray[Any], labels: NDArray[np.int64]) -> Iterator[Fault]:
     """Yield why the first batch cannot be trained on."""
     where: tuple[str, ...] = ("protocol", "network")
     batch = slice(0, trial.batch_size)
     inputs, classes = torch.from_numpy(images[batch].copy()), torch.from_numpy(labels[batch].copy())
     try:
-        if trial.network is None:
-            return
         torch.manual_seed(0)
-        network = prepared.build(trial.network, trial.preparation, paper.code, images)
+        network = (
+            engines.build_network("torch", None, False)
+            if trial.network is None
+            else prepared.build(trial.network, trial.preparation, paper.code, images)
+        )
         logits = network(inputs)
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         needed = int(labels.max()) + 1
@@ -110,22 +124,21 @@ def _one_step(paper: Paper, trial: Trial, images: NDArray[Any], labels: NDArray[
 
 
 def _schedules(paper: Paper) -> Iterator[Fault]:
-    """Yield why a study's own schedule does not give a rate for every step."""
-    for variant, stated in paper.schedules.items():
-        for sweep in paper.sweeps:
-            keys = ("schedules", variant, sweep.scheduler)
-            if "code" not in stated.get(sweep.scheduler, {}):
+    """Yield why a study's own schedule does not give a rate for every step of every trial."""
+    seed, swept = paper.protocol.seeds[:1], tuple(sweep.scheduler for sweep in paper.sweeps)
+    for variant in paper.schedules:
+        failed: set[str] = set()
+        config = StudyConfig(protocol=variant, seeds=seed, schedulers=swept)
+        for trial in planning.trials(paper, config):
+            name, keys = trial.schedule.name, ("schedules", variant, trial.schedule.name)
+            if name in failed or not isinstance(trial.schedule, OwnSchedule):
                 continue
-            config = StudyConfig(schedulers=(sweep.scheduler,), protocol=variant)
-            trial = planning.trials(paper, config)[0]
-            assert isinstance(trial.schedule, OwnSchedule)
             try:
                 lr_schedulers.compute_rates(
                     trial.schedule, trial.learning_rate, trial.total_steps, trial.steps_per_epoch, paper.code
                 )
-            except OwnCodeError as error:
-                yield keys, str(error)
             except Exception as error:
+                failed.add(name)
                 yield keys, describe(error)
 
 

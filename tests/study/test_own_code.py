@@ -54,6 +54,69 @@ def test_of_two_studies_each_imports_its_own_files(code, folder):
     assert code.load("network.py:Net")(3).size == 6
 
 
+def test_what_a_function_imports_when_it_is_called_is_of_its_own_study_too(folder):
+    (folder / "network.py").write_text("def doubled(size):\n    from layers import double\n\n    return double(size)\n")
+    code = OwnCode.read(folder, ["network.py:doubled"])
+    (folder / "layers.py").write_text("def double(size):\n    return 20 * size\n")
+    other = OwnCode.read(folder, ["network.py:doubled"])
+    assert [each.load("network.py:doubled")(3) for each in (code, other, code, other)] == [6, 60, 6, 60]
+
+
+def test_a_file_that_is_named_and_imported_is_run_once(folder):
+    (folder / "losses.py").write_text("import network\n\n\ndef made_by():\n    return network.Net\n")
+    code = OwnCode.read(folder, ["network.py:Net", "losses.py:made_by"])
+    assert code.load("losses.py:made_by")() is code.load("network.py:Net")
+
+
+def test_files_that_import_each_other_are_loaded_as_by_python(folder):
+    (folder / "layers.py").write_text(
+        "import network\n\n\ndef double(size):\n    return 2 * size + (network is None)\n"
+    )
+    code = OwnCode.read(folder, ["network.py:Net"])
+    assert code.load("network.py:Net")(3).size == 6
+
+
+def test_a_file_that_failed_is_run_again(folder):
+    (folder / "layers.py").write_text(
+        "import os\n\nos.environ['A_STUDY_NEEDS_THIS']\n\n\ndef double(x):\n    return x\n"
+    )
+    code = OwnCode.read(folder, ["network.py:Net"])
+    with pytest.raises(OwnCodeError, match=r"layers\.py:3: KeyError"):
+        code.load("network.py:Net")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("A_STUDY_NEEDS_THIS", "1")
+        assert code.load("network.py:Net")(3).size == 3
+
+
+def test_the_packages_that_code_imports_are_those_of_its_references(folder):
+    (folder / "layers.py").write_text(
+        "import math, scipy.special\nfrom torch import nn\n\n\ndef double(x):\n    return x\n"
+    )
+    (folder / "measures.py").write_text("import pandas\n\n\ndef most(epochs):\n    return 1\n")
+    code = OwnCode.read(folder, ["network.py:Net", "measures.py:most"])
+    assert code.packages(["network.py:Net"]) == {"scipy", "torch"}
+    assert code.packages(["measures.py:most"]) == {"pandas"}
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("import blocks", "network.py imports blocks, which is a folder; expected a file: a study's Python stands "
+         "beside its study.yaml"),
+        ("from blocks.deep import layer", "network.py imports blocks, which is a folder; expected a file: a study's "
+         "Python stands beside its study.yaml"),
+        ("from . import layers", "network.py has a relative import, as from . import blocks: write import blocks"),
+    ],
+)  # fmt: skip
+def test_code_in_a_folder_is_refused_as_it_would_not_be_kept(folder, line, said):
+    (folder / "blocks").mkdir()
+    (folder / "blocks" / "deep.py").write_text("layer = None\n")
+    (folder / "network.py").write_text(f"{line}\n")
+    with pytest.raises(OwnCodeError) as error:
+        OwnCode.read(folder, ["network.py:Net"])
+    assert str(error.value) == said
+
+
 def test_a_file_named_as_a_package_shadows_none(folder, monkeypatch):
     monkeypatch.delitem(sys.modules, "tabnanny", raising=False)  # which nothing here imports
     (folder / "tabnanny.py").write_text("check = None\n")

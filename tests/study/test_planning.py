@@ -95,6 +95,13 @@ def test_what_cannot_be_is_refused_in_one_line(paper, config, message):
     assert str(refused.value) == message
 
 
+def test_data_of_another_study_is_refused(paper):
+    with pytest.raises(
+        UserError, match=r"--dataset data\.py:load is not of this study; expected one of mnist, fashion"
+    ):
+        planning.trials(paper, StudyConfig(dataset="data.py:load"))
+
+
 def test_a_ramp_that_does_not_rise_is_refused(paper):
     with pytest.raises(UserError, match=r"--lr-end 0\.1 must be above --lr-start 0\.1"):
         planning.range_tests(paper, StudyConfig(lr_start=0.1, lr_end=0.1))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.own_study import PARTS, write_parts
+from helpers.own_study import OWN, PARTS, write_parts, write_study
 from reproduce.data import arrays, study_data
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig
@@ -120,12 +120,23 @@ def test_preparation_in_worked_numbers(tmp_path, preparation, expected):
     [
         ("def f():\n    return 3\n", "network.py:f makes a int, expected a torch.nn.Module"),
         ("def f():\n    return f(1)\n", "takes 0 positional arguments but 1 was given"),
+        (
+            "from torch import nn\n\n\ndef f():\n    one = nn.Linear(2, 2)\n    return nn.Sequential(one, one)\n",
+            "network.py:f has one weight as 0.weight and as 1.weight, expected each weight once",
+        ),
     ],
 )
 def test_what_is_no_network_is_refused(tmp_path, source, said):
     code = code_of(tmp_path, "network.py", source)
     with pytest.raises((OwnCodeError, TypeError), match=said):
         prepared.build(Code(code="network.py:f", sha256=HASH), None, code, np.zeros((1, 2), np.float32))
+
+
+def test_a_layer_that_takes_its_width_from_the_first_image_has_its_weights_when_it_is_built(tmp_path):
+    code = code_of(tmp_path, "network.py", "from torch import nn\n\n\ndef f():\n    return nn.LazyLinear(3)\n")
+    made = prepared.build(Code(code="network.py:f", sha256=HASH), None, code, np.zeros((2, 5), np.float32))
+    assert [tuple(weights.shape) for weights in made.parameters()] == [(3, 5), (3,)]
+    assert made.training
 
 
 def test_losses_in_worked_numbers(tmp_path):
@@ -208,7 +219,22 @@ def test_the_state_of_an_own_schedule_goes_to_other_ranks_without_its_function(t
     assert (other.last_epoch, other.get_lr()) == (1, [0.3])
 
 
-@pytest.mark.parametrize("returned", ["None", "float('nan')", "-1", "'0.1'", "True", "float('inf')"])
+def test_numbers_of_numpy_are_numbers_of_a_schedule(tmp_path):
+    found, code = schedule(
+        tmp_path, "import numpy as np\n\n\ndef f(now):\n    return np.float32(0.5), np.float64(0.25)\n"
+    )
+    optimizer = optimizers.build("sgd", [nn.Parameter(torch.zeros(2))], 0.1)
+    lr_schedulers.build(found, optimizer, 3, 1, code)
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["momentum"]) == (0.5, 0.25)
+    assert {type(group["lr"]), type(group["momentum"])} == {float}
+
+
+@pytest.mark.parametrize(
+    "returned",
+    ["None", "float('nan')", "-1", "'0.1'", "True", "float('inf')", "(0.1, 1.0)", "(0.1, '0.9')", "(0.1, None)", "()",
+     "(0.1, 0.9, 0.9)"],
+)  # fmt: skip
 def test_a_schedule_that_gives_no_rate_is_refused_with_its_step(tmp_path, returned):
     found, code = schedule(tmp_path, f"def f(now):\n    return {returned} if now.step == 2 else 0.1\n")
     with pytest.raises(OwnCodeError, match=r"the schedule returned .* for step 2, expected a rate of at least 0"):
@@ -248,6 +274,12 @@ def test_a_study_whose_parts_are_right_has_no_fault(study):
          "measures.py has no class or function mean_off, did you mean mean_of?"),
         ("", "", {"measures": "def mean_of(epochs, metric):\n    return epochs[metric]\n"}, "claims.0.measure.kind",
          "TypeError: float() argument must be a string or a real number, not 'list'"),
+        ("learning_rates: [0.2]", "learning_rates: [0.2, 0.6]",
+         {"schedules": "def cooled(now, factor):\n    assert now.learning_rate < 0.5\n    return 0.1\n"},
+         "schedules.as-stated.cooled", "schedules.py:2: AssertionError: no reason given"),
+        ("schedules:\n", "variants:\n  as-stated:\n    optimizer_arguments: {momentum: 0.5}\n  as-run:\n"
+         "    optimizer_arguments: {momentum: -2.0}\nschedules:\n  as-run:\n    cooled: {code: schedules.py:cooled, "
+         "factor: 0.5}\n", {}, "protocol.optimizer_arguments", "ValueError: Invalid momentum value: -2.0"),
         ("", "", {"schedules": "def cooled(now, factor):\n    return now.nothing\n"}, "schedules.as-stated.cooled",
          "schedules.py:2: AttributeError: 'Now' object has no attribute 'nothing'"),
     ],
@@ -258,6 +290,20 @@ def test_a_fault_is_found_before_training(tmp_path, before, after, files, keys, 
     assert [(".".join(map(str, where)), what) for where, what in trial_run.find_faults(load_paper(str(folder)))] == [
         (keys, said)
     ]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "where", "said"),
+    [
+        ("loss: losses.py:halved, ", "protocol.loss", "losses.py:2: NameError: name 'halve' is not defined"),
+        ("optimizer_arguments: {momentum: -1.0}, ", "protocol.optimizer_arguments", "ValueError: Invalid momentum "
+         "value: -1.0"),
+    ],
+)  # fmt: skip
+def test_the_built_in_network_is_tried_with_a_studys_own_parts_too(tmp_path, protocol, where, said):
+    folder = write_study(tmp_path / "built in", OWN.replace("optimizer: sgd, ", f"optimizer: sgd, {protocol}"))
+    (folder / "losses.py").write_text("def halved(logits, labels):\n    return halve(logits)\n")
+    assert [(".".join(keys), what) for keys, what in trial_run.find_faults(load_paper(str(folder)))] == [(where, said)]
 
 
 def test_data_whose_hash_is_not_the_stated_one_is_told_with_its_hash(tmp_path):

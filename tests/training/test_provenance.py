@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import shutil
+from importlib.metadata import version
 
 import mlflow
 import pytest
@@ -94,6 +95,12 @@ def test_an_image_says_what_its_builder_knew(unpacked, written, expected, image)
     assert (found.commit, found.uncommitted_changes) == expected
     assert bool(found.diff) == (expected[1] == "yes")
     assert provenance.environment()["image"] == image
+
+
+def test_the_versions_of_what_a_studys_own_code_imports_are_part_of_the_cache_key():
+    usual = provenance.numerics_environment("data", "cpu", "engine")
+    own = provenance.numerics_environment("data", "cpu", "engine", packages=("torch", "yaml", "not_installed"))
+    assert own == usual | {"PyYAML": version("PyYAML")}
 
 
 def test_of_the_environment_only_what_cannot_be_found_out_is_unknown(tmp_path, monkeypatch):

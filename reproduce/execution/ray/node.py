@@ -120,7 +120,7 @@ def _prepare(request: NodeRequest, is_known: bool) -> NodeEnvironment:
     messages: list[str] = []
     engine, kernel = local.prepare_machine(options, messages.append)
     data = study_data.sha256(options.dataset, options.data_sha256)
-    deciding = local.numerics_environment(data, options.device, engine, kernel)
+    deciding = local.numerics_environment(data, options.device, engine, kernel, options.packages)
     hardware = provenance.environment()
     # GPUs of one model are named once, however many there are.
     gpus = sorted(set(hardware["gpu"].split(", "))) if options.device == "cuda" else []
