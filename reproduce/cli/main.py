@@ -24,7 +24,7 @@ from reproduce.execution.run_options import RunOptions
 from reproduce.progress import say
 from reproduce.report import output_folder
 from reproduce.study import planning
-from reproduce.study.config import StudyConfig, option_words
+from reproduce.study.config import StudyConfig, describe_lengths, option_words
 from reproduce.study.own_code import OwnCode
 from reproduce.study.trial import Trial
 
@@ -197,7 +197,7 @@ def verify_command(request: Request) -> int:
         return EXIT_INCONCLUSIVE
     if not any(judgement.runs for judgement in judgements):
         click.echo(
-            f"{store.shown_uri} has no run of the paper's own study, of {paper.protocol.epochs} epochs with "
+            f"{store.shown_uri} has no run of the paper's own study, of {describe_lengths(paper.lengths())} with "
             f"{paper.protocol.train_size} images, so none of {'its' if about is None else 'these'} {len(judgements)} "
             f"statements can be judged: {paper.command('main')} makes the runs"
         )

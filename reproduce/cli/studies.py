@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reproduce.errors import UserError
 from reproduce.study import location, planning
-from reproduce.study.config import StudyConfig
+from reproduce.study.config import StudyConfig, describe_lengths
 from reproduce.study.loading import Fault, find_faults, load_paper
 from reproduce.study.rate_checks import check_rates
 from reproduce.study.schema import Paper
@@ -63,9 +63,7 @@ def _describe(paper: Paper) -> str:
     config = StudyConfig()
     tests = planning.own_range_tests(paper, config)
     check_rates(config, planning.trials(paper, config) + tests)
-    lengths = sorted({paper.epochs(scheduler) for scheduler in paper.schedulers})
-    epochs = f"{', '.join(map(str, lengths))} epoch{'s' * (lengths != [1])}"
-    models = f"{_count(paper.model_count, 'model')} of {epochs}"
+    models = f"{_count(paper.model_count, 'model')} of {describe_lengths(paper.lengths())}"
     seeds = _count(len(paper.protocol.seeds), "seed")
     rest = f"{_count(len(tests), 'range test')}, {_count(len(paper.claims), 'claim')}"
     return f"{paper.file}: {models} with {seeds}, {rest}"

@@ -46,14 +46,13 @@ def _values(ctx: click.Context) -> dict[str, str]:
 def values(paper: Paper) -> dict[str, str]:
     """Return what the study has for each option, by the option's name."""
     protocol, ramp = paper.protocol, paper.range_test
-    lengths = sorted({paper.epochs(scheduler) for scheduler in paper.schedulers})
     return {
         "dataset": protocol.dataset,
         "optimizer": protocol.optimizer,
         "batch_size": str(protocol.batch_size),
         "seeds": seed_spans(protocol.seeds),
         "train_size": str(protocol.train_size),
-        "epochs": ",".join(map(str, lengths)),
+        "epochs": ",".join(map(str, paper.lengths())),
         "range_test_epochs": str(ramp.epochs),
         "protocol": paper.protocols[0],
         "learning_rates": "; ".join(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -48,9 +48,28 @@ class StudyConfig(Frozen):
 
 
 def without_usual(paper: Paper, config: StudyConfig) -> StudyConfig:
-    """Return the configuration with None for the schedules and the protocol that are the paper's own."""
+    """Return the configuration with None for the schedules, the protocol and the epochs that are the paper's own."""
     usual = {"schedulers": paper.schedulers, "protocol": paper.protocols[0]}
-    return config.model_copy(update={key: None for key, value in usual.items() if getattr(config, key) == value})
+    found = {key: None for key, value in usual.items() if getattr(config, key) == value}
+    if are_own_epochs(paper, config):
+        found["epochs"] = None
+    return config.model_copy(update=found)
+
+
+def are_own_epochs(paper: Paper, config: StudyConfig) -> bool:
+    """Return whether each schedule of the configuration is trained for as long as the study trains it."""
+    return config.epochs is None or paper.lengths(config.schedulers) == (config.epochs,)
+
+
+def join_words(values: Iterable[object]) -> str:
+    """Return values as a choice: 12, 25 or 85."""
+    *first, last = map(str, values)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def describe_lengths(lengths: Sequence[int]) -> str:
+    """Return lengths of training as words: 1 epoch, 30 epochs, 12, 25 or 85 epochs."""
+    return f"{join_words(lengths)} epoch{'s' * (tuple(lengths) != (1,))}"
 
 
 def option_name(field: str) -> str:
@@ -62,7 +81,10 @@ def option_words(paper: Paper, config: StudyConfig) -> list[str]:
     """Return what a user types for the configuration, as `--epochs 1`, except the engine and what is the paper's."""
     own = {"engine", "schedulers", "rates_by_seed", "schedule_parameters"}
     fields = config.model_dump(exclude_defaults=True, exclude=own)
-    found = {key: value for key, value in fields.items() if value != getattr(paper.protocol, key, None)}
+    if are_own_epochs(paper, config):
+        fields.pop("epochs", None)
+    usual = paper.protocol
+    found = {key: value for key, value in fields.items() if key == "epochs" or value != getattr(usual, key, None)}
     if config.only_scheduler:
         found["scheduler"] = config.only_scheduler
     if config.rates_by_seed or config.proposed_rates:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from reproduce.errors import UserError
-from reproduce.study.config import StudyConfig
+from reproduce.study.config import StudyConfig, are_own_epochs, describe_lengths, join_words
 from reproduce.study.planning import common_fields, range_tests, requested_trials
 from reproduce.study.rate_checks import check_rates
 from reproduce.study.schema import Paper
 
+# What is told of the fields that all trials have in common. Data's hash and optimizer's arguments go with these.
+NAMES = {
+    "dataset": "dataset",
+    "train_size": "training images",
+    "optimizer": "optimizer",
+    "batch_size": "images a batch",
+}
 # The fields that `main` has options for. Only the commands for its parts have the others.
 MAIN_FIELDS = ("dataset", "optimizer", "epochs", "batch_size", "seeds", "train_size", "engine", "protocol",
            "range_test_epochs")  # fmt: skip
@@ -16,14 +23,14 @@ MAIN_FIELDS = ("dataset", "optimizer", "epochs", "batch_size", "seeds", "train_s
 def list_departures(paper: Paper, config: StudyConfig) -> list[str]:
     """Return how a study departs from the paper's, one phrase each; nothing for the paper's own, as drawn."""
     requested, stated = common_fields(paper, config), common_fields(paper, StudyConfig())
-    names = {"train_size": "training images", "batch_size": "images a batch"}
-    if requested["epochs"] == 1:
-        names["epochs"] = "epoch"
     found = [
-        f"{requested[key]} {names.get(key, key)} instead of {stated[key]}"
-        for key in stated
-        if key != "engine" and requested[key] != stated[key]
+        f"{requested[key]} {name} instead of {stated[key]}"
+        for key, name in NAMES.items()
+        if requested[key] != stated[key]
     ]
+    if not are_own_epochs(paper, config):
+        lengths = join_words(paper.lengths(config.schedulers))
+        found.append(f"{describe_lengths([requested['epochs']])} instead of {lengths}")
     if config.learning_rates == paper.grid.learning_rates:
         found.append("the rates of the grid")
     elif config.learning_rates or config.rates_by_seed:

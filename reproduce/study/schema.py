@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, Literal
@@ -282,6 +282,10 @@ class Paper(Frozen):
         """Return for how many epochs the study trains a schedule."""
         sweep = self.sweep(scheduler)
         return (sweep.epochs if sweep else None) or self.protocol.epochs
+
+    def lengths(self, schedulers: Iterable[str] | None = None) -> tuple[int, ...]:
+        """Return for how many epochs the study trains these schedules, by default those of `main`, each length once."""
+        return tuple(sorted({self.epochs(scheduler) for scheduler in schedulers or self.schedulers}))
 
     def optimizer_arguments(self, variant: Protocol) -> Arguments:
         """Return the optimizer's arguments in a variant."""

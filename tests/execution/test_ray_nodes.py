@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import ray
-from ray._private import services
+from ray._private import parameter
 
 from helpers.commands import typed
 from helpers.servers import free_port
@@ -120,9 +120,9 @@ def test_sigterm_while_ray_connects_ends_a_command_as_ever(monkeypatch):
         signal.raise_signal(signal.SIGTERM)
 
     ended = []
-    ray = SimpleNamespace(init=init, shutdown=lambda: ended.append(True),
-                          _private=SimpleNamespace(worker=SimpleNamespace()))  # fmt: skip
-    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append(True))
+    monkeypatch.setattr(ray._private.worker, "_worker_logs_enabled", True)
     before = signal.signal(signal.SIGTERM, process._terminate)
     try:
         with pytest.raises(process.Terminated), session.connect("local"):
@@ -214,26 +214,18 @@ def test_a_cluster_that_another_user_started_here_is_not_taken(monkeypatch, tmp_
         assert session._started_here() is None
 
 
-@pytest.mark.parametrize(("asked", "outcome"), [(3, "the node"), (200, RuntimeError)])
-def test_ray_that_is_started_here_may_need_longer_than_rays_own_30_seconds(monkeypatch, asked, outcome):
-    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now, sleep=lambda _: setattr(clock, "now", clock.now + 20))
-    answers = iter([RuntimeError] * (asked - 1) + ["the node"])
-
-    def find(*_):
-        if (answer := next(answers)) is RuntimeError:
-            raise answer
-        return answer
-
-    monkeypatch.setattr(services, "get_node", find)
-    monkeypatch.setattr(session, "time", clock)
-    with session._patient_start():
-        if outcome is RuntimeError:
-            with pytest.raises(RuntimeError):
-                services.get_node("10.0.0.1:6379", "1f")
-        else:
-            assert services.get_node("10.0.0.1:6379", "1f") == outcome
-    assert clock.now == {3: 40, 200: session.START_SECONDS + 20}[asked]
-    assert services.get_node is find
+def test_a_node_that_is_started_here_need_not_be_told_its_helpers_ports_in_time(monkeypatch, tmp_path):
+    usual = parameter.RayParams
+    with session._patient_node(tmp_path) as option:
+        made = parameter.RayParams()
+        node = os.environ["RAY_OVERRIDE_NODE_ID_FOR_TESTING"]
+    assert {file.name: int(file.read_text()) for file in (tmp_path / made.session_name).iterdir()} == {
+        f"metrics_agent_port_{node}": made.metrics_agent_port,
+        f"dashboard_agent_listen_port_{node}": made.dashboard_agent_listen_port,
+        f"runtime_env_agent_port_{node}": made.runtime_env_agent_port,
+        f"metrics_export_port_{node}": option["_metrics_export_port"],
+    }
+    assert (parameter.RayParams, "RAY_OVERRIDE_NODE_ID_FOR_TESTING" in os.environ) == (usual, False)
 
 
 def test_what_is_wrong_on_this_machine_is_one_line_with_ray_too(monkeypatch, capsys, tmp_path):

@@ -8,7 +8,7 @@ from reproduce.cli.options import COMMANDS
 from reproduce.cli.request import read_config
 from reproduce.errors import UserError
 from reproduce.study import planning
-from reproduce.study.config import StudyConfig, option_words
+from reproduce.study.config import StudyConfig, option_words, without_usual
 from reproduce.study.departures import MAIN_FIELDS, fits_main, list_departures
 from reproduce.study.fields import Code, Preparation, format_rate
 from reproduce.study.loading import load_paper
@@ -119,6 +119,20 @@ def test_the_papers_own_study_departs_in_nothing_and_a_quick_one_says_in_what(pa
         "1 epoch instead of 30",
         "schedules as written instead of as drawn",
     ]
+
+
+def test_a_study_whose_schedules_differ_in_length_departs_where_one_of_them_does():
+    paper = load_paper("super_convergence")
+
+    def told(**fields):
+        config = without_usual(paper, StudyConfig(**fields))
+        return list_departures(paper, config), option_words(paper, config)
+
+    assert told(epochs=12) == (["12 epochs instead of 12, 25 or 85"], ["--epochs 12"])
+    assert told(epochs=1) == (["1 epoch instead of 12, 25 or 85"], ["--epochs 1"])
+    assert told(epochs=12, schedulers=("1cycle-12",)) == ([], ["--scheduler 1cycle-12"])
+    assert told(epochs=25, schedulers=("1cycle-12",))[0] == ["25 epochs instead of 12"]
+    assert told(optimizer="adam")[0] == ["adam optimizer instead of sgd"]
 
 
 @pytest.mark.parametrize(

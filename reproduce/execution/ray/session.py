@@ -1,5 +1,6 @@
 """Ray for as long as a command lasts: a cluster that is there, or one on this machine. It prints nothing of its own."""
 
+import functools
 import logging
 import os
 import re
@@ -8,11 +9,11 @@ import signal
 import socket
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from pathlib import Path
+from typing import Any
 
 from reproduce.errors import UserError
 from reproduce.escaping import printable
@@ -24,9 +25,10 @@ LOCAL = "local"
 CONNECT_SECONDS = 10
 # Ray itself takes so long to find out that what answers is no cluster.
 ANSWER_SECONDS = 40
-# Ray gives up after 30 s, in which a busy machine with two cores has not always started it.
-START_SECONDS = 120
-ASK_AGAIN_SECONDS = 1
+# Of a node's helper processes, as Ray names its parameters and files.
+HELPER_PORTS = ("metrics_agent_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+METRICS_PORT = "metrics_export_port"
+NODE_ID = "RAY_OVERRIDE_NODE_ID_FOR_TESTING"
 # Nothing but numbers goes through Ray's store of objects.
 OBJECT_STORE_BYTES = 80 * 2**20
 # Ray's news, advice and warnings are kept out of what a command says, unless the environment requests them.
@@ -37,11 +39,8 @@ TIMEOUTS = {
     "RAY_py_gcs_connect_timeout_s": "15",
     "RAY_gcs_server_request_timeout_seconds": "15",
 }
-# The node's own processes wait for each other as long.
-STARTING = {
-    "RAY_agent_register_timeout_ms": str(START_SECONDS * 1000),
-    "RAY_gcs_server_port_wait_time_s": str(START_SECONDS),
-}
+# Ray's own 20 and 30 s are short where the cores are busy.
+STARTING = {"RAY_gcs_server_port_wait_time_s": "60", "RAY_agent_register_timeout_ms": "60000"}
 TOKEN_FILE = Path("~/.ray/auth_token")
 
 
@@ -64,10 +63,10 @@ def connect(requested: str | None) -> Iterator[str]:
                 "num_cpus": cores,
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES,
-                "_temp_dir": stack.enter_context(folder),
+                "_temp_dir": (path := stack.enter_context(folder)),
             }
-            with say_if_slow(f"waiting for Ray to start, for up to {START_SECONDS} s", patience=2):
-                _connect(stack, address, QUIET | STARTING, options)
+            with say_if_slow("waiting for Ray to start, for up to 90 s", patience=2):
+                _connect(stack, address, QUIET | STARTING, options, Path(path))
         else:
             with say_if_slow(f"waiting for the Ray cluster at {address} to answer, for up to {ANSWER_SECONDS} s"):
                 if (why := why_unreachable(address)) is not None:
@@ -81,7 +80,9 @@ def connect(requested: str | None) -> Iterator[str]:
         yield str(ray.get_runtime_context().gcs_address)
 
 
-def _connect(stack: ExitStack, address: str, variables: dict[str, str], options: dict[str, object]) -> None:
+def _connect(
+    stack: ExitStack, address: str, variables: dict[str, str], options: dict[str, Any], folder: Path | None = None
+) -> None:
     for name, value in variables.items():
         os.environ.setdefault(name, value)
     _choose_token(address)
@@ -93,7 +94,9 @@ def _connect(stack: ExitStack, address: str, variables: dict[str, str], options:
     stack.callback(ray.shutdown)
     before = signal.getsignal(signal.SIGTERM)
     try:
-        with _silenced_stderr(), _patient_start() if address == LOCAL else nullcontext():
+        with _silenced_stderr(), ExitStack() as started:
+            if folder is not None:
+                options = options | started.enter_context(_patient_node(folder))
             ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except SystemExit:
         # Ray handled SIGTERM in its own way meanwhile: have it handled in ours.
@@ -147,28 +150,33 @@ def _choose_token(address: str) -> None:
 
 
 @contextmanager
-def _patient_start() -> Iterator[None]:
-    """Have ray.init wait for a node that it starts for up to START_SECONDS: Ray's own 30 s are no setting."""
-    from ray._private import services
+def _patient_node(folder: Path) -> Iterator[dict[str, int]]:
+    """Have ray.init start a node in `folder` that waits for its helper processes as long as they need; yield an option.
 
-    find_once = services.get_node
-    deadline = time.monotonic() + START_SECONDS
+    A node ends itself if these have not written their ports into files within 15 s, which is no setting and is short
+    where the cores are busy. So the ports are chosen here, and the files written beforehand; that takes a session and a
+    node with names that are known. The helpers that scale a cluster and that pass on what workers print are left out.
+    """
+    import ray
+    from ray._private import parameter
 
-    def find(gcs_address: str, node_id: str) -> object:
-        while True:
-            try:
-                return find_once(gcs_address, node_id)
-            # The node is not in the cluster's list yet.
-            except RuntimeError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(ASK_AGAIN_SECONDS)
-
-    services.get_node = find
+    node, session = ray.NodeID.from_random().hex(), f"session_{os.getpid()}"
+    with ExitStack() as stack:
+        found = [stack.enter_context(socket.create_server(("", 0))) for _ in (*HELPER_PORTS, METRICS_PORT)]
+        ports = dict(zip((*HELPER_PORTS, METRICS_PORT), (each.getsockname()[1] for each in found), strict=True))
+    (folder / session).mkdir()
+    for name, port in ports.items():
+        (folder / session / f"{name}_{node}").write_text(str(port), encoding="utf-8")
+    usual, option = parameter.RayParams, {f"_{METRICS_PORT}": ports.pop(METRICS_PORT)}
+    parameter.RayParams = functools.partial(
+        usual, session_name=session, no_monitor=True, include_log_monitor=False, **ports
+    )
+    os.environ[NODE_ID] = node
     try:
-        yield
+        yield option
     finally:
-        services.get_node = find_once
+        parameter.RayParams = usual
+        del os.environ[NODE_ID]
 
 
 @contextmanager
