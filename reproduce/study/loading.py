@@ -7,24 +7,37 @@ from functools import cache
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
 
 from reproduce.errors import UserError, nearest, shown
 from reproduce.study import location
 from reproduce.study.claim import PROPOSED, Model
-from reproduce.study.fields import OPTIMIZER_ARGUMENTS, SIZES, WITH_KERNEL, Arguments
+from reproduce.study.fault_words import Keys, describe
+from reproduce.study.fields import OPTIMIZER_ARGUMENTS, SIZES, WITH_KERNEL, Arguments, Frozen
 from reproduce.study.own_code import OwnCode, OwnCodeError
-from reproduce.study.schedules import Schedule
+from reproduce.study.schedules import (
+    SCHEDULERS,
+    Constant,
+    ExponentialDecay,
+    MultiStepDecay,
+    OneCycle,
+    Schedule,
+    StepDecay,
+)
 from reproduce.study.schema import Defaults, Paper
 from reproduce.study.yaml_lines import Document
 
-# The way to a value through mappings and lists.
-Keys = tuple[int | str, ...]
 # Where something is wrong, and what.
 Fault = tuple[Keys, str]
 # Of data of a study's own.
 UNSTATED: Fault = (("protocol", "data_sha256"), "is missing: reproduce check-study says what it is")
 SCHEDULE: TypeAdapter[Schedule] = TypeAdapter(Schedule)
+BY_NAME: dict[str, type[Frozen]] = {
+    "none": Constant,
+    "step": StepDecay,
+    "multistep": MultiStepDecay,
+    "onecycle": OneCycle,
+    "exponential": ExponentialDecay,
+}
 
 
 def load_paper(named: str = location.DEFAULT, copy: Path | None = None) -> Paper:
@@ -85,7 +98,7 @@ def _parse(document: Document, named: str) -> tuple[Paper | None, list[Fault]]:
     try:
         paper = Paper.model_validate(document.data)
     except ValidationError as error:
-        return None, [(found["loc"], _describe(found)) for found in error.errors()]
+        return None, describe(Paper, document.data, error.errors())
     faults = list(_code_faults(paper, document.path, named))
     return paper, faults or list(_disagreements(paper))
 
@@ -102,12 +115,6 @@ def _code_faults(paper: Paper, path: Path, named: str) -> Iterator[Fault]:
             yield keys, str(error)
     if not faults:
         paper.read_from(path, named, OwnCode.read(path.parent, (reference for _, reference in references)))
-
-
-def _describe(error: ErrorDetails) -> str:
-    """Return what is wrong with a value, and what it is."""
-    message = error["msg"].removeprefix("Value error, ")
-    return message if error["type"] in ("value_error", "missing") else f"{message}, got {shown(error['input'])}"
 
 
 def _disagreements(paper: Paper) -> Iterator[Fault]:
@@ -146,11 +153,15 @@ def _disagreements(paper: Paper) -> Iterator[Fault]:
                 yield ("schedules", variant, scheduler), "is missing"
         for scheduler, parameters in stated.items():
             keys = ("schedules", variant, scheduler)
+            if scheduler not in SCHEDULERS and "code" not in parameters:
+                named = f"one of {', '.join(SCHEDULERS)}, or a name of your own with code: FILE.py:NAME"
+                yield keys, f"there is no such schedule; expected {named}{nearest(scheduler, SCHEDULERS)}"
+                continue
             try:
                 SCHEDULE.validate_python(paper.schedule(scheduler, parameters))
             except ValidationError as error:
-                first = error.errors()[0]
-                yield keys + first["loc"][1:], _describe(first)
+                kind = BY_NAME.get(scheduler, Frozen)
+                yield from ((keys + below, said) for below, said in describe(kind, parameters, error.errors()))
     yield from _twice([sweep.scheduler for sweep in paper.sweeps], ("sweeps",), "scheduler")
     for number, sweep in enumerate(paper.sweeps):
         yield from _twice(sweep.learning_rates, ("sweeps", number, "learning_rates"))

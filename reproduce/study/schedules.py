@@ -9,6 +9,9 @@ from pydantic import Discriminator, Field, Tag, field_validator
 
 from reproduce.study.fields import Code, Count, Fraction, Frozen, Rate
 
+# The name of a schedule.
+NAME = r"^[a-z0-9][a-z0-9_-]*$"
+
 
 class Constant(Frozen):
     """The same rate at every step."""
@@ -77,7 +80,7 @@ class Ramp(Frozen):
 class OwnSchedule(Code):
     """A study's own schedule: a function of where training is, that returns a rate, or a rate and a momentum."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)]
+    name: Annotated[str, Field(pattern=NAME, max_length=40)]
 
 
 # Those of a sweep that need no code of a study's own.
@@ -101,4 +104,4 @@ Schedule = Annotated[
     Discriminator(_kind_of_schedule),
 ]
 # A schedule's name.
-Scheduler = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)]
+Scheduler = Annotated[str, Field(pattern=NAME, max_length=40)]

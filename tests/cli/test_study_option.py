@@ -68,7 +68,7 @@ def test_a_study_is_checked_before_anything_is_trained(place, monkeypatch, capsy
     assert typed(monkeypatch, capsys, "check-study", "two_rates") == (0, "")
     file = place / "two_rates" / "study.yaml"
     file.write_text(file.read_text().replace("epochs: 5,", "epochs: 0,"))
-    line = "two_rates/study.yaml:3:61: protocol.epochs: Input should be greater than 0, got 0"
+    line = "two_rates/study.yaml:3:61: protocol.epochs: expected more than 0, got 0"
     for command in (("check-study", "two_rates"), ("main", "--study", "two_rates"), ("--study", "two_rates", "verify")):
         assert typed(monkeypatch, capsys, *command) == (2, f"error: {line}\n")
     assert not (place / "mlflow.db").exists()

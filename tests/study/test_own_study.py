@@ -2,12 +2,12 @@
 
 import pytest
 
-from helpers.own_study import OWN, write_study
+from helpers.own_study import OWN, PARTS, write_parts, write_study
 from reproduce.errors import UserError
 from reproduce.results import verdicts
 from reproduce.study import location, planning
 from reproduce.study.config import StudyConfig, command_line
-from reproduce.study.loading import load_paper
+from reproduce.study.loading import find_faults, load_paper
 
 
 @pytest.fixture
@@ -86,9 +86,12 @@ def test_commands_that_are_advised_name_the_study(own, tmp_path):
          "claims.0.measure.of.protocol: there is no such protocol, expected one of each-step, late"),
         ("  late: {exponential: {decay_steps: 100, gamma: 0.5}}", "  late: {step: {decay_steps: 9, gamma: 0.5}}", "6:3",
          "schedules.late.exponential: is missing"),
-        ("gamma: 0.5}}\nsweeps", "gama: 0.5}}\nsweeps", "6:10", "schedules.late.exponential.gamma: Field required"),
-        ("  - scheduler: exponential", "  - schedule: exponential", "8:5", "sweeps.0.scheduler: Field required"),
-        ("year: 2026}", "year: 2026, doi: x}", "2:74", "publication.doi: Extra inputs are not permitted, got 'x'"),
+        ("gamma: 0.5}}\nsweeps", "gama: 0.5}}\nsweeps", "6:42",
+         "schedules.late.exponential.gama: there is no such key, did you mean gamma?"),
+        ("  - scheduler: exponential", "  - schedule: exponential", "8:5",
+         "sweeps.0.schedule: there is no such key, did you mean scheduler?"),
+        ("year: 2026}", "year: 2026, doi: x}", "2:74",
+         "publication.doi: there is no such key, expected one of authors, note, publisher, title, url, year"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_a_study_is_named_with_its_line_and_column(tmp_path, before, after, at, said):
@@ -97,6 +100,42 @@ def test_what_is_wrong_in_a_study_is_named_with_its_line_and_column(tmp_path, be
     with pytest.raises(UserError) as refused:
         load_paper(str(folder))
     assert str(refused.value) == f"{folder}/study.yaml:{at}: {said}"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("loss: losses.py:doubled", "loss: mae", ["8:3: protocol.loss: expected 'cross_entropy' or 'mse', or FILE.py:NAME "
+         "of a file beside study.yaml, got 'mae', did you mean mse?"]),
+        ("loss: losses.py:doubled", "loss: {code: losses.py}",
+         ["8:10: protocol.loss.code: expected FILE.py:NAME of a file beside study.yaml, got 'losses.py'"]),
+        ("mean: image}", "mean: images, sise: 3}",
+         ["5:28: protocol.preparation.mean: expected a number, or a list, or 'image', got 'images', did you mean image?",
+          "5:42: protocol.preparation.sise: there is no such key, did you mean size?"]),
+        ("seeds: [0, 1, 2]", "seeds: []", ["13:3: protocol.seeds: expected a list of at least 1, got []"]),
+        ("seeds: [0, 1, 2]", "seed: 3", ["13:3: protocol.seed: there is no such key, did you mean seeds?"]),
+        ("authors: [A. Student]", "authors: A. Student",
+         ["2:30: publication.authors: expected a list, got 'A. Student'"]),
+        ("expected: [0.1, .inf]", "expected: [0.1]", ["32:5: claims.0.expected.1: is missing"]),
+        ("    of: {", "    off: {",
+         ["28:5: claims.0.measure.0: expected text as a key; on, off, yes and no are truth values in YAML, got False"]),
+        ("cooled: {code: schedules.py:cooled, factor: 0.5}", "cooled: schedules.py:cooled",
+         ["16:5: schedules.as-stated.cooled: expected keys with values, got 'schedules.py:cooled'"]),
+        ("    cooled: {code: schedules.py:cooled, factor: 0.5}",
+         "    cooled: {code: schedules.py:cooled, factor: 0.5}\n    multistp: {gamma: 0.5}",
+         ["17:5: schedules.as-stated.multistp: there is no such schedule; expected one of none, step, multistep, onecycle, "
+          "exponential, or a name of your own with code: FILE.py:NAME, did you mean multistep?"]),
+        ("  - scheduler: cooled", "  - scheduler: Cooled",
+         ["18:5: sweeps.0.scheduler: expected small letters, digits, - and _, got 'Cooled'"]),
+        ("on_demand: true", "on_demand: maybe", ["22:5: sweeps.1.on_demand: expected true or false, got 'maybe'"]),
+        ("epochs: 3", "epochs: 1.5", ["11:3: protocol.epochs: expected a whole number, got 1.5"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_key_or_value_is_told_in_plain_words(tmp_path, before, after, said):
+    assert PARTS.count(before) == 1
+    folder = write_parts(tmp_path / "bad", PARTS.replace(before, after))
+    faults = find_faults(str(folder), lambda paper: [])[1]
+    assert [fault.removeprefix(f"{folder}/study.yaml:") for fault in faults] == said
 
 
 def test_a_schedule_that_the_study_does_not_have_wants_rates_or_is_refused(own):
