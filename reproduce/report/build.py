@@ -21,6 +21,7 @@ from reproduce.results.archive import Archive
 from reproduce.results.run_collection import RunCollection
 from reproduce.study import planning
 from reproduce.study.config import command_line, without_usual
+from reproduce.study.fields import loss_name
 from reproduce.study.loading import load_paper
 from reproduce.study.location import FILE as STUDY
 from reproduce.study.location import shipped
@@ -131,7 +132,8 @@ def _draw(data: ReportData, folder: Path) -> dict[str, str]:
     if data.curves:
         for key, figure in paper.range_test.figures.by_key().items():
             name = figure.number or f"range-test-{key}"
-            save(key, name, figures.range_test, data.curves, smoothing, data.proposed, paper, figure.shows)
+            shown = (data.curves, smoothing, data.proposed, paper, figure.shows, None, loss_name(paper.loss))
+            save(key, name, figures.range_test, *shown)
         save("rules", "rules", figures.rules, data.curves, smoothing, data.by_rule)
     # Of every model, one a seed, by their schedule.
     models: dict[str, list[list[Result]]] = {}

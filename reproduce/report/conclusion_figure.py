@@ -6,11 +6,11 @@ import numpy as np
 
 from reproduce.analysis import intervals
 from reproduce.analysis.lr_range_test import Curve, smooth
-from reproduce.report.figures import BAND_ALPHA, COLOURS, GREY, MARKERS, Axes, Figure, over_seeds, styled
+from reproduce.report.figures import BAND_ALPHA, COLOURS, GREY, MARKERS, Axes, Figure, over_seeds, styled, top_of_losses
 from reproduce.report.report_data import ReportData
 from reproduce.report.tables import schedule_name
 from reproduce.results.comparisons import Regrets
-from reproduce.study.fields import format_rate
+from reproduce.study.fields import format_rate, loss_name
 from reproduce.tracking.reader import Result
 
 # Of the grid's accuracies, from the fewest epochs to the most.
@@ -30,7 +30,8 @@ def draw(models: Mapping[str, Sequence[Sequence[Result]]], data: ReportData) -> 
     _models(panels[0], models)
     if data.regrets:
         _grid(panels[1], data.regrets)
-    _range_test(panels[-1], data.curves, data.collection.smoothing)
+    _range_test(panels[-1], data.curves, data.collection.smoothing, loss_name(data.paper.loss))
+    panels[-1].set_xlabel(f"learning rate (initial{'; max_lr for OneCycleLR' * ('onecycle' in models)})")
     proposed = [proposal.learning_rate for proposal in data.proposed.values() if proposal]
     if proposed:
         middle, low, high = intervals.mean_rate_interval(proposed)
@@ -91,12 +92,12 @@ def _after(accuracies: Sequence[float], epochs: int) -> float:
     return accuracies[epochs - 1] if len(accuracies) >= epochs else float("nan")
 
 
-def _range_test(axes: Axes, curves: Mapping[int, Curve], smoothing: float) -> None:
+def _range_test(axes: Axes, curves: Mapping[int, Curve], smoothing: float, loss: str) -> None:
     longest = max(curves.values(), key=lambda curve: len(curve.losses))
     label = f"range test, smoothed by {smoothing:g}"
     if len(curves) > 1:
         label += f": mean, each and band of {len(curves)} seeds"
     smoothed = [smooth(curve.losses, smoothing) for curve in curves.values()]
     over_seeds(axes, longest.learning_rates, smoothed, label, GREY)
-    axes.set(xscale="log", xlabel="learning rate (initial; max_lr for OneCycleLR)", ylim=(0, 3))
-    axes.set_ylabel("training loss\n(cross entropy)")
+    axes.set(xscale="log", ylim=(0, top_of_losses(loss, smoothed, 3)))
+    axes.set_ylabel(f"training loss\n({loss})")

@@ -8,7 +8,7 @@ own.
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from reproduce.analysis.lr_range_test import Curve, Suggestion, smooth
 from reproduce.report.tables import rate_text, schedule_name
-from reproduce.study.fields import format_rate
+from reproduce.study.fields import CROSS_ENTROPY, format_rate, loss_name
 from reproduce.study.schema import Paper
 from reproduce.study.trial import Trial
 from reproduce.tracking.reader import Result
@@ -66,6 +66,8 @@ STYLE: dict["RcKeyType", Any] = {
     "svg.hashsalt": "reproduce",
     "svg.fonttype": "path",
 }
+# Above the cross entropy of ten classes that are guessed, 2.3.
+UNLEARNT = 2.6
 # Decorates what draws.
 styled = matplotlib.rc_context(STYLE)
 
@@ -98,7 +100,7 @@ def trial(trial: Trial, history: Sequence[EpochRecord]) -> Figure:
     )
     rate_of = f"{schedule_name(trial.schedule.name)}, {trial.optimizer}, {format_rate(trial.learning_rate)}"
     title = f"{rate_of}, seed {trial.seed}"
-    loss.set(ylabel="training loss (cross entropy)", title=title)
+    loss.set(ylabel=f"training loss ({loss_name(trial.loss)})", title=title)
     _log_of_losses(loss)
     loss.legend()
     accuracy.plot(epochs, [record.test_accuracy_batch_mean for record in history], "s-", color=COLOURS[1], markersize=4)
@@ -116,6 +118,7 @@ def range_test(
     paper: Paper | None = None,
     shows: tuple[float, float] = (0, 1),
     validation: np.ndarray | None = None,
+    loss: str = CROSS_ENTROPY,
 ) -> Figure:
     """Draw loss against step, and rate along the top, with the proposed rates: raw and smoothed, or a band over seeds.
 
@@ -126,6 +129,7 @@ def range_test(
         paper: The paper, whose proposal is then marked.
         shows: From where to where of the ramp, in [0, 1]. A part is drawn without the explosion.
         validation: (times, 3), step, loss and accuracy on held-out images, for its loss and a panel for its accuracy.
+        loss: The loss's name.
     """
     judged = validation is not None and len(validation) > 0
     figure = Figure(figsize=(9, 5 + 2.5 * judged))
@@ -156,13 +160,13 @@ def range_test(
     if shows == (0, 1):
         _axis_of_explosion(axes, max(curve.losses.max() for curve in curves.values()))
     else:
-        axes.set(ylim=(0, 2.6))
+        axes.set(ylim=(0, top_of_losses(loss, smoothed.values(), UNLEARNT)))
     axes.set(xlim=(shows[0] * total, shows[1] * total))
-    axes.set(ylabel="training loss of the batch (cross entropy)")
+    axes.set(ylabel=f"training loss of the batch ({loss})")
     if validation is not None and judged:
         steps, losses, accuracies = validation.T
         axes.plot(steps, losses, "s-", color=COLOURS[1], markersize=3, linewidth=1, label="on the held-out images")
-        axes.set(ylabel="loss (cross entropy)")
+        axes.set(ylabel=f"loss ({loss})")
         panels[1, 0].plot(steps, accuracies, "s-", color=COLOURS[1], markersize=3, linewidth=1)
         panels[1, 0].set(ylabel="accuracy on the\nheld-out images", ylim=(0, 1.02))
     panels[-1, 0].set(xlabel="step")
@@ -198,6 +202,14 @@ def rules(curves: Mapping[int, Curve], smoothing: float, suggested: Mapping[str,
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower center", ncols=3)
     return figure
+
+
+def top_of_losses(loss: str, smoothed: Iterable[np.ndarray], cross_entropy: float) -> float:
+    """Return where the axis of a range test's losses ends: above those that it starts with, below its explosion.
+
+    That of cross entropy is the same in every figure, as it starts at the logarithm of the classes.
+    """
+    return cross_entropy if loss == CROSS_ENTROPY else 1.2 * max(float(losses[0]) for losses in smoothed)
 
 
 def over_seeds(

@@ -8,6 +8,7 @@ import numpy as np
 from reproduce.analysis import lr_range_test
 from reproduce.files import csv_text
 from reproduce.report import figures
+from reproduce.study.fields import loss_name
 from reproduce.study.trial import Trial
 from reproduce.tracking.reader import proposal_tags
 from reproduce.training.epoch_record import EpochRecord
@@ -40,7 +41,8 @@ def write_artifacts(trial: Trial, history: list[EpochRecord], folder: Path, smoo
             ([int(step), rates[int(step)], *both] for step, *both in validation.tolist() if step < len(rates)),
         )
     proposal = lr_range_test.propose(found, smoothing)
-    figure = figures.range_test({trial.seed: found}, smoothing, {trial.seed: proposal}, validation=validation)
+    proposals, loss = {trial.seed: proposal}, loss_name(trial.loss)
+    figure = figures.range_test({trial.seed: found}, smoothing, proposals, validation=validation, loss=loss)
     figures.save(figure, folder / "range_test.png")
     return proposal_tags(proposal, smoothing)
 

@@ -88,6 +88,16 @@ class Preparation(Frozen):
     scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
+CROSS_ENTROPY = "cross entropy"
+
+
+def loss_name(loss: str | Code) -> str:
+    """Return a trial's loss as it is read: cross entropy, mean squared error, losses.py:smoothed."""
+    if isinstance(loss, Code):
+        return loss.code
+    return {"cross_entropy": CROSS_ENTROPY, "mse": "mean squared error"}[loss]
+
+
 def format_rate(rate: float, digits: int | None = None) -> str:
     """Return a learning rate as text: 0.6, 0.06, 6e-4, 6.05e-5, in so many significant digits at most.
 

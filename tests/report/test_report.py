@@ -19,7 +19,7 @@ from reproduce.results.archive import Archive
 from reproduce.results.run_collection import RunCollection
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig
-from reproduce.study.fields import format_rate
+from reproduce.study.fields import Code, format_rate, loss_name
 
 
 def test_the_tables_hold_what_the_store_holds(finished, paper, tmp_path):
@@ -226,3 +226,17 @@ def test_an_optimizer_whose_range_tests_propose_nothing_stands_in_the_table_with
         ["adam", "× 10", "8.01e-4, 8.7e-4, 6.95e-4"],
         ["adam", "× 0.1", "8.01e-6, 8.7e-6, 6.95e-6"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("loss", "label", "top"),
+    [
+        ("cross_entropy", "training loss of the batch (cross entropy)", 2.6),
+        ("mse", "training loss of the batch (mean squared error)", 0.6),
+        (Code(code="losses.py:smooth", sha256="0" * 64), "training loss of the batch (losses.py:smooth)", 0.6),
+    ],
+)
+def test_a_range_tests_figure_names_its_loss_and_ends_above_where_it_starts(loss, label, top):
+    curve = lr_range_test.Curve(np.geomspace(1e-5, 1, 40), np.array([0.5] * 30 + [90.0] * 10))
+    (axes, *_) = figures.range_test({0: curve}, 0.0, {0: None}, shows=(0, 0.5), loss=loss_name(loss)).axes
+    assert (axes.get_ylabel(), axes.get_ylim()) == (label, (0, pytest.approx(top)))

@@ -91,7 +91,7 @@ def test_commands_that_are_advised_name_the_study(own, tmp_path):
         ("  - scheduler: exponential", "  - schedule: exponential", "8:5",
          "sweeps.0.schedule: there is no such key, did you mean scheduler?"),
         ("year: 2026}", "year: 2026, doi: x}", "2:74",
-         "publication.doi: there is no such key, expected one of authors, note, publisher, title, url, year"),
+         "publication.doi: there is no such key, expected one of authors, publisher, title, url, year"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_a_study_is_named_with_its_line_and_column(tmp_path, before, after, at, said):
@@ -105,12 +105,14 @@ def test_what_is_wrong_in_a_study_is_named_with_its_line_and_column(tmp_path, be
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
-        ("loss: losses.py:doubled", "loss: mae", ["8:3: protocol.loss: expected 'cross_entropy' or 'mse', or FILE.py:NAME "
-         "of a file beside study.yaml, got 'mae', did you mean mse?"]),
+        ("loss: losses.py:doubled", "loss: mae",
+         ["8:3: protocol.loss: expected 'cross_entropy' or 'mse', or FILE.py:NAME of a file beside study.yaml, got "
+          "'mae', did you mean mse?"]),
         ("loss: losses.py:doubled", "loss: {code: losses.py}",
          ["8:10: protocol.loss.code: expected FILE.py:NAME of a file beside study.yaml, got 'losses.py'"]),
         ("mean: image}", "mean: images, sise: 3}",
-         ["5:28: protocol.preparation.mean: expected a number, or a list, or 'image', got 'images', did you mean image?",
+         ["5:28: protocol.preparation.mean: expected a number, or a list, or 'image', got 'images', did you mean "
+          "image?",
           "5:42: protocol.preparation.sise: there is no such key, did you mean size?"]),
         ("seeds: [0, 1, 2]", "seeds: []", ["13:3: protocol.seeds: expected a list of at least 1, got []"]),
         ("seeds: [0, 1, 2]", "seed: 3", ["13:3: protocol.seed: there is no such key, did you mean seeds?"]),
@@ -123,8 +125,8 @@ def test_what_is_wrong_in_a_study_is_named_with_its_line_and_column(tmp_path, be
          ["16:5: schedules.as-stated.cooled: expected keys with values, got 'schedules.py:cooled'"]),
         ("    cooled: {code: schedules.py:cooled, factor: 0.5}",
          "    cooled: {code: schedules.py:cooled, factor: 0.5}\n    multistp: {gamma: 0.5}",
-         ["17:5: schedules.as-stated.multistp: there is no such schedule; expected one of none, step, multistep, onecycle, "
-          "exponential, or a name of your own with code: FILE.py:NAME, did you mean multistep?"]),
+         ["17:5: schedules.as-stated.multistp: there is no such schedule; expected one of none, step, multistep, "
+          "onecycle, exponential, or a name of your own with code: FILE.py:NAME, did you mean multistep?"]),
         ("  - scheduler: cooled", "  - scheduler: Cooled",
          ["18:5: sweeps.0.scheduler: expected small letters, digits, - and _, got 'Cooled'"]),
         ("on_demand: true", "on_demand: maybe", ["22:5: sweeps.1.on_demand: expected true or false, got 'maybe'"]),
