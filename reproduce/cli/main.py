@@ -70,6 +70,7 @@ def main_command(request: Request) -> int:
     """Run the range test, train all models and write the report."""
     paper = request.paper
     output_folder.check_output(request.options.output)
+    output_folder.say_what_is_replaced(request.options.output, paper.title)
 
     def plan(config: StudyConfig) -> list[Trial]:
         return planning.own_range_tests(paper, config) + planning.requested_trials(paper, config)
@@ -145,6 +146,7 @@ def report_command(request: Request) -> int:
         return _check(options.output, paper.code)
     planning.refuse_what_never_ran(paper, request.config)
     output_folder.check_output(options.output)
+    output_folder.say_what_is_replaced(options.output, paper.title)
     store = run_command.open_store(request)
     store.check_artifacts()
     store.heartbeat.end_stale_runs()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from reproduce.errors import UserError
 from reproduce.files import write_atomically
 from reproduce.study.fields import SIZES
-from reproduce.study.own_code import OwnCode, describe
+from reproduce.study.own_code import FAILURES, OwnCode, describe, pass_signal_on
 
 Arrays = tuple[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[np.int64]]
 # For another process to make the arrays.
@@ -53,7 +53,8 @@ def load_own(code: OwnCode, reference: str) -> Arrays:
     """
     try:
         returned = code.load(reference)()
-    except Exception as error:
+    except FAILURES as error:
+        pass_signal_on(error)
         raise UserError(f"{reference} failed: {describe(error)}") from error
     try:
         (train_images, train_labels), (test_images, test_labels) = returned

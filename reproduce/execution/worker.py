@@ -15,7 +15,7 @@ from reproduce.data import datasets, study_data
 from reproduce.errors import TrackingError, TrialsFailedError
 from reproduce.execution import interruption
 from reproduce.execution.executor import TrialOutcome, TrialTask
-from reproduce.study.own_code import OwnCodeError, describe, own_line
+from reproduce.study.own_code import FAILURES, OwnCodeError, describe, own_line, pass_signal_on
 from reproduce.tracking.locks import trial_lock
 from reproduce.tracking.logged_model import TrainedNetwork
 from reproduce.tracking.store import TrackingStore, reopen_store
@@ -105,8 +105,11 @@ def _train_and_record(task: TrialTask, store: TrackingStore) -> Iterator[int | T
                 store.writer.finish_trial(run_id, history, Path(folder), network, tags)
     except TrackingError:
         raise
-    except Exception as error:
+    except FAILURES as error:
         is_own = isinstance(error, OwnCodeError) or own_line(error)
+        pass_signal_on(error)
+        if isinstance(error, SystemExit) and not is_own:
+            raise
         why = describe(error) if is_own else f"{type(error).__name__}: {describe_error(error)}"
         store.writer.fail_trial(run_id, error)
         if launcher.world_size():

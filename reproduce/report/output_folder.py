@@ -12,10 +12,11 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from reproduce import paths
-from reproduce.errors import UserError
+from reproduce.errors import UserError, shown
 from reproduce.files import file_sha256
 from reproduce.progress import say
 from reproduce.study.location import FILE as STUDY
+from reproduce.study.yaml_lines import Document
 
 PAGE = "index.html"
 METADATA = "ro-crate-metadata.json"
@@ -92,6 +93,17 @@ def described_files(folder: Path) -> dict[str, str]:
 def holds_report(output: Path) -> bool:
     """Return whether there is a report in `output`."""
     return (output / "report.md").exists()
+
+
+def say_what_is_replaced(output: Path, title: str) -> None:
+    """Say so where the report that the next one replaces is of another study than the one of that title."""
+    if not holds_report(output):
+        return
+    # A file that cannot be read is no study's.
+    with suppress(UserError, OSError, AttributeError):
+        other = Document(output / STUDY).data.get("title")
+        if other not in (None, title):
+            say(f"{output} holds the report of {shown(other)}, which this one replaces; --output writes it elsewhere")
 
 
 @contextmanager

@@ -62,7 +62,8 @@ def _as_pairs(value: object) -> object:
 
 
 Word = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")]
-Value = bool | int | float | str | tuple[bool | int | float | str, ...]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Value = bool | int | Number | str | tuple[bool | int | Number | str, ...]
 # The named arguments of a call.
 Arguments = Annotated[tuple[tuple[Word, Value], ...], BeforeValidator(_as_pairs)]
 

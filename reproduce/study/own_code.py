@@ -24,6 +24,8 @@ from reproduce.study.text_file import UnreadableError, read_text
 REFERENCE = r"^[A-Za-z_]\w*\.py:[A-Za-z_]\w*$"
 # What a module of a study has, to tell its lines from ours.
 MARK = "__reproduce_study__"
+# What a study's own code may raise: anything, and it may try to end the program.
+FAILURES = (Exception, SystemExit)
 
 
 class OwnCodeError(Exception):
@@ -87,8 +89,8 @@ class OwnCode:
         try:
             _FILES.use(self)
             module = _FILES.module(file.removesuffix(".py"))
-        # A script may end the program where it is imported.
-        except (Exception, SystemExit) as error:
+        except FAILURES as error:
+            pass_signal_on(error)
             raise OwnCodeError(describe(error)) from error
         found = getattr(module, name, None)
         if not callable(found):
@@ -99,6 +101,12 @@ class OwnCode:
 
 # A study without Python of its own.
 NO_CODE = OwnCode()
+
+
+def pass_signal_on(error: BaseException) -> None:
+    """Raise an error again that is a signal's, which may come while a study's own code runs."""
+    if isinstance(error, SystemExit) and type(error) is not SystemExit:
+        raise error
 
 
 def describe(error: BaseException) -> str:

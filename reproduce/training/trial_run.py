@@ -14,7 +14,7 @@ from reproduce.study import planning
 from reproduce.study.claim import Model
 from reproduce.study.config import StudyConfig
 from reproduce.study.loading import Fault
-from reproduce.study.own_code import describe
+from reproduce.study.own_code import FAILURES, describe, pass_signal_on
 from reproduce.study.schedules import OwnSchedule
 from reproduce.study.schema import Paper
 from reproduce.study.trial import Trial
@@ -118,8 +118,8 @@ def _one_step(paper: Paper, trial: Trial, images: NDArray[Any], labels: NDArray[
             optimizers.build(trial.optimizer, parameters, trial.learning_rate, trial.optimizer_arguments).step()
     except UserError as error:
         yield ("protocol", "preparation"), str(error)
-    # What a study's own code raises can be anything.
-    except Exception as error:
+    except FAILURES as error:
+        pass_signal_on(error)
         yield where, describe(error)
 
 
@@ -137,7 +137,8 @@ def _schedules(paper: Paper) -> Iterator[Fault]:
                 lr_schedulers.compute_rates(
                     trial.schedule, trial.learning_rate, trial.total_steps, trial.steps_per_epoch, paper.code
                 )
-            except Exception as error:
+            except FAILURES as error:
+                pass_signal_on(error)
                 failed.add(name)
                 yield keys, describe(error)
 
@@ -152,5 +153,6 @@ def _measures(paper: Paper) -> Iterator[Fault]:
         recorded = dict.fromkeys(METRICS, share) | {"train_loss": share[::-1]}
         try:
             float(paper.code.load(measure.kind)(recorded, **dict(measure.arguments)))
-        except Exception as error:
+        except FAILURES as error:
+            pass_signal_on(error)
             yield ("claims", number, "measure", "kind"), describe(error)

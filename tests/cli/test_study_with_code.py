@@ -86,17 +86,18 @@ def test_the_trained_network_is_an_mlflow_model_that_needs_nothing_else(place, m
     assert (code, said.splitlines()[-1]) == (0, "2 trained")
 
 
-def test_an_error_in_a_studys_code_ends_its_trial_with_its_line_and_no_other(place, monkeypatch, capsys):
+@pytest.mark.parametrize("error", ["ArithmeticError('too late')", "SystemExit('too late')"])
+def test_an_error_in_a_studys_code_ends_its_trial_with_its_line_and_no_other(place, monkeypatch, capsys, error):
     (place / "parts" / "losses.py").write_text(
         OWN_FILES["losses.py"] + "\n\ncalls = []\n\n\ndef late(logits, labels):\n    calls.append(1)\n"
-        "    if len(calls) == 13:\n        raise ArithmeticError('too late')\n"
+        f"    if len(calls) == 13:\n        raise {error}\n"
         "    return cross_entropy(logits, labels)\n"
     )  # fmt: skip
     text = (place / "parts" / "study.yaml").read_text()
     (place / "parts" / "study.yaml").write_text(text.replace("losses.py:doubled", "losses.py:late"))
     code, said = typed(monkeypatch, capsys, "sweep", "--study", "parts", *HERE)
     assert code == 1
-    line = "sgd cooled 0.2 seed 0: failed, losses.py:14: ArithmeticError: too late"
+    line = f"sgd cooled 0.2 seed 0: failed, losses.py:14: {error.partition('(')[0]}: too late"
     assert line in said.splitlines()
     assert "Traceback" not in said
     assert said.count(": trained, ") == 2

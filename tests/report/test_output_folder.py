@@ -22,6 +22,22 @@ def test_a_directory_that_holds_anything_else_is_refused_and_left_as_it_was(stor
     assert ((output / foreign).read_text(), (output / "report.md").read_text()) == ("keep me", "and me")
 
 
+def test_the_report_of_another_study_is_not_replaced_without_a_word(tmp_path, capsys):
+    (tmp_path / "report.md").write_text("A report.\n")
+    (tmp_path / "study.yaml").write_text("title: Two rates\n")
+    output_folder.say_what_is_replaced(tmp_path, "Two rates")
+    assert capsys.readouterr().err == ""
+    output_folder.say_what_is_replaced(tmp_path, "Three rates")
+    line = f"{tmp_path} holds the report of 'Two rates', which this one replaces; --output writes it elsewhere\n"
+    assert capsys.readouterr().err == line
+    for damaged in ("title: [", "- a\n"):
+        (tmp_path / "study.yaml").write_text(damaged)
+        output_folder.say_what_is_replaced(tmp_path, "Three rates")
+    (tmp_path / "study.yaml").unlink()
+    output_folder.say_what_is_replaced(tmp_path, "Three rates")
+    assert capsys.readouterr().err == ""
+
+
 def test_a_report_is_not_replaced_by_one_without_a_single_run(store, paper, tmp_path):
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "report.md").write_text("keep me")

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from reproduce.cli import process
 from reproduce.study.own_code import OwnCode, OwnCodeError, describe, own_line
 
 NETWORK = '''\
@@ -215,3 +216,13 @@ def test_no_pipe_is_waited_at(tmp_path):
     os.mkfifo(tmp_path / "network.py")
     with pytest.raises(OwnCodeError, match=r"network\.py is no file"):
         OwnCode.read(tmp_path, ["network.py:Net"])
+
+
+@pytest.mark.parametrize("stop", [SystemExit, process.Terminated])
+def test_code_that_ends_the_program_has_failed_and_a_signal_meanwhile_is_a_signal(tmp_path, stop):
+    name = "SystemExit(3)" if stop is SystemExit else "process.Terminated"
+    (tmp_path / "data.py").write_text(f"from reproduce.cli import process\n\nraise {name}\n")
+    with pytest.raises(OwnCodeError if stop is SystemExit else stop) as error:
+        OwnCode.read(tmp_path, ["data.py:load"]).load("data.py:load")
+    if stop is SystemExit:
+        assert str(error.value) == "data.py:3: SystemExit: 3"
