@@ -27,6 +27,8 @@ from reproduce.cli import run_command
 from reproduce.data import verified_cache
 from reproduce.report import report_data
 from reproduce.study import planning
+from reproduce.study.loading import load_paper
+from reproduce.study.own_code import OwnCode
 from reproduce.training import checkpoints, distributed, loop, provenance, torch_setup
 from reproduce.training.data_parallel import ProcessGroup
 
@@ -130,6 +132,18 @@ def test_the_cache_key_tells_a_split_batch_but_not_over_how_many_ranks():
     }
 
 
+def test_ranks_compare_what_a_studys_own_python_does(tmp_path):
+    def compared(source):
+        (tmp_path / "network.py").write_text(source)
+        return distributed.own_python(OwnCode.read(tmp_path, ["network.py:Net"]))
+
+    first = compared("def Net():\n    return 1\n")
+    assert list(first) == ["network.py"]
+    assert compared("# The same.\ndef Net():\n    return 1\n") == first
+    assert compared("def Net():\n    return 2\n") != first
+    assert distributed.own_python(OwnCode()) == {}
+
+
 @pytest.fixture
 def command(workshop):
     """Run a command of ours with so many ranks in one directory."""
@@ -207,6 +221,22 @@ def test_a_rank_that_is_not_like_rank_0_ends_the_command_in_one_line(command, tm
         f"error: rank 1, on {platform.node()}: this differs from rank 0: pillow 99.0 instead of {version('pillow')}: "
         "every rank needs the same"
     ]
+    assert command.place.left() == {}
+
+
+def test_ranks_whose_study_has_other_python_end_the_command_in_one_line(command):
+    parts = "from torch import nn\n\n\ndef hidden_layer(a, b):\n    return nn.Linear(a, b), nn.{}()\n"
+    hashes = []
+    for rank, layer in enumerate(("ReLU", "Tanh")):
+        folder = write_parts(command.place.directory / f"parts{rank}", parts=parts.format(layer))
+        hashes.append(distributed.own_python(load_paper(str(folder)).code))
+    script = f'exec "{sys.executable}" -m reproduce sweep --study parts$RANK --seeds 0 --device cpu'
+    done = torchrun(2, "--no-python", "sh", "-c", script, env=command.place.environment, cwd=command.place.directory)
+    assert done.returncode != 0
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    differing = [f"{name} {hashes[1][name]} instead of {hashes[0][name]}" for name in ("network.py", "parts.py")]
+    differs = f"this differs from rank 0: {', '.join(differing)}"
+    assert error == f"error: rank 1, on {platform.node()}: {differs}: every rank needs the same"
     assert command.place.left() == {}
 
 
