@@ -134,7 +134,7 @@ def _draw(data: ReportData, folder: Path) -> dict[str, str]:
             name = figure.number or f"range-test-{key}"
             shown = (data.curves, smoothing, data.proposed, paper, figure.shows, None, loss_name(paper.loss))
             save(key, name, figures.range_test, *shown)
-        save("rules", "rules", figures.rules, data.curves, smoothing, data.by_rule)
+        save("rules", "rules", figures.rules, data.curves, smoothing, data.by_rule, loss_name(paper.loss))
     # Of every model, one a seed, by their schedule.
     models: dict[str, list[list[Result]]] = {}
     for rows in tables.group_by_model(data.rows):

@@ -35,12 +35,15 @@ def draw(models: Mapping[str, Sequence[Sequence[Result]]], data: ReportData) -> 
     proposed = [proposal.learning_rate for proposal in data.proposed.values() if proposal]
     if proposed:
         middle, low, high = intervals.mean_rate_interval(proposed)
+        # An interval over seeds that propose unlike rates may span many more decades than were trained.
+        limits = panels[-1].get_xlim()
         for axes in panels:
             label = f"proposed: {format_rate(middle, 3)}"
             axes.axvline(middle, color="black", linestyle="--", linewidth=1.2, label=label)
             if len(proposed) > 1:
                 label = f"95% interval, {format_rate(low, 2)} to {format_rate(high, 2)}"
                 axes.axvspan(low, high, color="black", alpha=BAND_ALPHA / 2, linewidth=0, label=label)
+        panels[-1].set_xlim(limits)
     drawn = {schedule_name(scheduler) for scheduler in models}
     handles, labels = panels[0].get_legend_handles_labels()
     shown = [(handle, name) for handle, name in zip(handles, labels, strict=True) if name in drawn]
@@ -99,5 +102,7 @@ def _range_test(axes: Axes, curves: Mapping[int, Curve], smoothing: float, loss:
         label += f": mean, each and band of {len(curves)} seeds"
     smoothed = [smooth(curve.losses, smoothing) for curve in curves.values()]
     over_seeds(axes, longest.learning_rates, smoothed, label, GREY)
-    axes.set(xscale="log", ylim=(0, top_of_losses(loss, smoothed, 3)))
+    axes.set(xscale="log")
+    if (top := top_of_losses(loss, smoothed, 3)) is not None:
+        axes.set(ylim=(0, top))
     axes.set_ylabel(f"training loss\n({loss})")

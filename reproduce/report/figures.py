@@ -68,6 +68,8 @@ STYLE: dict["RcKeyType", Any] = {
 }
 # Above the cross entropy of ten classes that are guessed, 2.3.
 UNLEARNT = 2.6
+# How many times the losses that a range test starts with are still drawn.
+EXPLODED = 100
 # Decorates what draws.
 styled = matplotlib.rc_context(STYLE)
 
@@ -158,9 +160,10 @@ def range_test(
         step = np.interp(np.log(rate), np.log(longest.learning_rates), np.arange(total))
         axes.axvline(step, color=GREY, linestyle="--", label=f"the paper proposes {format_rate(rate)}")
     if shows == (0, 1):
-        _axis_of_explosion(axes, max(curve.losses.max() for curve in curves.values()))
+        _axis_of_explosion(axes, max(curve.losses.max() for curve in curves.values()), loss, smoothed.values())
     else:
-        axes.set(ylim=(0, top_of_losses(loss, smoothed.values(), UNLEARNT)))
+        if (top := top_of_losses(loss, smoothed.values(), UNLEARNT)) is not None:
+            axes.set(ylim=(0, top))
     axes.set(xlim=(shows[0] * total, shows[1] * total))
     axes.set(ylabel=f"training loss of the batch ({loss})")
     if validation is not None and judged:
@@ -176,7 +179,12 @@ def range_test(
 
 
 @styled
-def rules(curves: Mapping[int, Curve], smoothing: float, suggested: Mapping[str, Mapping[int, Suggestion]]) -> Figure:
+def rules(
+    curves: Mapping[int, Curve],
+    smoothing: float,
+    suggested: Mapping[str, Mapping[int, Suggestion]],
+    loss: str = CROSS_ENTROPY,
+) -> Figure:
     """Draw what each rule suggests, a colour and a marker a rule, on the smoothed curve of every seed."""
     figure = Figure(figsize=(9, 5))
     axes = figure.subplots()
@@ -195,7 +203,7 @@ def rules(curves: Mapping[int, Curve], smoothing: float, suggested: Mapping[str,
                 *zip(*points, strict=True), MARKERS[index % len(MARKERS)], color=COLOURS[index % len(COLOURS)],
                 markersize=13 - index, markeredgecolor="black", linestyle="none", label=name,
             )  # fmt: skip
-    _axis_of_explosion(axes, max(losses.max() for losses in smoothed.values()))
+    _axis_of_explosion(axes, max(losses.max() for losses in smoothed.values()), loss, smoothed.values())
     axes.set(xscale="log", xlabel="learning rate")
     axes.set_ylabel(f"training loss, smoothed by {smoothing:g}")
     # Where no rule suggests a rate there is nothing to name.
@@ -204,12 +212,16 @@ def rules(curves: Mapping[int, Curve], smoothing: float, suggested: Mapping[str,
     return figure
 
 
-def top_of_losses(loss: str, smoothed: Iterable[np.ndarray], cross_entropy: float) -> float:
+def top_of_losses(loss: str, smoothed: Iterable[np.ndarray], cross_entropy: float) -> float | None:
     """Return where the axis of a range test's losses ends: above those that it starts with, below its explosion.
 
-    That of cross entropy is the same in every figure, as it starts at the logarithm of the classes.
+    That of cross entropy is the same in every figure, as it starts at the logarithm of the classes. None where a loss
+    of a study's own starts at nothing that an axis from 0 could end at.
     """
-    return cross_entropy if loss == CROSS_ENTROPY else 1.2 * max(float(losses[0]) for losses in smoothed)
+    if loss == CROSS_ENTROPY:
+        return cross_entropy
+    starts = [float(losses[0]) for losses in smoothed if np.isfinite(losses[0]) and losses[0] > 0]
+    return 1.2 * max(starts) if starts else None
 
 
 def over_seeds(
@@ -236,11 +248,21 @@ def over_seeds(
     axes.plot(x[:shortest], values.mean(0), label=label, color=color, **style)
 
 
-def _axis_of_explosion(axes: Axes, highest: float) -> None:
-    """Draw losses linear below 2.5 and logarithmic above: a loss of 50 would leave the descent on the floor."""
-    axes.set_yscale("symlog", linthresh=2.5, linscale=2)
-    axes.set_yticks([0, 0.5, 1, 1.5, 2, 2.5, 10, 100], ["0", "0.5", "1", "1.5", "2", "2.5", "10", "100"])
-    axes.set(ylim=(0, max(2.6, 1.3 * highest)))
+def _axis_of_explosion(axes: Axes, highest: float, loss: str, smoothed: Iterable[np.ndarray]) -> None:
+    """Draw losses linear up to where they start, 2.5 for cross entropy, and logarithmic above.
+
+    A loss of 50 would leave the descent on the floor, and one without bound too: it leaves the axis at its end.
+    """
+    start = top_of_losses(loss, smoothed, 2.5)
+    if start is None:
+        return
+    decade = 10.0 ** np.floor(np.log10(start))
+    linear = next(decade * number for number in (1, 2.5, 5, 10) if decade * number >= start)
+    axes.set_yscale("symlog", linthresh=linear, linscale=2)
+    powers = 10.0 ** np.arange(np.floor(np.log10(linear)) + 1, np.floor(np.log10(linear)) + 3)
+    ticks = [*np.linspace(0, linear, 6), *(power for power in powers if power > 2 * linear)]
+    axes.set_yticks(ticks, [f"{tick:.3g}" for tick in ticks])
+    axes.set(ylim=(0, max(1.04 * linear, min(1.3 * highest, EXPLODED * linear))))
 
 
 def _log_of_losses(axes: Axes) -> None:

@@ -48,12 +48,9 @@ class StudyConfig(Frozen):
 
 
 def without_usual(paper: Paper, config: StudyConfig) -> StudyConfig:
-    """Return the configuration with None for the schedules, the protocol and the epochs that are the paper's own."""
+    """Return the configuration with None for the schedules and the protocol that are the paper's own."""
     usual = {"schedulers": paper.schedulers, "protocol": paper.protocols[0]}
-    found = {key: None for key, value in usual.items() if getattr(config, key) == value}
-    if are_own_epochs(paper, config):
-        found["epochs"] = None
-    return config.model_copy(update=found)
+    return config.model_copy(update={key: None for key, value in usual.items() if getattr(config, key) == value})
 
 
 def are_own_epochs(paper: Paper, config: StudyConfig) -> bool:

@@ -23,14 +23,14 @@ WORDS = {
     "finite_number": "expected a finite number",
     "float_parsing": "expected a number",
     "float_type": "expected a number",
-    "greater_than": "expected more than {gt:g}",
-    "greater_than_equal": "expected at least {ge:g}",
+    "greater_than": "expected more than {gt}",
+    "greater_than_equal": "expected at least {ge}",
     "invalid_key": "expected text as a key; on, off, yes and no are truth values in YAML",
     "int_from_float": "expected a whole number",
     "int_parsing": "expected a whole number",
     "int_type": "expected a whole number",
-    "less_than": "expected less than {lt:g}",
-    "less_than_equal": "expected at most {le:g}",
+    "less_than": "expected less than {lt}",
+    "less_than_equal": "expected at most {le}",
     "list_type": "expected a list",
     "literal_error": "expected {expected}",
     "mapping_type": "expected keys with values",
@@ -46,6 +46,11 @@ WORDS = {
 FORMS = {
     REFERENCE: "expected FILE.py:NAME of a file beside study.yaml",
     NAME: "expected small letters, digits, - and _",
+    r"^[a-z0-9][a-z0-9-]*$": "expected small letters, digits and -",
+    r"^[^\n]*$": "expected text in one line",
+    r"^[A-Za-z_]\w*$": "expected a name as Python has them",
+    r"^https?://[^\s]+$": "expected an address that begins with https:// or http://",
+    "^[0-9a-f]{64}$": "expected the 64 digits, 0 to 9 and a to f, of a SHA-256",
 }
 MISSING = "is missing"
 EXPECTED = "expected "
@@ -116,7 +121,11 @@ def _describe(alternatives: Sequence[ErrorDetails]) -> str:
 
 def _words(error: ErrorDetails) -> str:
     values = error.get("ctx", {})
-    return FORMS.get(values.get("pattern", "")) or WORDS.get(error["type"], error["msg"]).format(**values)
+    if (form := FORMS.get(values.get("pattern", ""))) is not None:
+        return form
+    words = WORDS.get(error["type"])
+    # The validator's own words may have braces.
+    return error["msg"] if words is None else words.format(**values)
 
 
 def _fields(model: type[BaseModel], keys: Keys) -> set[str]:

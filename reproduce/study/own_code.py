@@ -81,7 +81,8 @@ class OwnCode:
                 imported = _modules(sources[name])
                 waiting += [f"{module}.py" for module in imported]
                 found |= imported
-        return {name for name in found if f"{name}.py" not in sources} - sys.stdlib_module_names
+        own = {name for name in found if f"{name}.py" in sources and not _is_installed(name)}
+        return found - own - sys.stdlib_module_names
 
     def load(self, reference: str) -> Any:
         """Return the class or function that a reference names. OwnCodeError where its file fails or has none."""
@@ -104,8 +105,12 @@ NO_CODE = OwnCode()
 
 
 def pass_signal_on(error: BaseException) -> None:
-    """Raise an error again that is a signal's, which may come while a study's own code runs."""
-    if isinstance(error, SystemExit) and type(error) is not SystemExit:
+    """Raise an error again that is a signal's, which may come while a study's own code runs.
+
+    Ray raises a plain SystemExit with a mark of its own.
+    """
+    is_plain = type(error) is SystemExit and not hasattr(error, "ray_terminate_msg")
+    if isinstance(error, SystemExit) and not is_plain:
         raise error
 
 
@@ -186,7 +191,8 @@ def _refuse_folders(folder: Path, name: str, source: str) -> None:
         raise OwnCodeError(f"{name} has a relative import, as from . import blocks: write import blocks")
     for module in sorted(_modules(source)):
         inside = folder / module
-        if inside.is_dir() and any(inside.glob("**/*.py")) and not _is_installed(module):
+        is_file = (folder / f"{module}.py").is_file()
+        if not is_file and inside.is_dir() and any(inside.glob("**/*.py")) and not _is_installed(module):
             raise OwnCodeError(
                 f"{name} imports {module}, which is a folder; expected a file: a study's Python stands beside its "
                 "study.yaml"
@@ -228,13 +234,19 @@ class _Files(Loader, MetaPathFinder):
         """Return a module of the study in use, run if it was not yet; half run to those that it imports itself."""
         modules = self.modules.setdefault(self.code, {})
         if name not in modules:
-            module = modules[name] = ModuleType(f"{MARK}.{name}")
+            before = list(modules)
+            # Without a dot, as no package is there to be imported first, by pickle say.
+            module = modules[name] = ModuleType(f"{MARK}{name}")
             # Classes that are defined there look their module up, to be copied say.
             sys.modules[module.__name__] = module
             try:
                 _execute(self.code, f"{name}.py", module)
             except BaseException:
-                del modules[name], sys.modules[module.__name__]
+                # Those that it imported may hold it half run.
+                for each in [each for each in modules if each not in before]:
+                    dead = modules.pop(each)
+                    for key in [key for key, value in sys.modules.items() if value is dead]:
+                        del sys.modules[key]
                 raise
         return modules[name]
 

@@ -47,7 +47,12 @@ def _refuse_shared(name: str, made: nn.Module) -> None:
     """OwnCodeError where a weight has two names, which a checkpoint in safetensors cannot hold."""
     first: dict[int, str] = {}
     for key, value in made.state_dict(keep_vars=True).items():
-        if (other := first.setdefault(value.data_ptr(), key)) != key and value.numel():
+        # A module may have further state of any kind.
+        if (
+            isinstance(value, torch.Tensor)
+            and value.numel()
+            and (other := first.setdefault(value.data_ptr(), key)) != key
+        ):
             raise OwnCodeError(f"{name} has one weight as {other} and as {key}, expected each weight once")
 
 

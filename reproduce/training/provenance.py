@@ -11,10 +11,10 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import distributions, version
 from typing import Literal
 
 import joblib
@@ -57,7 +57,7 @@ def _without_comments(source: str) -> str:
 
 
 def numerics_environment(
-    data_sha256: str, device: str, engine: str, split: bool = False, packages: Iterable[str] = ()
+    data_sha256: str, device: str, engine: str, split: bool = False, packages: tuple[str, ...] = ()
 ) -> dict[str, str]:
     """Return all that decides a trial's numbers beside its configuration, for its cache key.
 
@@ -78,12 +78,17 @@ def numerics_environment(
     }
 
 
-def _distributions(packages: Iterable[str]) -> list[str]:
+@cache
+def _distributions(packages: tuple[str, ...]) -> list[str]:
     """Return the installed distributions of modules, as pillow is PIL's. Those that are not installed are left out."""
-    # To look through all that is installed takes a second.
-    missing = [name for name in packages if name not in DECIDING_PACKAGES]
-    known = packages_distributions() if missing else {}
-    return sorted({distribution for name in missing for distribution in known.get(name, ())} - set(DECIDING_PACKAGES))
+    wanted = set(packages) - set(DECIDING_PACKAGES)
+    # To look through all that is installed takes a second. importlib's own table of it lacks most in Python 3.10.
+    found = {
+        distribution.metadata["Name"]
+        for distribution in (distributions() if wanted else ())
+        if not wanted.isdisjoint(file.parts[0].removesuffix(".py") for file in distribution.files or ())
+    }
+    return sorted(name for name in found if name.lower() not in DECIDING_PACKAGES)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from reproduce.study.claim import Model
 from reproduce.study.config import StudyConfig
 from reproduce.study.loading import Fault
 from reproduce.study.own_code import FAILURES, describe, pass_signal_on
-from reproduce.study.schedules import OwnSchedule
 from reproduce.study.schema import Paper
 from reproduce.study.trial import Trial
 from reproduce.training import engines, losses, lr_schedulers, optimizers, prepared, torch_setup
@@ -80,13 +79,10 @@ def _data(paper: Paper, home: Path | None) -> tuple[NDArray[Any], NDArray[np.int
 
 
 def _unlike(paper: Paper) -> list[Trial]:
-    """Return a trial of each network, loss and optimizer that the study's variants have."""
-    found: dict[object, Trial] = {}
-    for variant in paper.schedules:
-        for trial in planning.trials(paper, StudyConfig(protocol=variant, seeds=paper.protocol.seeds[:1])):
-            parts = (trial.network, trial.preparation, trial.loss, trial.optimizer, trial.optimizer_arguments)
-            found.setdefault(parts, trial)
-    return list(found.values())
+    """Return a trial of each of the optimizer's arguments that the study's variants have."""
+    usual = planning.trials(paper, StudyConfig())[0]
+    arguments = dict.fromkeys((usual.optimizer_arguments, *map(paper.optimizer_arguments, paper.schedules)))
+    return [usual.model_copy(update={"optimizer_arguments": each}) for each in arguments]
 
 
 def _one_step(paper: Paper, trial: Trial, images: NDArray[Any], labels: NDArray[np.int64]) -> Iterator[Fault]:
@@ -124,23 +120,20 @@ def _one_step(paper: Paper, trial: Trial, images: NDArray[Any], labels: NDArray[
 
 
 def _schedules(paper: Paper) -> Iterator[Fault]:
-    """Yield why a study's own schedule does not give a rate for every step of every trial."""
-    seed, swept = paper.protocol.seeds[:1], tuple(sweep.scheduler for sweep in paper.sweeps)
-    for variant in paper.schedules:
-        failed: set[str] = set()
-        config = StudyConfig(protocol=variant, seeds=seed, schedulers=swept)
-        for trial in planning.trials(paper, config):
-            name, keys = trial.schedule.name, ("schedules", variant, trial.schedule.name)
-            if name in failed or not isinstance(trial.schedule, OwnSchedule):
-                continue
-            try:
-                lr_schedulers.compute_rates(
-                    trial.schedule, trial.learning_rate, trial.total_steps, trial.steps_per_epoch, paper.code
-                )
-            except FAILURES as error:
-                pass_signal_on(error)
-                failed.add(name)
-                yield keys, describe(error)
+    """Yield why a study's own schedule does not give a rate for every step, of the first of its trials that fails."""
+    for variant, stated in paper.schedules.items():
+        for sweep in paper.sweeps:
+            if "code" in stated.get(sweep.scheduler, {}):
+                config = StudyConfig(protocol=variant, seeds=paper.protocol.seeds[:1], schedulers=(sweep.scheduler,))
+                try:
+                    for trial in planning.trials(paper, config):
+                        lr_schedulers.compute_rates(
+                            trial.schedule, trial.learning_rate, trial.total_steps, trial.steps_per_epoch, paper.code
+                        )
+                except FAILURES as error:
+                    pass_signal_on(error)
+                    said = str(error) if isinstance(error, UserError) else describe(error)
+                    yield ("schedules", variant, sweep.scheduler), said
 
 
 def _measures(paper: Paper) -> Iterator[Fault]:

@@ -240,3 +240,27 @@ def test_a_range_tests_figure_names_its_loss_and_ends_above_where_it_starts(loss
     curve = lr_range_test.Curve(np.geomspace(1e-5, 1, 40), np.array([0.5] * 30 + [90.0] * 10))
     (axes, *_) = figures.range_test({0: curve}, 0.0, {0: None}, shows=(0, 0.5), loss=loss_name(loss)).axes
     assert (axes.get_ylabel(), axes.get_ylim()) == (label, (0, pytest.approx(top)))
+
+
+@pytest.mark.parametrize("first", [float("nan"), float("inf"), -0.9, 0.0])
+def test_a_loss_that_starts_at_no_end_of_an_axis_leaves_it_to_the_curve(first):
+    curve = lr_range_test.Curve(np.geomspace(1e-5, 1, 40), np.array([first] + [0.5] * 39))
+    for shows in ((0, 1), (0, 0.5)):
+        (axes, *_) = figures.range_test({0: curve}, 0.0, {0: None}, shows=shows, loss="losses.py:own").axes
+        assert axes.get_yscale() == "linear"
+
+
+@pytest.mark.parametrize(
+    ("loss", "start", "highest", "ticks", "top"),
+    [
+        ("cross entropy", 2.3, 1.0, [0, 0.5, 1, 1.5, 2, 2.5, 10, 100], 2.6),
+        ("cross entropy", 2.3, 40.0, [0, 0.5, 1, 1.5, 2, 2.5, 10, 100], 52),
+        ("mean squared error", 0.12, 1e18, [0, 0.05, 0.1, 0.15, 0.2, 0.25, 1, 10], 25),
+        ("mean squared error", 0.8, 3.0, [0, 0.2, 0.4, 0.6, 0.8, 1, 10, 100], 3.9),
+    ],
+)
+def test_the_axis_of_a_range_test_is_linear_up_to_where_its_losses_start(loss, start, highest, ticks, top):
+    axes = figures.Figure().subplots()
+    figures._axis_of_explosion(axes, highest, loss, [np.array([start])])
+    assert axes.get_yticks().tolist() == pytest.approx(ticks)
+    assert axes.get_ylim() == (0, pytest.approx(top))

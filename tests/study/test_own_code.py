@@ -1,5 +1,6 @@
 """A study's own Python: read with what it imports, hashed by what it does, loaded from its text, its errors placed."""
 
+import multiprocessing
 import os
 import pickle
 import sys
@@ -75,6 +76,26 @@ def test_files_that_import_each_other_are_loaded_as_by_python(folder):
     )
     code = OwnCode.read(folder, ["network.py:Net"])
     assert code.load("network.py:Net")(3).size == 6
+
+
+def test_of_files_that_import_each_other_none_is_kept_half_run(folder):
+    (folder / "layers.py").write_text("import network\nimport os\n\nos.environ['A_STUDY_NEEDS_THIS']\n")
+    code = OwnCode.read(folder, ["network.py:Net"])
+    with pytest.raises(OwnCodeError, match="A_STUDY_NEEDS_THIS"):
+        code.load("network.py:Net")
+    assert {"network", "layers"}.isdisjoint(sys.modules)
+
+
+def test_a_file_beside_a_folder_of_its_name_is_what_is_imported(folder):
+    (folder / "layers").mkdir()
+    (folder / "layers" / "more.py").write_text("")
+    assert OwnCode.read(folder, ["network.py:Net"]).load("network.py:Net")(3).size == 6
+
+
+def test_functions_of_a_study_can_be_sent_to_a_process_that_is_forked(code):
+    double = sys.modules[code.load("network.py:Net").__module__].double
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.map(double, [1, 2]) == [2, 4]
 
 
 def test_a_file_that_failed_is_run_again(folder):
@@ -226,3 +247,9 @@ def test_code_that_ends_the_program_has_failed_and_a_signal_meanwhile_is_a_signa
         OwnCode.read(tmp_path, ["data.py:load"]).load("data.py:load")
     if stop is SystemExit:
         assert str(error.value) == "data.py:3: SystemExit: 3"
+
+
+def test_what_ray_ends_a_worker_with_is_no_failure_of_the_code_that_runs(tmp_path):
+    (tmp_path / "data.py").write_text("error = SystemExit(1)\nerror.ray_terminate_msg = 'a signal'\nraise error\n")
+    with pytest.raises(SystemExit):
+        OwnCode.read(tmp_path, ["data.py:load"]).load("data.py:load")

@@ -7,7 +7,9 @@ from reproduce.errors import UserError
 from reproduce.results import verdicts
 from reproduce.study import location, planning
 from reproduce.study.config import StudyConfig, command_line
+from reproduce.study.fault_words import FORMS
 from reproduce.study.loading import find_faults, load_paper
+from reproduce.study.schema import Paper
 
 
 @pytest.fixture
@@ -130,6 +132,10 @@ def test_what_is_wrong_in_a_study_is_named_with_its_line_and_column(tmp_path, be
         ("  - scheduler: cooled", "  - scheduler: Cooled",
          ["18:5: sweeps.0.scheduler: expected small letters, digits, - and _, got 'Cooled'"]),
         ("on_demand: true", "on_demand: maybe", ["22:5: sweeps.1.on_demand: expected true or false, got 'maybe'"]),
+        ("dataset: digits", "dataset: data.py:load\n  data_sha256: abc",
+         ["5:3: protocol.data_sha256: expected the 64 digits, 0 to 9 and a to f, of a SHA-256, got 'abc'"]),
+        ("seeds: [0, 1, 2]", "seeds: [4294967296]",
+         ["13:11: protocol.seeds.0: expected at most 4294967295, got 4294967296"]),
         ("epochs: 3", "epochs: 1.5", ["11:3: protocol.epochs: expected a whole number, got 1.5"]),
     ],
 )  # fmt: skip
@@ -138,6 +144,16 @@ def test_a_wrong_key_or_value_is_told_in_plain_words(tmp_path, before, after, sa
     folder = write_parts(tmp_path / "bad", PARTS.replace(before, after))
     faults = find_faults(str(folder), lambda paper: [])[1]
     assert [fault.removeprefix(f"{folder}/study.yaml:") for fault in faults] == said
+
+
+def test_every_form_that_a_text_has_to_have_is_told_in_words():
+    def patterns(schema):
+        if isinstance(schema, dict):
+            yield from [schema["pattern"]] if isinstance(schema.get("pattern"), str) else []
+        for part in schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ():
+            yield from patterns(part)
+
+    assert set(patterns(Paper.model_json_schema())) == FORMS.keys()
 
 
 def test_a_schedule_that_the_study_does_not_have_wants_rates_or_is_refused(own):

@@ -8,7 +8,7 @@ from reproduce.cli.options import COMMANDS
 from reproduce.cli.request import read_config
 from reproduce.errors import UserError
 from reproduce.study import planning
-from reproduce.study.config import StudyConfig, option_words, without_usual
+from reproduce.study.config import StudyConfig, option_words
 from reproduce.study.departures import MAIN_FIELDS, fits_main, list_departures
 from reproduce.study.fields import Code, Preparation, format_rate
 from reproduce.study.loading import load_paper
@@ -125,7 +125,7 @@ def test_a_study_whose_schedules_differ_in_length_departs_where_one_of_them_does
     paper = load_paper("super_convergence")
 
     def told(**fields):
-        config = without_usual(paper, StudyConfig(**fields))
+        config = StudyConfig(**fields)
         return list_departures(paper, config), option_words(paper, config)
 
     assert told(epochs=12) == (["12 epochs instead of 12, 25 or 85"], ["--epochs 12"])
@@ -158,6 +158,13 @@ def test_wishes_are_told_as_the_options_that_make_them(paper, options, expected)
 def wishes_of(options):
     with cli.commands["report"].make_context("report", options.split()) as context:
         return read_config(load_paper(), context.params)
+
+
+def test_a_length_that_is_that_of_the_models_is_still_another_for_a_range_test(paper):
+    own = read_config(paper, {"epochs": 30, "range_test_epochs": None})
+    (test,) = planning.range_tests(paper, own.model_copy(update={"range_test_epochs": own.epochs, "epochs": None}))
+    assert test.epochs == 30
+    assert list_departures(paper, own) == []
 
 
 def test_what_is_the_papers_and_what_the_store_knows_is_not_told(paper):

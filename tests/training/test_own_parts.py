@@ -10,6 +10,7 @@ from torch import nn
 
 from helpers.own_study import OWN, PARTS, write_parts, write_study
 from reproduce.data import arrays, study_data
+from reproduce.errors import UserError
 from reproduce.study import planning
 from reproduce.study.config import StudyConfig
 from reproduce.study.fields import Code, Preparation
@@ -290,6 +291,17 @@ def test_a_fault_is_found_before_training(tmp_path, before, after, files, keys, 
     assert [(".".join(map(str, where)), what) for where, what in trial_run.find_faults(load_paper(str(folder)))] == [
         (keys, said)
     ]
+
+
+def test_what_is_on_demand_and_has_no_code_of_its_own_is_not_tried(tmp_path):
+    text = PARTS.replace("train_size: 320", "train_size: 32").replace(
+        "factor: 0.5}\n", "factor: 0.5}\n    onecycle: {pct_start: 0.3, div_factor: 25, final_div_factor: 1.0e+4}\n"
+    ).replace("learning_rates: [0.1]\n", "learning_rates: [0.1]\n  - {scheduler: onecycle, epochs: 1, on_demand: true, "
+              "learning_rates: [0.1]}\n")  # fmt: skip
+    study = load_paper(str(write_parts(tmp_path / "short", text)))
+    with pytest.raises(UserError, match="which must be more than one step"):
+        planning.trials(study, StudyConfig(schedulers=("onecycle",)))
+    assert list(trial_run.find_faults(study)) == []
 
 
 @pytest.mark.parametrize(

@@ -99,8 +99,11 @@ def test_an_image_says_what_its_builder_knew(unpacked, written, expected, image)
 
 def test_the_versions_of_what_a_studys_own_code_imports_are_part_of_the_cache_key():
     usual = provenance.numerics_environment("data", "cpu", "engine")
-    own = provenance.numerics_environment("data", "cpu", "engine", packages=("torch", "yaml", "not_installed"))
-    assert own == usual | {"PyYAML": version("PyYAML")}
+    own = provenance.numerics_environment(
+        "data", "cpu", "engine", packages=("torch", "PIL", "scipy", "yaml", "not_installed")
+    )
+    # yaml has its distribution's name in a file of its own, scipy has not.
+    assert own == usual | {"PyYAML": version("PyYAML"), "scipy": version("scipy")}
 
 
 def test_of_the_environment_only_what_cannot_be_found_out_is_unknown(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+import random
 import re
 import secrets
 import signal
@@ -27,6 +28,8 @@ CONNECT_SECONDS = 10
 ANSWER_SECONDS = 40
 # Of a node's helper processes, as Ray names its parameters and files.
 HELPER_PORTS = ("metrics_agent_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+# Below those that the system gives to outgoing connections.
+PORTS = range(20_000, 32_000)
 METRICS_PORT = "metrics_export_port"
 NODE_ID = "RAY_OVERRIDE_NODE_ID_FOR_TESTING"
 # Nothing but numbers goes through Ray's store of objects.
@@ -161,9 +164,7 @@ def _patient_node(folder: Path) -> Iterator[dict[str, int]]:
     from ray._private import parameter
 
     node, session = ray.NodeID.from_random().hex(), f"session_{os.getpid()}"
-    with ExitStack() as stack:
-        found = [stack.enter_context(socket.create_server(("", 0))) for _ in (*HELPER_PORTS, METRICS_PORT)]
-        ports = dict(zip((*HELPER_PORTS, METRICS_PORT), (each.getsockname()[1] for each in found), strict=True))
+    ports = dict(zip((*HELPER_PORTS, METRICS_PORT), _free_ports(), strict=False))
     (folder / session).mkdir()
     for name, port in ports.items():
         (folder / session / f"{name}_{node}").write_text(str(port), encoding="utf-8")
@@ -171,12 +172,22 @@ def _patient_node(folder: Path) -> Iterator[dict[str, int]]:
     parameter.RayParams = functools.partial(
         usual, session_name=session, no_monitor=True, include_log_monitor=False, **ports
     )
+    before = os.environ.get(NODE_ID)
     os.environ[NODE_ID] = node
     try:
         yield option
     finally:
         parameter.RayParams = usual
-        del os.environ[NODE_ID]
+        os.environ.pop(NODE_ID)
+        if before is not None:
+            os.environ[NODE_ID] = before
+
+
+def _free_ports() -> Iterator[int]:
+    """Yield ports that are free, of those that no connection is given by itself meanwhile."""
+    for port in random.sample(PORTS, len(PORTS)):
+        with suppress(OSError), socket.create_server(("", port)):
+            yield port
 
 
 @contextmanager
