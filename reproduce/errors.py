@@ -15,10 +15,16 @@ def shown(value: object) -> str:
     return text if len(text) <= SHOWN else text[:SHOWN] + "…"
 
 
+def nearest_word(text: str, known: Iterable[str]) -> str | None:
+    """Return the known word that is nearest to a text; None if none is near."""
+    near = difflib.get_close_matches(text[:100], list(known), n=1, cutoff=NEAR)
+    return near[0] if near else None
+
+
 def nearest(text: str, known: Iterable[str]) -> str:
     """Return the end of a message that suggests the nearest known word; empty if no word is near."""
-    near = difflib.get_close_matches(text[:100], list(known), n=1, cutoff=NEAR)
-    return f", did you mean {near[0]}?" if near else ""
+    near = nearest_word(text, known)
+    return f", did you mean {near}?" if near else ""
 
 
 class UserError(Exception):

@@ -178,12 +178,10 @@ def _train_as_other_rank(options: RunOptions) -> int:
         home = paths.prepare_home(options.home)
         engine, kernel = local.prepare_machine(options.model_copy(update={"device": device}), ignore)
         data = study_data.sha256(options.dataset, options.data_sha256)
-
-        def deciding() -> dict[str, str]:
-            ours = local.numerics_environment(data, device, engine, kernel, options.packages)
-            return ours | distributed.own_python(options.code)
-
-        distributed.train_broadcast_trials(home, kernel, options.code, deciding)
+        distributed.train_broadcast_trials(
+            home, kernel, options.code,
+            lambda: local.numerics_environment(data, device, engine, kernel, options.packages),
+        )  # fmt: skip
     except UserError as error:
         raise UserError(launcher.with_rank(str(error))) from error
     except RuntimeError as error:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from reproduce.errors import UserError
 from reproduce.files import write_atomically
 from reproduce.study.fields import SIZES
-from reproduce.study.own_code import FAILURES, OwnCode, describe, pass_signal_on
+from reproduce.study.own_code import OwnCode, OwnCodeError, run_own
 
 Arrays = tuple[NDArray[Any], NDArray[np.int64], NDArray[Any], NDArray[np.int64]]
 # For another process to make the arrays.
@@ -52,10 +52,10 @@ def load_own(code: OwnCode, reference: str) -> Arrays:
     Images (n, height, width) get a channel. Images of bytes stay, others become float32; labels are int64, from 0.
     """
     try:
-        returned = code.load(reference)()
-    except FAILURES as error:
-        pass_signal_on(error)
-        raise UserError(f"{reference} failed: {describe(error)}") from error
+        with run_own():
+            returned = code.load(reference)()
+    except OwnCodeError as error:
+        raise UserError(f"{reference} failed: {error}") from error
     try:
         (train_images, train_labels), (test_images, test_labels) = returned
         train, test = _split(train_images, train_labels), _split(test_images, test_labels)

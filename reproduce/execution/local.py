@@ -47,7 +47,7 @@ class Pool:
         engine, self.kernel = prepare_machine(self._options, say)
         data = study_data.sha256(self._options.dataset, self._options.data_sha256)
         ours = numerics_environment(data, self.device, engine, self.kernel, self._options.packages)
-        with distributed.main_process(ours | distributed.own_python(self._options.code)):
+        with distributed.main_process(ours, self._options.code):
             yield engine
 
     def numerics_environment(self, trial: Trial) -> dict[str, str]:

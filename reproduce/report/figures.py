@@ -161,9 +161,8 @@ def range_test(
         axes.axvline(step, color=GREY, linestyle="--", label=f"the paper proposes {format_rate(rate)}")
     if shows == (0, 1):
         _axis_of_explosion(axes, max(curve.losses.max() for curve in curves.values()), loss, smoothed.values())
-    else:
-        if (top := top_of_losses(loss, smoothed.values(), UNLEARNT)) is not None:
-            axes.set(ylim=(0, top))
+    elif (top := top_of_losses(loss, smoothed.values(), UNLEARNT)) is not None:
+        axes.set(ylim=(0, top))
     axes.set(xlim=(shows[0] * total, shows[1] * total))
     axes.set(ylabel=f"training loss of the batch ({loss})")
     if validation is not None and judged:

@@ -78,10 +78,8 @@ def option_words(paper: Paper, config: StudyConfig) -> list[str]:
     """Return what a user types for the configuration, as `--epochs 1`, except the engine and what is the paper's."""
     own = {"engine", "schedulers", "rates_by_seed", "schedule_parameters"}
     fields = config.model_dump(exclude_defaults=True, exclude=own)
-    if are_own_epochs(paper, config):
-        fields.pop("epochs", None)
-    usual = paper.protocol
-    found = {key: value for key, value in fields.items() if key == "epochs" or value != getattr(usual, key, None)}
+    usual = dict(paper.protocol) | {"epochs": config.epochs if are_own_epochs(paper, config) else None}
+    found = {key: value for key, value in fields.items() if value != usual.get(key)}
     if config.only_scheduler:
         found["scheduler"] = config.only_scheduler
     if config.rates_by_seed or config.proposed_rates:

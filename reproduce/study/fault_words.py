@@ -3,57 +3,56 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from reproduce.errors import nearest, shown
+from reproduce.errors import nearest, nearest_word, shown
 from reproduce.study.own_code import REFERENCE
 from reproduce.study.schedules import NAME
 
 # The way to a value through mappings and lists.
 Keys = tuple[int | str, ...]
-# By the validator's name for what is wrong; the words in braces are its own values.
+# What is expected, by the validator's name for what is wrong; the words in braces are its own values.
 WORDS = {
-    "bool_parsing": "expected true or false",
-    "bool_type": "expected true or false",
-    "dict_type": "expected keys with values",
-    "finite_number": "expected a finite number",
-    "float_parsing": "expected a number",
-    "float_type": "expected a number",
-    "greater_than": "expected more than {gt}",
-    "greater_than_equal": "expected at least {ge}",
-    "invalid_key": "expected text as a key; on, off, yes and no are truth values in YAML",
-    "int_from_float": "expected a whole number",
-    "int_parsing": "expected a whole number",
-    "int_type": "expected a whole number",
-    "less_than": "expected less than {lt}",
-    "less_than_equal": "expected at most {le}",
-    "list_type": "expected a list",
-    "literal_error": "expected {expected}",
-    "mapping_type": "expected keys with values",
-    "model_type": "expected keys with values",
-    "string_too_long": "expected at most {max_length} characters",
-    "string_too_short": "expected at least {min_length} characters",
-    "string_type": "expected text",
-    "too_long": "expected a list of at most {max_length}",
-    "too_short": "expected a list of at least {min_length}",
-    "tuple_type": "expected a list",
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "dict_type": "keys with values",
+    "finite_number": "a finite number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "invalid_key": "text as a key; on, off, yes and no are truth values in YAML",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "list_type": "a list",
+    "literal_error": "{expected}",
+    "mapping_type": "keys with values",
+    "model_type": "keys with values",
+    "string_too_long": "at most {max_length} characters",
+    "string_too_short": "at least {min_length} characters",
+    "string_type": "text",
+    "too_long": "a list of at most {max_length}",
+    "too_short": "a list of at least {min_length}",
+    "tuple_type": "a list",
 }
 # Of texts that have to have a form.
 FORMS = {
-    REFERENCE: "expected FILE.py:NAME of a file beside study.yaml",
-    NAME: "expected small letters, digits, - and _",
-    r"^[a-z0-9][a-z0-9-]*$": "expected small letters, digits and -",
-    r"^[^\n]*$": "expected text in one line",
-    r"^[A-Za-z_]\w*$": "expected a name as Python has them",
-    r"^https?://[^\s]+$": "expected an address that begins with https:// or http://",
-    "^[0-9a-f]{64}$": "expected the 64 digits, 0 to 9 and a to f, of a SHA-256",
+    REFERENCE: "FILE.py:NAME of a file beside study.yaml",
+    NAME: "small letters, digits, - and _",
+    r"^[a-z0-9][a-z0-9-]*$": "small letters, digits and -",
+    r"^[^\n]*$": "text in one line",
+    r"^[A-Za-z_]\w*$": "a name as Python has them",
+    r"^https?://[^\s]+$": "an address that begins with https:// or http://",
+    "^[0-9a-f]{64}$": "the 64 digits, 0 to 9 and a to f, of a SHA-256",
 }
 MISSING = "is missing"
-EXPECTED = "expected "
 
 
 def describe(kind: type[BaseModel], data: object, errors: Sequence[ErrorDetails]) -> list[tuple[Keys, str]]:
@@ -70,21 +69,18 @@ def describe(kind: type[BaseModel], data: object, errors: Sequence[ErrorDetails]
     found: dict[Keys, list[ErrorDetails]] = {}
     for error in errors:
         found.setdefault(_keys(data, error), []).append(error)
-    misspelt = {
-        (*keys[:-1], _near(str(keys[-1]), _fields(kind, keys[:-1])))
-        for keys, (error, *_) in found.items()
-        if error["type"] == "extra_forbidden"
-    }
-    result = []
+    result: list[tuple[Keys, str]] = []
+    misspelt = set[Keys]()
     for keys, alternatives in found.items():
-        is_deeper = any(len(other) > len(keys) and other[: len(keys)] == keys for other in found)
         if alternatives[0]["type"] == "extra_forbidden":
             known = sorted(_fields(kind, keys[:-1]))
-            near = nearest(str(keys[-1]), known)
-            result.append((keys, f"there is no such key{near or ', expected one of ' + ', '.join(known)}"))
-        elif not is_deeper and not (alternatives[0]["type"] == "missing" and keys in misspelt):
+            if near := nearest_word(str(keys[-1]), known):
+                misspelt.add((*keys[:-1], near))
+            instead = f"did you mean {near}?" if near else f"expected one of {', '.join(known)}"
+            result.append((keys, f"there is no such key, {instead}"))
+        elif not any(len(other) > len(keys) and other[: len(keys)] == keys for other in found):
             result.append((keys, _describe(alternatives)))
-    return result
+    return [(keys, said) for keys, said in result if not (said == MISSING and keys in misspelt)]
 
 
 def _keys(data: object, error: ErrorDetails) -> Keys:
@@ -100,10 +96,6 @@ def _keys(data: object, error: ErrorDetails) -> Keys:
     return tuple(found)
 
 
-def _near(text: str, known: Iterable[str]) -> str:
-    return nearest(text, known).removeprefix(", did you mean ").removesuffix("?")
-
-
 def _describe(alternatives: Sequence[ErrorDetails]) -> str:
     """Return what is wrong with a value that could be one of these."""
     first = alternatives[0]
@@ -111,21 +103,20 @@ def _describe(alternatives: Sequence[ErrorDetails]) -> str:
         return MISSING
     if first["type"] == "value_error":
         return first["msg"].removeprefix("Value error, ")
-    words = dict.fromkeys(_words(error).removeprefix(EXPECTED) for error in alternatives)
+    words = list(dict.fromkeys(filter(None, map(_words, alternatives))))
     names = [
         name for error in alternatives for name in re.findall("'([^']*)'", error.get("ctx", {}).get("expected", ""))
     ]
     near = nearest(first["input"], names) if isinstance(first["input"], str) else ""
-    return f"{EXPECTED}{', or '.join(words)}, got {shown(first['input'])}{near}"
+    said = f"expected {', or '.join(words)}" if words else first["msg"]
+    return f"{said}, got {shown(first['input'])}{near}"
 
 
-def _words(error: ErrorDetails) -> str:
+def _words(error: ErrorDetails) -> str | None:
+    """Return what is expected, None where only the validator has words for it."""
     values = error.get("ctx", {})
-    if (form := FORMS.get(values.get("pattern", ""))) is not None:
-        return form
     words = WORDS.get(error["type"])
-    # The validator's own words may have braces.
-    return error["msg"] if words is None else words.format(**values)
+    return FORMS.get(values.get("pattern", "")) or (words and words.format(**values))
 
 
 def _fields(model: type[BaseModel], keys: Keys) -> set[str]:

@@ -12,17 +12,9 @@ from reproduce.errors import UserError, nearest, shown
 from reproduce.study import location
 from reproduce.study.claim import PROPOSED, Model
 from reproduce.study.fault_words import Keys, describe
-from reproduce.study.fields import OPTIMIZER_ARGUMENTS, SIZES, WITH_KERNEL, Arguments, Frozen
+from reproduce.study.fields import OPTIMIZER_ARGUMENTS, SIZES, WITH_KERNEL, Arguments
 from reproduce.study.own_code import OwnCode, OwnCodeError
-from reproduce.study.schedules import (
-    SCHEDULERS,
-    Constant,
-    ExponentialDecay,
-    MultiStepDecay,
-    OneCycle,
-    Schedule,
-    StepDecay,
-)
+from reproduce.study.schedules import BY_NAME, SCHEDULERS, OwnSchedule, Schedule
 from reproduce.study.schema import Defaults, Paper
 from reproduce.study.yaml_lines import Document
 
@@ -31,13 +23,6 @@ Fault = tuple[Keys, str]
 # Of data of a study's own.
 UNSTATED: Fault = (("protocol", "data_sha256"), "is missing: reproduce check-study says what it is")
 SCHEDULE: TypeAdapter[Schedule] = TypeAdapter(Schedule)
-BY_NAME: dict[str, type[Frozen]] = {
-    "none": Constant,
-    "step": StepDecay,
-    "multistep": MultiStepDecay,
-    "onecycle": OneCycle,
-    "exponential": ExponentialDecay,
-}
 
 
 def load_paper(named: str = location.DEFAULT, copy: Path | None = None) -> Paper:
@@ -160,7 +145,7 @@ def _disagreements(paper: Paper) -> Iterator[Fault]:
             try:
                 SCHEDULE.validate_python(paper.schedule(scheduler, parameters))
             except ValidationError as error:
-                kind = BY_NAME.get(scheduler, Frozen)
+                kind = BY_NAME.get(scheduler, OwnSchedule)
                 yield from ((keys + below, said) for below, said in describe(kind, parameters, error.errors()))
     yield from _twice([sweep.scheduler for sweep in paper.sweeps], ("sweeps",), "scheduler")
     for number, sweep in enumerate(paper.sweeps):

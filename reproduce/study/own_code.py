@@ -9,7 +9,8 @@ import ast
 import hashlib
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -17,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from reproduce.errors import nearest
+from reproduce.errors import UserError, nearest
 from reproduce.study.text_file import UnreadableError, read_text
 
 # A class or function in a file of the study's folder: network.py:Net.
@@ -44,55 +45,44 @@ class OwnCode:
 
         OwnCodeError where one cannot be read, or is not Python.
         """
-        found: dict[str, str] = {}
-        waiting = [reference.partition(":")[0] for reference in references]
-        while waiting:
-            name = waiting.pop()
-            if name not in found:
-                found[name] = _read(folder / name)
-                _refuse_folders(folder, name, found[name])
-                waiting += [file for file in _imports(found[name], name) if (folder / file).is_file()]
-        return cls(tuple(sorted(found.items())))
+        files = [reference.partition(":")[0] for reference in references]
+
+        def source_of(name: str) -> str | None:
+            if name not in files and not (folder / name).is_file():
+                return None
+            text = _read(folder / name)
+            _refuse_folders(folder, name, text)
+            return text
+
+        return cls(tuple(sorted(_reach(files, source_of).items())))
 
     def sha256(self, reference: str) -> str:
         """Return the SHA-256 of what a reference's code does: its file and what that imports of the study.
 
         Comments, docstrings and layout do not count.
         """
-        sources, waiting = dict(self.files), [reference.partition(":")[0]]
-        used: dict[str, str] = {}
-        while waiting:
-            name = waiting.pop()
-            if name in sources and name not in used:
-                used[name] = _dump(without_docstrings(sources[name]))
-                waiting += _imports(sources[name], name)
-        content = [reference.partition(":")[2], *(f"{name}\n{used[name]}" for name in sorted(used))]
+        used = self._used([reference])
+        content = [reference.partition(":")[2]]
+        content += [f"{name}\n{_dump(without_docstrings(used[name]))}" for name in sorted(used)]
         return hashlib.sha256("\n".join(content).encode()).hexdigest()
+
+    def _used(self, references: Iterable[str]) -> dict[str, str]:
+        """Return the files that the code of references is in, and those that it imports."""
+        return _reach([reference.partition(":")[0] for reference in references], dict(self.files).get)
 
     def packages(self, references: Iterable[str]) -> set[str]:
         """Return the modules that the code of references imports and that are neither Python's nor the study's."""
-        sources, waiting = dict(self.files), [reference.partition(":")[0] for reference in references]
-        found: set[str] = set()
-        seen: set[str] = set()
-        while waiting:
-            name = waiting.pop()
-            if name in sources and name not in seen:
-                seen.add(name)
-                imported = _modules(sources[name])
-                waiting += [f"{module}.py" for module in imported]
-                found |= imported
+        sources = dict(self.files)
+        found = {module for source in self._used(references).values() for module in _modules(source)}
         own = {name for name in found if f"{name}.py" in sources and not _is_installed(name)}
         return found - own - sys.stdlib_module_names
 
     def load(self, reference: str) -> Any:
         """Return the class or function that a reference names. OwnCodeError where its file fails or has none."""
         file, _, name = reference.partition(":")
-        try:
+        with run_own():
             _FILES.use(self)
             module = _FILES.module(file.removesuffix(".py"))
-        except FAILURES as error:
-            pass_signal_on(error)
-            raise OwnCodeError(describe(error)) from error
         found = getattr(module, name, None)
         if not callable(found):
             others = [key for key, value in vars(module).items() if callable(value) and not key.startswith("__")]
@@ -112,6 +102,18 @@ def pass_signal_on(error: BaseException) -> None:
     is_plain = type(error) is SystemExit and not hasattr(error, "ray_terminate_msg")
     if isinstance(error, SystemExit) and not is_plain:
         raise error
+
+
+@contextmanager
+def run_own() -> Iterator[None]:
+    """Raise OwnCodeError for what a study's own code raises in the block; errors that say what is wrong stay."""
+    try:
+        yield
+    except (OwnCodeError, UserError):
+        raise
+    except FAILURES as error:
+        pass_signal_on(error)
+        raise OwnCodeError(describe(error)) from error
 
 
 def describe(error: BaseException) -> str:
@@ -166,9 +168,16 @@ def _read(path: Path) -> str:
     return text
 
 
-def _imports(source: str, name: str) -> list[str]:
-    """Return the files that a source would import if they were beside it."""
-    return sorted({f"{module}.py" for module in _modules(source)} - {name})
+def _reach(files: Iterable[str], source_of: Callable[[str], str | None]) -> dict[str, str]:
+    """Return the sources of files, and of those beside them that these import, by their names."""
+    found: dict[str, str] = {}
+    waiting = list(files)
+    while waiting:
+        name = waiting.pop()
+        if name not in found and (source := source_of(name)) is not None:
+            found[name] = source
+            waiting += [f"{module}.py" for module in _modules(source)]
+    return found
 
 
 def _modules(source: str) -> set[str]:

@@ -84,7 +84,14 @@ class OwnSchedule(Code):
 
 
 # Those of a sweep that need no code of a study's own.
-SCHEDULERS = ("none", "step", "multistep", "onecycle", "exponential")
+BY_NAME: dict[str, type[Frozen]] = {
+    "none": Constant,
+    "step": StepDecay,
+    "multistep": MultiStepDecay,
+    "onecycle": OneCycle,
+    "exponential": ExponentialDecay,
+}
+SCHEDULERS = tuple(BY_NAME)
 OWN = "own"
 
 

@@ -49,7 +49,7 @@ def own_python(code: OwnCode) -> dict[str, str]:
 
 
 @contextmanager
-def main_process(numerics_environment: dict[str, str]) -> Iterator[None]:
+def main_process(numerics_environment: dict[str, str], code: OwnCode) -> Iterator[None]:
     """Have the other ranks, if any, train each trial that is broadcast in this block.
 
     UserError where one of them would compute other numbers. After an error in the block the launcher ends the others.
@@ -57,7 +57,7 @@ def main_process(numerics_environment: dict[str, str]) -> Iterator[None]:
     if not world_size():
         yield
         return
-    _broadcast(numerics_environment)
+    _broadcast(numerics_environment | own_python(code))
     if complaints := _gather_complaints():
         raise UserError(complaints[0])
     yield
@@ -83,7 +83,7 @@ def train_broadcast_trials(
     from reproduce.data import study_data
     from reproduce.training import loop
 
-    expected, actual = _broadcast(dict[str, str]()), numerics_environment()
+    expected, actual = _broadcast(dict[str, str]()), numerics_environment() | own_python(code)
     differing = [
         f"{name} {actual.get(name, 'missing')} instead of {expected[name]}"
         for name in expected

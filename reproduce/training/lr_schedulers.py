@@ -1,6 +1,6 @@
 """PyTorch's scheduler of a schedule, stepped after every batch, and the rates that it gives."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from numbers import Real
@@ -51,7 +51,7 @@ class OwnLR(lr_scheduler.LRScheduler):
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, function: Callable[[Now], object], total_steps: int, steps: int
+        self, optimizer: torch.optim.Optimizer, function: Callable[[Now], Any], total_steps: int, steps: int
     ) -> None:
         self.function, self.total_steps, self.steps_per_epoch = function, total_steps, steps
         super().__init__(optimizer)
@@ -65,15 +65,16 @@ class OwnLR(lr_scheduler.LRScheduler):
         rates = []
         for group, start in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             returned = self.function(Now(self.last_epoch, self.total_steps, self.steps_per_epoch, start))
-            values = returned if isinstance(returned, tuple) else (returned,)
-            if not (_are_numbers(values) and 1 <= len(values) <= 2 and (len(values) == 1 or values[1] < 1)):
+            has_momentum = isinstance(returned, tuple) and len(returned) == 2
+            rate, momentum = returned if has_momentum else (returned, 0.0)
+            if not (_is_number(rate) and _is_number(momentum) and momentum < 1):
                 raise OwnCodeError(
                     f"the schedule returned {returned!r} for step {self.last_epoch}, expected a rate of at least 0, or "
                     "a rate and a momentum from 0 to below 1"
                 )
-            if len(values) == 2:
-                self._set_momentum(group, float(values[1]))
-            rates.append(float(values[0]))
+            if has_momentum:
+                self._set_momentum(group, float(momentum))
+            rates.append(float(rate))
         return rates
 
     def _set_momentum(self, group: dict[str, object], momentum: float) -> None:
@@ -83,9 +84,9 @@ class OwnLR(lr_scheduler.LRScheduler):
             group["momentum"] = momentum
 
 
-def _are_numbers(values: Iterable[object]) -> bool:
-    """Return whether all are finite numbers of at least 0; those of NumPy count, truth values do not."""
-    return all(isinstance(each, Real) and not isinstance(each, bool) and 0 <= float(each) < np.inf for each in values)
+def _is_number(value: object) -> bool:
+    """Return whether a value is a finite number of at least 0; those of NumPy count, truth values do not."""
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < np.inf
 
 
 def build(

@@ -14,7 +14,7 @@ from reproduce.study import planning
 from reproduce.study.claim import Model
 from reproduce.study.config import StudyConfig
 from reproduce.study.loading import Fault
-from reproduce.study.own_code import FAILURES, describe, pass_signal_on
+from reproduce.study.own_code import OwnCodeError, run_own
 from reproduce.study.schema import Paper
 from reproduce.study.trial import Trial
 from reproduce.training import engines, losses, lr_schedulers, optimizers, prepared, torch_setup
@@ -92,12 +92,13 @@ def _one_step(paper: Paper, trial: Trial, images: NDArray[Any], labels: NDArray[
     inputs, classes = torch.from_numpy(images[batch].copy()), torch.from_numpy(labels[batch].copy())
     try:
         torch.manual_seed(0)
-        network = (
-            engines.build_network("torch", None, False)
-            if trial.network is None
-            else prepared.build(trial.network, trial.preparation, paper.code, images)
-        )
-        logits = network(inputs)
+        with run_own():
+            network = (
+                engines.build_network("torch", None, False)
+                if trial.network is None
+                else prepared.build(trial.network, trial.preparation, paper.code, images)
+            )
+            logits = network(inputs)
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         needed = int(labels.max()) + 1
         if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != len(inputs):
@@ -107,16 +108,17 @@ def _one_step(paper: Paper, trial: Trial, images: NDArray[Any], labels: NDArray[
             yield where, f"gives {logits.shape[1]} classes, and the labels have {needed}"
             return
         where = ("protocol", "loss")
-        losses.build(trial.loss, paper.code)(logits, classes).backward()
+        with run_own():
+            losses.build(trial.loss, paper.code)(logits, classes).backward()
         where = ("protocol", "optimizer_arguments")
         if trial.optimizer not in optimizers.NEEDS_CUDA:
             parameters = network.parameters()
-            optimizers.build(trial.optimizer, parameters, trial.learning_rate, trial.optimizer_arguments).step()
+            with run_own():
+                optimizers.build(trial.optimizer, parameters, trial.learning_rate, trial.optimizer_arguments).step()
     except UserError as error:
         yield ("protocol", "preparation"), str(error)
-    except FAILURES as error:
-        pass_signal_on(error)
-        yield where, describe(error)
+    except OwnCodeError as error:
+        yield where, str(error)
 
 
 def _schedules(paper: Paper) -> Iterator[Fault]:
@@ -127,13 +129,11 @@ def _schedules(paper: Paper) -> Iterator[Fault]:
                 config = StudyConfig(protocol=variant, seeds=paper.protocol.seeds[:1], schedulers=(sweep.scheduler,))
                 try:
                     for trial in planning.trials(paper, config):
-                        lr_schedulers.compute_rates(
-                            trial.schedule, trial.learning_rate, trial.total_steps, trial.steps_per_epoch, paper.code
-                        )
-                except FAILURES as error:
-                    pass_signal_on(error)
-                    said = str(error) if isinstance(error, UserError) else describe(error)
-                    yield ("schedules", variant, sweep.scheduler), said
+                        steps = trial.total_steps, trial.steps_per_epoch
+                        with run_own():
+                            lr_schedulers.compute_rates(trial.schedule, trial.learning_rate, *steps, paper.code)
+                except (UserError, OwnCodeError) as error:
+                    yield ("schedules", variant, sweep.scheduler), str(error)
 
 
 def _measures(paper: Paper) -> Iterator[Fault]:
@@ -145,7 +145,7 @@ def _measures(paper: Paper) -> Iterator[Fault]:
         share = np.linspace(0.1, 0.9, paper.epochs(measure.of.scheduler)).tolist()
         recorded = dict.fromkeys(METRICS, share) | {"train_loss": share[::-1]}
         try:
-            float(paper.code.load(measure.kind)(recorded, **dict(measure.arguments)))
-        except FAILURES as error:
-            pass_signal_on(error)
-            yield ("claims", number, "measure", "kind"), describe(error)
+            with run_own():
+                float(paper.code.load(measure.kind)(recorded, **dict(measure.arguments)))
+        except OwnCodeError as error:
+            yield ("claims", number, "measure", "kind"), str(error)

@@ -26,6 +26,8 @@ LOCAL = "local"
 CONNECT_SECONDS = 10
 # Ray itself takes so long to find out that what answers is no cluster.
 ANSWER_SECONDS = 40
+# STARTING's 60 s for the store of the cluster, and Ray's own 30 s for the node.
+START_SECONDS = 90
 # Of a node's helper processes, as Ray names its parameters and files.
 HELPER_PORTS = ("metrics_agent_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 # Below those that the system gives to outgoing connections.
@@ -66,10 +68,10 @@ def connect(requested: str | None) -> Iterator[str]:
                 "num_cpus": cores,
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES,
-                "_temp_dir": (path := stack.enter_context(folder)),
+                "_temp_dir": stack.enter_context(folder),
             }
-            with say_if_slow("waiting for Ray to start, for up to 90 s", patience=2):
-                _connect(stack, address, QUIET | STARTING, options, Path(path))
+            with say_if_slow(f"waiting for Ray to start, for up to {START_SECONDS} s", patience=2):
+                _connect(stack, address, QUIET | STARTING, options)
         else:
             with say_if_slow(f"waiting for the Ray cluster at {address} to answer, for up to {ANSWER_SECONDS} s"):
                 if (why := why_unreachable(address)) is not None:
@@ -83,9 +85,7 @@ def connect(requested: str | None) -> Iterator[str]:
         yield str(ray.get_runtime_context().gcs_address)
 
 
-def _connect(
-    stack: ExitStack, address: str, variables: dict[str, str], options: dict[str, Any], folder: Path | None = None
-) -> None:
+def _connect(stack: ExitStack, address: str, variables: dict[str, str], options: dict[str, Any]) -> None:
     for name, value in variables.items():
         os.environ.setdefault(name, value)
     _choose_token(address)
@@ -98,8 +98,8 @@ def _connect(
     before = signal.getsignal(signal.SIGTERM)
     try:
         with _silenced_stderr(), ExitStack() as started:
-            if folder is not None:
-                options = options | started.enter_context(_patient_node(folder))
+            if address == LOCAL:
+                options = options | started.enter_context(_patient_node(Path(options["_temp_dir"])))
             ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
     except SystemExit:
         # Ray handled SIGTERM in its own way meanwhile: have it handled in ours.
@@ -197,11 +197,10 @@ def _silenced_stderr() -> Iterator[None]:
     with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
         os.dup2(nowhere.fileno(), 2)
     try:
-        if sys.stderr is sys.__stderr__:
-            with os.fdopen(kept, "w", buffering=1, closefd=False) as ours, redirect_stderr(ours):
+        with os.fdopen(kept, "w", buffering=1, closefd=False) as ours:
+            # Whatever else stands in its place does not write there.
+            with redirect_stderr(ours if sys.stderr is sys.__stderr__ else sys.stderr):
                 yield
-        else:
-            yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
