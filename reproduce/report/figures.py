@@ -8,7 +8,7 @@ own.
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +30,10 @@ from matplotlib.axes import Axes as Axes
 from matplotlib.figure import Figure as Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from reproduce.analysis.lr_range_test import Curve, Suggestion, smooth
+from reproduce.report.figure_axes import axis_of_explosion, log_of_losses, rate_axis, top_of_losses
 from reproduce.report.tables import rate_text, schedule_name
 from reproduce.study.fields import CROSS_ENTROPY, format_rate, loss_name
 from reproduce.study.schema import Paper
@@ -68,8 +69,6 @@ STYLE: dict["RcKeyType", Any] = {
 }
 # Above the cross entropy of ten classes that are guessed, 2.3.
 UNLEARNT = 2.6
-# How many times the losses that a range test starts with are still drawn.
-EXPLODED = 100
 # Decorates what draws.
 styled = matplotlib.rc_context(STYLE)
 
@@ -103,7 +102,7 @@ def trial(trial: Trial, history: Sequence[EpochRecord]) -> Figure:
     rate_of = f"{schedule_name(trial.schedule.name)}, {trial.optimizer}, {format_rate(trial.learning_rate)}"
     title = f"{rate_of}, seed {trial.seed}"
     loss.set(ylabel=f"training loss ({loss_name(trial.loss)})", title=title)
-    _log_of_losses(loss)
+    log_of_losses(loss)
     loss.legend()
     accuracy.plot(epochs, [record.test_accuracy_batch_mean for record in history], "s-", color=COLOURS[1], markersize=4)
     accuracy.set(ylabel="test accuracy\n(mean over batches)", ylim=(0, 1.02))
@@ -160,7 +159,7 @@ def range_test(
         step = np.interp(np.log(rate), np.log(longest.learning_rates), np.arange(total))
         axes.axvline(step, color=GREY, linestyle="--", label=f"the paper proposes {format_rate(rate)}")
     if shows == (0, 1):
-        _axis_of_explosion(axes, max(curve.losses.max() for curve in curves.values()), loss, smoothed.values())
+        axis_of_explosion(axes, max(curve.losses.max() for curve in curves.values()), loss, smoothed.values())
     elif (top := top_of_losses(loss, smoothed.values(), UNLEARNT)) is not None:
         axes.set(ylim=(0, top))
     axes.set(xlim=(shows[0] * total, shows[1] * total))
@@ -172,7 +171,7 @@ def range_test(
         panels[1, 0].plot(steps, accuracies, "s-", color=COLOURS[1], markersize=3, linewidth=1)
         panels[1, 0].set(ylabel="accuracy on the\nheld-out images", ylim=(0, 1.02))
     panels[-1, 0].set(xlabel="step")
-    _rate_axis(axes, longest)
+    rate_axis(axes, longest)
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 
@@ -202,25 +201,13 @@ def rules(
                 *zip(*points, strict=True), MARKERS[index % len(MARKERS)], color=COLOURS[index % len(COLOURS)],
                 markersize=13 - index, markeredgecolor="black", linestyle="none", label=name,
             )  # fmt: skip
-    _axis_of_explosion(axes, max(losses.max() for losses in smoothed.values()), loss, smoothed.values())
+    axis_of_explosion(axes, max(losses.max() for losses in smoothed.values()), loss, smoothed.values())
     axes.set(xscale="log", xlabel="learning rate")
     axes.set_ylabel(f"training loss, smoothed by {smoothing:g}")
     # Where no rule suggests a rate there is nothing to name.
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower center", ncols=3)
     return figure
-
-
-def top_of_losses(loss: str, smoothed: Iterable[np.ndarray], cross_entropy: float) -> float | None:
-    """Return where the axis of a range test's losses ends: above those that it starts with, below its explosion.
-
-    That of cross entropy is the same in every figure, as it starts at the logarithm of the classes. None where a loss
-    of a study's own starts at nothing that an axis from 0 could end at.
-    """
-    if loss == CROSS_ENTROPY:
-        return cross_entropy
-    starts = [float(losses[0]) for losses in smoothed if np.isfinite(losses[0]) and losses[0] > 0]
-    return 1.2 * max(starts) if starts else None
 
 
 def over_seeds(
@@ -245,44 +232,6 @@ def over_seeds(
             axes.plot(x[: len(line)], line, color=color, linewidth=0.5, alpha=0.7)
         axes.fill_between(x[:shortest], values.min(0), values.max(0), color=color, alpha=BAND_ALPHA, linewidth=0)
     axes.plot(x[:shortest], values.mean(0), label=label, color=color, **style)
-
-
-def _axis_of_explosion(axes: Axes, highest: float, loss: str, smoothed: Iterable[np.ndarray]) -> None:
-    """Draw losses linear up to where they start, 2.5 for cross entropy, and logarithmic above.
-
-    A loss of 50 would leave the descent on the floor, and one without bound too: it leaves the axis at its end.
-    """
-    start = top_of_losses(loss, smoothed, 2.5)
-    if start is None:
-        return
-    decade = 10.0 ** np.floor(np.log10(start))
-    linear = next(decade * number for number in (1, 2.5, 5, 10) if decade * number >= start)
-    axes.set_yscale("symlog", linthresh=linear, linscale=2)
-    powers = 10.0 ** np.arange(np.floor(np.log10(linear)) + 1, np.floor(np.log10(linear)) + 3)
-    ticks = [*np.linspace(0, linear, 6), *(power for power in powers if power > 2 * linear)]
-    axes.set_yticks(ticks, [f"{tick:.3g}" for tick in ticks])
-    axes.set(ylim=(0, max(1.04 * linear, min(1.3 * highest, EXPLODED * linear))))
-
-
-def _log_of_losses(axes: Axes) -> None:
-    """Draw a logarithmic axis with plain numbers: 0.5, 1, 2."""
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _rate_axis(axes: Axes, curve: Curve) -> None:
-    """Draw the learning rates along the top, where the steps reach a power of ten."""
-    powers = np.arange(
-        np.ceil(np.log10(curve.learning_rates[0]) - 1e-9), np.floor(np.log10(curve.learning_rates[-1]) + 1e-9) + 1
-    )
-    steps = np.interp(powers, np.log10(curve.learning_rates), np.arange(len(curve.learning_rates)))
-    low, high = axes.get_xlim()
-    shown = [(step, power) for step, power in zip(steps, powers, strict=True) if low <= step <= high]
-    top = axes.secondary_xaxis("top")
-    top.set_xticks([step for step, _ in shown], [f"$10^{{{int(power)}}}$" for _, power in shown])
-    top.set_xlabel("learning rate")
 
 
 @styled
@@ -314,7 +263,7 @@ def schedule(scheduler: str, models: Sequence[Sequence[Result]], paper: Paper) -
         # There may be one epoch.
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     loss.set(xlabel="epoch", ylabel="training loss (mean over the epoch)")
-    _log_of_losses(loss)
+    log_of_losses(loss)
     lowest = min(min(result.epochs["test_accuracy_batch_mean"]) for result in results)
     # Above it, curves that are all good would be one line.
     limits = (CLOSE, 1.002) if lowest >= CLOSE else (0, 1.02)

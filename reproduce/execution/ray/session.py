@@ -197,10 +197,10 @@ def _silenced_stderr() -> Iterator[None]:
     with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
         os.dup2(nowhere.fileno(), 2)
     try:
-        with os.fdopen(kept, "w", buffering=1, closefd=False) as ours:
-            # Whatever else stands in its place does not write there.
-            with redirect_stderr(ours if sys.stderr is sys.__stderr__ else sys.stderr):
-                yield
+        # Whatever else stands in its place does not write there.
+        own = os.fdopen(kept, "w", buffering=1, closefd=False) if sys.stderr is sys.__stderr__ else sys.stderr
+        with redirect_stderr(own):
+            yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
