@@ -51,9 +51,9 @@ def test_a_study_whose_parts_are_right_has_no_fault(study):
         ("learning_rates: [0.2]", "learning_rates: [0.2, 0.6]",
          {"schedules": "def cooled(now, factor):\n    assert now.learning_rate < 0.5\n    return 0.1\n"},
          "schedules.as-stated.cooled", "schedules.py:2: AssertionError: no reason given"),
-        ("schedules:\n", "variants:\n  as-stated:\n    optimizer_arguments: {momentum: 0.5}\n  as-run:\n"
-         "    optimizer_arguments: {momentum: -2.0}\nschedules:\n  as-run:\n    cooled: {code: schedules.py:cooled, "
-         "factor: 0.5}\n", {}, "protocol.optimizer_arguments", "ValueError: Invalid momentum value: -2.0"),
+        ("sweeps:\n", "  as-run:\n    cooled: {code: schedules.py:cooled, factor: 0.5}\nvariants:\n  as-run:\n"
+         "    optimizer_arguments: {momentum: -2.0}\nsweeps:\n", {}, "protocol.optimizer_arguments",
+         "ValueError: Invalid momentum value: -2.0"),
         ("", "", {"schedules": "def cooled(now, factor):\n    return now.nothing\n"}, "schedules.as-stated.cooled",
          "schedules.py:2: AttributeError: 'Now' object has no attribute 'nothing'"),
     ],
