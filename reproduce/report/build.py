@@ -14,7 +14,17 @@ from pathlib import Path
 
 from reproduce.analysis.lr_range_test import PAPERS_RULE
 from reproduce.errors import UserError
-from reproduce.report import conclusion_figure, crate, figures, markdown, output_folder, page, tables, wording
+from reproduce.report import (
+    conclusion_figure,
+    crate,
+    figure_style,
+    figures,
+    markdown,
+    output_folder,
+    page,
+    tables,
+    wording,
+)
 from reproduce.report.report_data import ReportData, collect_report_data
 from reproduce.results import archive, comparisons, verdicts
 from reproduce.results.archive import Archive
@@ -123,10 +133,10 @@ def _draw(data: ReportData, folder: Path) -> dict[str, str]:
     paper, smoothing = data.paper, data.collection.smoothing
     drawn: dict[str, str] = {}
 
-    def save(key: str, name: str, draw: Callable[..., figures.Figure], *what: object) -> None:
+    def save(key: str, name: str, draw: Callable[..., figure_style.Figure], *what: object) -> None:
         for ending in output_folder.FIGURE_FORMATS:
             # Drawn again for each format, as saving a figure lays it out.
-            figures.save(draw(*what), folder / f"figure-{name}.{ending}")
+            figure_style.save(draw(*what), folder / f"figure-{name}.{ending}")
         drawn[key] = f"figure-{name}"
 
     if data.curves:

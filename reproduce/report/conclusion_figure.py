@@ -7,7 +7,8 @@ import numpy as np
 from reproduce.analysis import intervals
 from reproduce.analysis.lr_range_test import Curve, smooth
 from reproduce.report.figure_axes import top_of_losses
-from reproduce.report.figures import BAND_ALPHA, COLOURS, GREY, MARKERS, Axes, Figure, over_seeds, styled
+from reproduce.report.figure_style import BAND_ALPHA, COLOURS, GREY, MARKERS, Axes, Figure, styled
+from reproduce.report.figures import over_seeds
 from reproduce.report.report_data import ReportData
 from reproduce.report.tables import schedule_name
 from reproduce.results.comparisons import Regrets

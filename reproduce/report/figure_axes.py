@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from reproduce.analysis.lr_range_test import Curve
+from reproduce.report.figure_style import Axes, LogLocator, NullFormatter
 from reproduce.study.fields import CROSS_ENTROPY
 
 # How many times the losses that a range test starts with are still drawn.

@@ -7,7 +7,7 @@ import numpy as np
 
 from reproduce.analysis import lr_range_test
 from reproduce.files import csv_text
-from reproduce.report import figures
+from reproduce.report import figure_style, figures
 from reproduce.study.fields import loss_name
 from reproduce.study.trial import Trial
 from reproduce.tracking.reader import proposal_tags
@@ -24,7 +24,7 @@ def write_artifacts(trial: Trial, history: list[EpochRecord], folder: Path, smoo
         smoothing: The weight of the past in the average that smooths the loss of a range test.
     """
     if not trial.is_range_test:
-        figures.save(figures.trial(trial, history), folder / "curves.png")
+        figure_style.save(figures.trial(trial, history), folder / "curves.png")
         return {}
     found = lr_range_test.curve(history)
     _write(
@@ -43,7 +43,7 @@ def write_artifacts(trial: Trial, history: list[EpochRecord], folder: Path, smoo
     proposal = lr_range_test.propose(found, smoothing)
     proposals, loss = {trial.seed: proposal}, loss_name(trial.loss)
     figure = figures.range_test({trial.seed: found}, smoothing, proposals, validation=validation, loss=loss)
-    figures.save(figure, folder / "range_test.png")
+    figure_style.save(figure, folder / "range_test.png")
     return proposal_tags(proposal, smoothing)
 
 

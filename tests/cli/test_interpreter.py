@@ -17,7 +17,7 @@ from helpers.imports import imports_of, modules
 from helpers.small import kernel
 from reproduce.analysis.lr_range_test import Curve
 from reproduce.cli import interpreter
-from reproduce.report import figures
+from reproduce.report import figure_style, figures
 from reproduce.tracking import local_store
 
 COMMAND = Path(sysconfig.get_path("scripts"), "reproduce")
@@ -187,7 +187,7 @@ def test_a_name_with_other_letters_is_read_as_such_where_the_locale_has_ascii_on
 def pictures(folder):
     curve = Curve(np.geomspace(1e-6, 1, 50), np.linspace(2.3, 1, 50) ** 2)
     for ending in ("png", "svg"):
-        figures.save(figures.range_test({0: curve}, 0.9, {0: None}), folder / f"picture.{ending}")
+        figure_style.save(figures.range_test({0: curve}, 0.9, {0: None}), folder / f"picture.{ending}")
 
 
 def test_a_picture_is_the_same_whatever_is_set_for_matplotlib(tmp_path):

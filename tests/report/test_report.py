@@ -13,7 +13,7 @@ from helpers import ROOT
 from helpers.reports import SMALL_STUDY, write_report
 from helpers.small import run, small_config
 from reproduce.analysis import lr_range_test, suggestion_rules
-from reproduce.report import build, figure_axes, figures
+from reproduce.report import build, figure_axes, figure_style, figures
 from reproduce.results import comparisons
 from reproduce.results.archive import Archive
 from reproduce.results.run_collection import RunCollection
@@ -260,7 +260,7 @@ def test_a_loss_that_starts_at_no_end_of_an_axis_leaves_it_to_the_curve(first):
     ],
 )
 def test_the_axis_of_a_range_test_is_linear_up_to_where_its_losses_start(loss, start, highest, ticks, top):
-    axes = figures.Figure().subplots()
+    axes = figure_style.Figure().subplots()
     figure_axes.axis_of_explosion(axes, highest, loss, [np.array([start])])
     assert axes.get_yticks().tolist() == pytest.approx(ticks)
     assert axes.get_ylim() == (0, pytest.approx(top))
